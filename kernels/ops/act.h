@@ -1,0 +1,24 @@
+/* act.h - out = act(gate) * up, or act(x) when not gated */
+#ifndef KVPROOF_OPS_ACT_H
+#define KVPROOF_OPS_ACT_H
+
+#include "kernels/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum kb_act_kind { KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU };
+struct kb_act {
+    uint64_t rows;
+    uint32_t width;       /* of out */
+    bool gated;           /* in rows are [gate(width), up(width)] */
+    enum kb_act_kind kind;
+    uint64_t in_stride, out_stride; /* f32 elements */
+    struct kb_span in, out; /* f32; out may be in (row r of out never passes row r of in) */
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

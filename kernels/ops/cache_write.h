@@ -1,0 +1,27 @@
+/* cache_write.h - rows of f32 k or v into cache slots, rounded to the cache format */
+#ifndef KVPROOF_OPS_CACHE_WRITE_H
+#define KVPROOF_OPS_CACHE_WRITE_H
+
+#include "kernels/backend.h"
+
+#include "kernels/ops/kv.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kb_cache_write {
+    uint64_t batch, count;   /* rows per sequence */
+    struct kb_kv dst;
+    uint64_t slot;           /* row j goes to slot (slot + j) */
+    struct kb_span src;      /* f32; row of token t of sequence b at (b * src_tokens + t) * src_stride,
+                                kv head h at h * dim */
+    uint64_t src_tokens, src_stride, src_first; /* row j is token src_first + j ... */
+    struct kb_span index;    /* ... or, when given, i32 [B, heads, index_stride]: token index[b][h][j] */
+    uint64_t index_stride;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

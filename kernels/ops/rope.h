@@ -1,0 +1,23 @@
+/* rope.h - rotary embedding in place, halves paired (x[i], x[i + dim/2]) as in transformers' Llama */
+#ifndef KVPROOF_OPS_ROPE_H
+#define KVPROOF_OPS_ROPE_H
+
+#include "kernels/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kb_rope {
+    uint64_t rows;
+    uint32_t heads, head_dim;
+    uint64_t stride;        /* f32 elements between rows of x; head h at h * head_dim */
+    struct kb_span x;       /* f32 */
+    struct kb_span positions; /* i32 [rows] */
+    struct kb_span inv_freq;  /* f32 [head_dim / 2], scaling already applied */
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,61 @@
+/* cache.h - what a KV cache must do for the engine: one file and one table row per technique.
+ *
+ * A cache holds buffer handles, never dereferences one, and sizes everything itself from the parsed
+ * spec. It runs its kernels through cache_env.run, which times them under the op's name. */
+#ifndef KVPROOF_CACHE_H
+#define KVPROOF_CACHE_H
+
+#include "kernels/ops.h"
+#include "validate/ledger.h"
+#include <kvproof/model.h>
+#include <kvproof/spec.h>
+
+struct cache; /* each technique's own */
+
+/* What a cache may use. Lives as long as the cache. */
+struct cache_env {
+    struct ledger *led;
+    const struct kvp_model *model;
+    const struct kvp_stack *stack;
+    enum kvp_format format;  /* of unquantized rows */
+    uint64_t batch, prompt, context;
+    bool trace;
+    /* Run a kernel, timed under `op`. */
+    kvp_err (*run)(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);
+    void *self;
+};
+
+/* f32 q, k, v of one layer, RoPE applied, as the projections left them: row b*tokens + t,
+ * `stride` elements apart; head h at h * head_dim. */
+struct cache_qkv {
+    uint64_t tokens; /* per sequence: the prompt, or 1 */
+    uint64_t position; /* of the first */
+    uint64_t stride;
+    struct kb_span q, k, v;
+    uint64_t out_stride;
+    struct kb_span out; /* f32 [batch*tokens, heads*head_dim] */
+    struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
+};
+
+struct cache_ops {
+    const char *name;       /* the technique's name; "dense" for the default */
+    enum kvp_axis axis;     /* SELECT or ENCODE */
+    kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
+    void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
+    /* Drop all tokens: a new run begins. Storage returns to what open() left. */
+    kvp_err (*reset)(struct cache *c, struct kvp_error *e);
+    /* Attention over the whole prompt, causal, and what of k, v is kept. */
+    kvp_err (*prefill)(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+    /* One token per sequence: attention over what is kept and the token itself; then what is kept next. */
+    kvp_err (*decode)(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+    /* As eng_dump_kept, eng_dump_cache, eng_poison; (optional) NULL: KVP_ENOTSUP. */
+    kvp_err (*dump_kept)(struct cache *c, FILE *f, struct kvp_error *e);
+    kvp_err (*dump_cache)(struct cache *c, FILE *f, struct kvp_error *e);
+    kvp_err (*poison)(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
+};
+
+/* The cache for a stack: the one whose technique is on the SELECT or ENCODE axis, else dense. Stores
+ * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
+kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
+
+#endif

@@ -1,0 +1,69 @@
+/* engine.h - a small, real inference engine over a backend: whole models, real caches, a ledger and
+ * a clock per op.
+ *
+ * Includes nothing of calc/: it takes the parsed model and the parsed technique stack (dimensions and
+ * parameters as the user gave them) and works out every size on its own. With real weights the
+ * tensors' shapes are checked against the model and must agree. */
+#ifndef KVPROOF_ENGINE_H
+#define KVPROOF_ENGINE_H
+
+#include "kernels/backend.h"
+#include "validate/ledger.h"
+#include <kvproof/model.h>
+#include <kvproof/spec.h>
+
+struct eng; /* opaque */
+
+struct eng_options {
+    const struct kb_backend *backend;
+    struct kb_options device;
+    enum kvp_format weights, kv;   /* storage formats: F32, F16, BF16 */
+    uint64_t batch, prompt, generate; /* context = prompt + generate; prompt >= 1 */
+    uint64_t seed;                 /* random weights and tokens */
+    const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
+    bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
+};
+
+enum { ENG_PREFILL, ENG_DECODE, ENG_PHASES };
+
+struct eng_op_time {
+    uint64_t calls;   /* kernel calls in the last forward of that phase */
+    uint64_t ns;      /* their sum in the last forward */
+};
+
+/* Builds weights and cache. On failure *out is NULL and everything is released. */
+kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
+void eng_close(struct eng *g); /* NULL is fine */
+
+const struct ledger *eng_ledger(const struct eng *g);
+
+/* Run the prompt: tokens is [batch, prompt]. `all_logits` (may be NULL): host f32 [batch, prompt, vocab],
+ * teacher-forced rows; otherwise only the last row's logits are computed. `logits` (may be NULL): host
+ * f32 [batch, vocab] of the last row. Weights survive, a former run's cache is dropped: calling it again
+ * starts a new run. */
+kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, float *logits, struct kvp_error *e);
+
+/* One decode step with one token per sequence, at the next position. logits as above.
+ * KVP_EINPUT past the context. */
+kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e);
+
+/* Time of each op in the last forward of `phase`. Timing is per op with a device sync only when
+ * switched on, and then the ops' sum is a little more than an untimed step. */
+void eng_time_ops(struct eng *g, bool on);
+const struct eng_op_time *eng_op_times(const struct eng *g, int phase); /* [KVP_OPS] */
+uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the whole last forward */
+
+/* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
+ * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */
+kvp_err eng_dump_kept(struct eng *g, FILE *f, struct kvp_error *e);
+
+/* Codes and scales, one JSON line per tensor and layer: {"layer","name","format","shape","data":[...]}
+ * codes unpacked to integers, values as numbers. */
+kvp_err eng_dump_cache(struct eng *g, FILE *f, struct kvp_error *e);
+
+/* For the poison tests: overwrite with NaN the cache row (k and v) that holds text position `pos` of
+ * sequence 0, layer 0, kv head 0, and set *stored. When no row holds it, poison instead every byte of
+ * allocated cache that holds no token, and set *stored = false. Needs trace. KVP_ENOTSUP for packed rows. */
+kvp_err eng_poison(struct eng *g, uint64_t pos, bool *stored, struct kvp_error *e);
+
+#endif
