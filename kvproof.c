@@ -1,0 +1,483 @@
+/* kvproof.c - the front door: a table of commands, a table of options, and nothing that computes. */
+#include <kvproof/kvproof.h>
+
+#include "calc/print.h"
+#include "plots/plot.h"
+#include "validate/compare.h"
+#include "validate/tokens.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64 };
+
+/* Everything a command line can say. */
+struct args {
+    const char *operand[MAX_OPERANDS];
+    int n_operands;
+    const char *technique[MAX_TECHNIQUES];
+    int n_techniques;
+    struct kvp_workload w;
+    struct kvp_options formats;
+    uint64_t layers, seed, threads, repeat;
+    double budget_s, max_time_error;
+    bool detail, all, help, generate_given, quiet;
+    const char *device, *format, *out, *script, *weights, *tokens;
+    const char *dump_logits, *dump_kept, *dump_cache;
+};
+
+/* ---- options ------------------------------------------------------------------------------------ */
+
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8 };
+enum kind { COUNT, COUNT0, FORMAT, STRING, TECHNIQUE, SECONDS, PERCENT, FLAG };
+
+struct option {
+    char letter;
+    const char *name, *aliases; /* aliases: more long names, space-separated */
+    enum kind kind;
+    int commands;
+    size_t offset; /* into struct args */
+    const char *arg, *help;
+};
+
+#define AT(field) offsetof(struct args, field)
+static const struct option options[] = {
+    {'t', "technique", "", TECHNIQUE, ESTIMATE | VALIDATE, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
+    {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens"},
+    {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
+    {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens"},
+    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight"},
+    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default: the config's)"},
+    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default: as the weights)"},
+    {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
+    {'d', "device", "", STRING, ESTIMATE | VALIDATE, AT(device), "NAME", "estimate: a device of `kvproof list devices` or a file; validate: cpu, ref, cuda"},
+    {0, "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
+    {0, "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
+    {0, "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
+    {0, "seed", "", COUNT0, VALIDATE, AT(seed), "N", "of random weights and tokens (default 1)"},
+    {0, "threads", "", COUNT, VALIDATE, AT(threads), "N", "CPU threads (default: all)"},
+    {0, "repeat", "", COUNT, VALIDATE, AT(repeat), "N", "timed runs (default 1)"},
+    {0, "budget", "", SECONDS, VALIDATE, AT(budget_s), "SECONDS", "begin no technique after this long"},
+    {0, "max-time-error", "", PERCENT, VALIDATE, AT(max_time_error), "PERCENT", "fail when prefill or a step is off by more"},
+    {0, "tokens", "", STRING, VALIDATE, AT(tokens), "FILE", "token ids to run, teacher-forced"},
+    {0, "dump-logits", "", STRING, VALIDATE, AT(dump_logits), "FILE", "float32 [tokens, vocab]"},
+    {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
+    {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
+    {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | PLOT, AT(format), "FORMAT", "table, json, jsonl, csv, md; for plot: FILE.png or FILE.svg"},
+    {0, "out", "", STRING, ESTIMATE | VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted validate resumes"},
+    {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
+    {'q', "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
+    {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT, AT(help), NULL, "this text"},
+};
+enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
+
+/* 4096, 32k, 1M, 2G: suffixes are powers of 1024. */
+static kvp_err parse_count(const char *flag, const char *text, uint64_t least, uint64_t *out, struct kvp_error *e)
+{
+    char *end = NULL;
+    unsigned shift = 0;
+    unsigned long long v;
+
+    errno = 0;
+    v = isdigit((unsigned char)text[0]) ? strtoull(text, &end, 10) : 0;
+    if (end && *end) {
+        static const char suffix[] = "kmg";
+        const char *s = strchr(suffix, tolower((unsigned char)*end));
+
+        shift = s ? 10 * (unsigned)(s - suffix + 1) : 0;
+        end += s ? 1 : 0;
+    }
+    if (!end || *end || errno || v > UINT64_MAX >> shift)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s: expected an integer, with k, M or G for powers of 1024", flag, text);
+    *out = (uint64_t)v << shift;
+    if (*out < least)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s: expected at least %llu", flag, text, (unsigned long long)least);
+    return KVP_OK;
+}
+
+static kvp_err parse_format(const char *flag, const char *text, enum kvp_format *out, struct kvp_error *e)
+{
+    static const struct {
+        const char *name;
+        enum kvp_format format;
+    } names[] = {{"f32", KVP_F32}, {"fp32", KVP_F32}, {"float32", KVP_F32}, {"float", KVP_F32},
+                 {"f16", KVP_F16}, {"fp16", KVP_F16}, {"float16", KVP_F16}, {"half", KVP_F16},
+                 {"bf16", KVP_BF16}, {"bfloat16", KVP_BF16}};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(names[i].name, text) == 0) {
+            *out = names[i].format;
+            return KVP_OK;
+        }
+    return kvp_fail(e, KVP_EINPUT, "--%s %s: expected f32, f16 or bf16", flag, text);
+}
+
+static kvp_err parse_real(const char *flag, const char *text, double *out, struct kvp_error *e)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtod(text, &end);
+    if (end == text || *end || errno || !isfinite(*out) || *out < 0)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s: expected a number that is not negative", flag, text);
+    return KVP_OK;
+}
+
+static kvp_err set_option(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
+{
+    void *field = (char *)a + o->offset;
+
+    switch (o->kind) {
+    case COUNT:
+    case COUNT0:
+        a->generate_given = a->generate_given || o->offset == AT(w.generate);
+        return parse_count(o->name, v, o->kind == COUNT, field, e);
+    case FORMAT:
+        *(o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given) = true;
+        return parse_format(o->name, v, field, e);
+    case STRING:
+        *(const char **)field = v;
+        return KVP_OK;
+    case TECHNIQUE:
+        if (a->n_techniques == MAX_TECHNIQUES)
+            return kvp_fail(e, KVP_EINPUT, "--technique: more than %d of them", MAX_TECHNIQUES);
+        a->technique[a->n_techniques++] = v;
+        return KVP_OK;
+    case SECONDS:
+        return parse_real(o->name, v, field, e);
+    case PERCENT:
+        KVP_TRY(parse_real(o->name, v, field, e));
+        *(double *)field /= 100;
+        return KVP_OK;
+    case FLAG:
+        *(bool *)field = true;
+        return KVP_OK;
+    }
+    return KVP_OK;
+}
+
+static bool name_in(const char *list, const char *name, size_t n)
+{
+    for (const char *p = list; *p;) {
+        size_t len = strcspn(p, " ");
+
+        if (len == n && strncmp(p, name, n) == 0)
+            return true;
+        p += len + (p[len] == ' ');
+    }
+    return false;
+}
+
+static const struct option *find_option(const char *arg, int command, const char **value)
+{
+    const bool is_long = strncmp(arg, "--", 2) == 0;
+    const char *name = arg + (is_long ? 2 : 1);
+    const size_t n = strcspn(name, "=");
+
+    *value = is_long && name[n] == '=' ? name + n + 1 : NULL;
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        const bool hit = is_long ? (strlen(o->name) == n && strncmp(o->name, name, n) == 0) || name_in(o->aliases, name, n)
+                                 : o->letter && name[0] == o->letter && !name[1];
+
+        if (hit && (o->commands & command))
+            return o;
+    }
+    return NULL;
+}
+
+static kvp_err parse_args(struct args *a, int argc, char **argv, int command, const char *word, struct kvp_error *e)
+{
+    bool only_operands = false;
+
+    for (int i = 0; i < argc; i++) {
+        const struct option *o;
+        const char *value;
+
+        if (only_operands || argv[i][0] != '-' || !argv[i][1]) {
+            if (a->n_operands == MAX_OPERANDS)
+                return kvp_fail(e, KVP_EINPUT, "%s: more than %d operands", word, MAX_OPERANDS);
+            a->operand[a->n_operands++] = argv[i];
+            continue;
+        }
+        if (strcmp(argv[i], "--") == 0) {
+            only_operands = true;
+            continue;
+        }
+        o = find_option(argv[i], command, &value);
+        if (!o)
+            return kvp_fail(e, KVP_EINPUT, "%s: unknown option %s, see `kvproof %s --help`", word, argv[i], word);
+        if (o->kind != FLAG && !value && i + 1 < argc)
+            value = argv[++i];
+        if (o->kind != FLAG && (!value || !*value))
+            return kvp_fail(e, KVP_EINPUT, "--%s needs a value: %s", o->name, o->arg);
+        if (o->kind == FLAG && value)
+            return kvp_fail(e, KVP_EINPUT, "--%s takes no value", o->name);
+        KVP_TRY(set_option(a, o, value, e));
+    }
+    return KVP_OK;
+}
+
+/* ---- commands ----------------------------------------------------------------------------------- */
+
+struct command {
+    const char *name;
+    int id;
+    const char *operands, *summary, *example;
+    kvp_err (*run)(struct args *a, struct kvp_error *e);
+};
+
+static kvp_err one_operand(const struct args *a, const char *command, const char *what, struct kvp_error *e)
+{
+    if (a->n_operands == 1)
+        return KVP_OK;
+    return kvp_fail(e, KVP_EINPUT, "%s: expected one %s, got %d", command, what, a->n_operands);
+}
+
+static kvp_err load_model(const struct args *a, struct kvp_model *m, struct kvp_error *e)
+{
+    KVP_TRY(kvp_model_load(m, a->operand[0], e));
+    if (a->layers) {
+        kvp_err rc = a->layers > UINT32_MAX ? kvp_fail(e, KVP_EINPUT, "--layers: too many")
+                                            : kvp_model_truncate(m, (uint32_t)a->layers, e);
+
+        if (rc != KVP_OK)
+            kvp_model_free(m);
+        return rc;
+    }
+    return KVP_OK;
+}
+
+static kvp_err read_stack(const struct args *a, struct kvp_stack *s, struct kvp_error *e)
+{
+    for (int i = 0; i < a->n_techniques; i++)
+        KVP_TRY(kvp_stack_add(s, a->technique[i], e));
+    return KVP_OK;
+}
+
+static void resolve_formats(struct args *a, const struct kvp_model *m)
+{
+    if (!a->formats.weights_given)
+        a->formats.weights = m->dtype;
+    if (!a->formats.kv_given)
+        a->formats.kv = a->formats.weights;
+    a->formats.weights_given = a->formats.kv_given = true;
+}
+
+static bool no_workload(const struct args *a)
+{
+    return !a->w.context && !a->w.prompt && !a->w.generate;
+}
+
+static kvp_err print_estimate(const struct args *a, const struct kvp_model *m, const struct kvp_stack *s,
+                              const struct kvp_estimate *est, const struct kvp_device *dev, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = kvp_estimate_print(o.f, a->format, a->detail, m, s, est, dev, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_stack s = {0};
+    struct kvp_device dev;
+    struct kvp_estimate est;
+    kvp_err rc;
+
+    KVP_TRY(read_stack(a, &s, e));
+    if (no_workload(a))
+        a->w.context = m->max_positions;
+    KVP_TRY(kvp_workload_resolve(&a->w, e));
+    resolve_formats(a, m);
+    if (a->device)
+        KVP_TRY(kvp_device_load(&dev, a->device, e));
+    KVP_TRY(kvp_estimate(&est, m, &s, &a->w, &a->formats, a->device ? &dev : NULL, e));
+    rc = print_estimate(a, m, &s, &est, a->device ? &dev : NULL, e);
+    kvp_estimate_free(&est);
+    return rc;
+}
+
+static kvp_err with_model(struct args *a, const char *command, kvp_err (*run)(struct args *, const struct kvp_model *, struct kvp_error *),
+                          struct kvp_error *e)
+{
+    struct kvp_model m = {0};
+    kvp_err rc;
+
+    KVP_TRY(one_operand(a, command, "MODEL (a config.json, a directory that holds one, or a name of `kvproof list models`)", e));
+    KVP_TRY(load_model(a, &m, e));
+    rc = run(a, &m, e);
+    kvp_model_free(&m);
+    return rc;
+}
+
+static kvp_err cmd_estimate(struct args *a, struct kvp_error *e)
+{
+    return with_model(a, "estimate", estimate_model, e);
+}
+
+/* What --all runs: every technique of this release with parameters that bite at this context. */
+static kvp_err all_stacks(uint64_t context, struct kvp_stack *stacks, uint32_t *n, struct kvp_error *e)
+{
+    char window[48];
+    const char *const specs[] = {"dense", window, "h2o", "kivi", "paged", "contiguous", "growing"};
+    struct kvp_stack *s = stacks;
+
+    snprintf(window, sizeof(window), "window:%llu", (unsigned long long)(context >= 4 ? context / 4 : 1));
+    for (size_t i = 0; i < sizeof(specs) / sizeof(specs[0]); i++)
+        KVP_TRY(kvp_stack_add(s++, specs[i], e));
+    *n = (uint32_t)(s - stacks);
+    return KVP_OK;
+}
+
+/* A proof needs decode steps: unless -n says otherwise the last few tokens of the context are generated. */
+static kvp_err validate_workload(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    if (a->tokens && no_workload(a)) {
+        KVP_TRY(tokens_count(a->tokens, &a->w.context, e));
+    } else if (no_workload(a)) {
+        a->w.context = m->max_positions < 512 ? m->max_positions : 512;
+    }
+    if (!a->generate_given && !a->w.prompt && !a->tokens && a->w.context > 1)
+        a->w.generate = a->w.context > 16 ? 8 : a->w.context / 2;
+    return kvp_workload_resolve(&a->w, e);
+}
+
+static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_stack stacks[16] = {0};
+    uint32_t n = 1;
+
+    KVP_TRY(validate_workload(a, m, e));
+    resolve_formats(a, m);
+    if (a->all && a->n_techniques)
+        return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
+    KVP_TRY(a->all ? all_stacks(a->w.context, stacks, &n, e) : read_stack(a, &stacks[0], e));
+    if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
+        return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
+    return val_run(&(struct val_request){.model = m, .stacks = stacks, .n_stacks = n, .workload = a->w,
+                                         .formats = a->formats, .backend = a->device ? a->device : "cpu",
+                                         .threads = (uint32_t)a->threads, .seed = a->seed,
+                                         .repeat = (uint32_t)(a->repeat ? a->repeat : 1),
+                                         .budget_s = a->budget_s, .max_time_error = a->max_time_error,
+                                         .weights_dir = a->weights, .tokens_file = a->tokens,
+                                         .dump_logits = a->dump_logits, .dump_kept = a->dump_kept,
+                                         .dump_cache = a->dump_cache, .format = a->format, .out = a->out,
+                                         .progress = !a->quiet && isatty(STDERR_FILENO)},
+                   e);
+}
+
+static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
+{
+    if (a->threads > 4096 || a->repeat > 1000000)
+        return kvp_fail(e, KVP_EINPUT, "validate: --threads is at most 4096, --repeat at most 1000000");
+    return with_model(a, "validate", validate_model, e);
+}
+
+static kvp_err cmd_list(struct args *a, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(one_operand(a, "list", "of techniques, models, devices, formats, pairs, charts", e));
+    KVP_TRY(out_open(&o, NULL, e));
+    rc = strcmp(a->operand[0], "charts") == 0 ? kvp_chart_list(o.f, e) : kvp_list_print(o.f, a->operand[0], a->format, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err cmd_plot(struct args *a, struct kvp_error *e)
+{
+    const bool to_file = strcmp(a->format, "table") != 0;
+
+    if (a->n_operands < 2)
+        return kvp_fail(e, KVP_EINPUT, "plot: expected CHART INPUT..., see `kvproof list charts`");
+    if (!to_file && !a->script)
+        return kvp_fail(e, KVP_EINPUT, "plot: where to? give -o FILE.png, -o FILE.svg or --script FILE");
+    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, to_file ? a->format : NULL, a->script, e);
+}
+
+static const struct command commands[] = {
+    {"estimate", ESTIMATE, "MODEL", "predict memory, FLOPs, traffic and time", "kvproof estimate llama-3.1-8b -c 128k -b 4 -t paged:16 -d h200", cmd_estimate},
+    {"validate", VALIDATE, "MODEL", "run it on real kernels, predicted beside measured", "kvproof validate qwen3-0.6b -c 512 --all", cmd_validate},
+    {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
+    {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
+};
+enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+static void print_help(const struct command *c)
+{
+    printf("kvproof %s: %s\n\nusage: kvproof %s [options] %s\n  e.g. %s\n\n", c->name, c->summary, c->name,
+           c->operands, c->example);
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        char left[64];
+
+        if (!(o->commands & c->id))
+            continue;
+        snprintf(left, sizeof(left), "%c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
+                 o->letter ? "," : " ", o->name, o->arg ? o->arg : "");
+        printf("  %-30s %s\n", left, o->help);
+        if (*o->aliases)
+            printf("  %-30s also: %s\n", "", o->aliases);
+    }
+}
+
+static void print_usage(void)
+{
+    printf("kvproof %s: predicts what a language model needs under a KV-cache technique, then proves it\n\n", KVP_VERSION);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        printf("  kvproof %-9s %-15s %s\n", commands[i].name, commands[i].operands, commands[i].summary);
+    printf("\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        printf("  e.g. %s\n", commands[i].example);
+    printf("\n`kvproof COMMAND --help` lists its options. Exit: 0 yes, 1 no, 2 wrong input, 3 system failed.\n");
+}
+
+static kvp_err run_command(const struct command *c, int argc, char **argv, struct kvp_error *e)
+{
+    struct args a = {.format = "table", .seed = 1, .max_time_error = -1};
+
+    KVP_TRY(parse_args(&a, argc, argv, c->id, c->name, e));
+    if (a.help) {
+        print_help(c);
+        return KVP_OK;
+    }
+    return c->run(&a, e);
+}
+
+static kvp_err dispatch(int argc, char **argv, struct kvp_error *e)
+{
+    const char *word = argc > 1 ? argv[1] : "help";
+
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        print_usage();
+        return KVP_OK;
+    }
+    if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
+        printf("kvproof %s\n", KVP_VERSION);
+        return KVP_OK;
+    }
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, word) == 0)
+            return run_command(&commands[i], argc - 2, argv + 2, e);
+    return kvp_fail(e, KVP_EINPUT, "unknown command '%s', see `kvproof help`", word);
+}
+
+int main(int argc, char **argv)
+{
+    struct kvp_error e = {0};
+    kvp_err rc;
+
+    signal(SIGPIPE, SIG_IGN); /* a dead gnuplot or pager is an error code, not an end */
+    rc = dispatch(argc, argv, &e);
+    if (rc != KVP_OK)
+        fprintf(stderr, "kvproof: %s\n", e.text);
+    return kvp_exit_status(rc);
+}

@@ -1,0 +1,491 @@
+#include "validate/compare.h"
+
+#include "validate/engine/engine.h"
+#include "validate/measure/probe.h"
+#include "validate/result.h"
+#include "validate/tokens.h"
+
+#include <errno.h>
+#include <gsl/gsl_sort.h>
+#include <gsl/gsl_statistics_double.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* One stack's run: medians of what was timed, and what the ledger said. */
+struct run {
+    const struct val_request *req;
+    const struct kb_backend *be;
+    struct probe probe;
+    struct kb_info info;
+    struct tokens tokens;
+    double started;
+};
+
+struct timing {
+    double op[ENG_PHASES][KVP_OPS]; /* seconds; < 0: the op did not run */
+    double forward[ENG_PHASES];
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void progress(const struct run *r, const char *what, const char *detail)
+{
+    if (r->req->progress)
+        fprintf(stderr, "\r\033[K%s%s%s", what, *detail ? ": " : "", detail);
+}
+
+/* ---- time -------------------------------------------------------------------------------------- */
+
+struct samples {
+    uint64_t n, cap;
+    double *v; /* [cap][KVP_OPS + 1]: ops, then the forward */
+};
+
+static kvp_err samples_add(struct samples *s, const struct eng *g, int phase, struct kvp_error *e)
+{
+    const struct eng_op_time *t = eng_op_times(g, phase);
+    double *row;
+
+    if (s->n == s->cap)
+        return kvp_fail(e, KVP_ESYS, "more forward passes than planned");
+    row = s->v + s->n++ * (KVP_OPS + 1);
+    for (int i = 0; i < KVP_OPS; i++)
+        row[i] = t[i].calls ? 1e-9 * (double)t[i].ns : -1;
+    row[KVP_OPS] = 1e-9 * (double)eng_forward_ns(g, phase);
+    return KVP_OK;
+}
+
+static void samples_median(const struct samples *s, double *op, double *forward, double *scratch)
+{
+    for (size_t i = 0; i <= KVP_OPS; i++) {
+        size_t n = 0;
+
+        for (uint64_t k = 0; k < s->n; k++)
+            if (s->v[k * (KVP_OPS + 1) + i] >= 0)
+                scratch[n++] = s->v[k * (KVP_OPS + 1) + i];
+        gsl_sort(scratch, 1, n);
+        *(i < KVP_OPS ? &op[i] : forward) = n ? gsl_stats_median_from_sorted_data(scratch, 1, n) : -1;
+    }
+}
+
+static kvp_err samples_open(struct samples *s, uint64_t cap, struct kvp_error *e)
+{
+    *s = (struct samples){.cap = cap, .v = calloc((size_t)(cap ? cap : 1) * (KVP_OPS + 1), sizeof(double))};
+    return s->v ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " timing samples", cap);
+}
+
+/* ---- one run of the engine --------------------------------------------------------------------- */
+
+static kvp_err decode_all(const struct run *r, struct eng *g, struct samples *s, struct logit_file *lf,
+                          struct kvp_error *e)
+{
+    const struct kvp_workload *w = &r->req->workload;
+    int32_t *step = malloc((size_t)w->batch * sizeof(*step));
+    kvp_err rc = step ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for tokens");
+
+    for (uint64_t i = 0; rc == KVP_OK && i < w->generate; i++) {
+        tokens_at(&r->tokens, w->prompt + i, step);
+        rc = eng_decode(g, step, logit_file_row(lf), e);
+        if (rc == KVP_OK)
+            rc = logit_file_write(lf, 1, e);
+        if (rc == KVP_OK && s)
+            rc = samples_add(s, g, ENG_DECODE, e);
+    }
+    free(step);
+    return rc;
+}
+
+static kvp_err run_engine(const struct run *r, struct eng *g, struct timing *t, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    const uint64_t repeat = q->repeat ? q->repeat : 1;
+    const uint64_t n = repeat * q->workload.generate;
+    struct samples pre = {0}, dec = {0};
+    struct logit_file lf = {0};
+    double *scratch = malloc((size_t)(n > repeat ? n : repeat) * sizeof(*scratch));
+    kvp_err rc = scratch ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for timing samples");
+
+    if (rc == KVP_OK)
+        rc = samples_open(&pre, repeat, e);
+    if (rc == KVP_OK)
+        rc = samples_open(&dec, n, e);
+    if (rc == KVP_OK && q->dump_logits)
+        rc = logit_file_open(&lf, q->dump_logits, q->workload.prompt, q->model->vocab, e);
+    eng_time_ops(g, true);
+    for (uint64_t i = 0; rc == KVP_OK && i < repeat; i++) {
+        rc = eng_prefill(g, r->tokens.prompt, i == 0 ? logit_file_row(&lf) : NULL, NULL, e);
+        if (rc == KVP_OK && i == 0)
+            rc = logit_file_write(&lf, q->workload.prompt, e);
+        if (rc == KVP_OK)
+            rc = samples_add(&pre, g, ENG_PREFILL, e);
+        if (rc == KVP_OK)
+            rc = decode_all(r, g, &dec, i == 0 ? &lf : NULL, e);
+    }
+    if (rc == KVP_OK) {
+        samples_median(&pre, t->op[ENG_PREFILL], &t->forward[ENG_PREFILL], scratch);
+        samples_median(&dec, t->op[ENG_DECODE], &t->forward[ENG_DECODE], scratch);
+    }
+    if (rc == KVP_OK)
+        rc = logit_file_commit(&lf, e);
+    logit_file_abort(&lf);
+    free(pre.v);
+    free(dec.v);
+    free(scratch);
+    return rc;
+}
+
+static kvp_err dump(struct eng *g, const char *path, kvp_err (*fn)(struct eng *, FILE *, struct kvp_error *),
+                    struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    if (!path)
+        return KVP_OK;
+    KVP_TRY(out_open(&o, path, e));
+    rc = fn(g, o.f, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------- */
+
+static kvp_err byte_rows(json_t *res, const struct kvp_memory *p, const struct ledger *l, struct kvp_error *e)
+{
+    const uint64_t *now = l->now;
+    const struct {
+        const char *row, *kind;
+        uint64_t predicted, measured;
+        const char *how;
+    } rows[] = {
+        {"weights", "bytes", p->weights_bytes, now[LED_WEIGHTS], "exact: tensor by tensor | ledger"},
+        {"cache at rest", "bytes", p->cache_bytes, now[LED_CACHE] + now[LED_METADATA], "exact: closed form | ledger"},
+        {"cache at peak", "bytes", p->cache_peak_bytes, l->cache_peak, "exact: closed form | ledger high water"},
+        {"metadata", "bytes", p->metadata_bytes, now[LED_METADATA], "exact: part of the cache | ledger"},
+        {"state", "bytes", p->state_bytes, now[LED_STATE], "exact: no recurrent layers | ledger"},
+        {"activation", "bound", p->activation_bytes, l->peak[LED_ACTIVATION], "upper bound | ledger high water"},
+        {"workspace", "bound", p->workspace_bytes, l->peak[LED_WORKSPACE], "upper bound | ledger high water"},
+        {"total at peak", "bound", p->peak_bytes, l->total_peak, "upper bound: sum | ledger high water"},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        KVP_TRY(res_row(res, rows[i].row, rows[i].kind, (double)rows[i].predicted, (double)rows[i].measured,
+                        rows[i].how, e));
+    return KVP_OK;
+}
+
+/* Predicted seconds of an op in a phase, all layer classes; < 0 when the prediction lists none. */
+static double op_seconds(const struct kvp_estimate *est, enum kvp_phase phase, enum kvp_op op)
+{
+    double s = -1;
+
+    for (uint32_t i = 0; i < est->n_ops; i++)
+        if (est->ops[i].op == op && est->ops[i].phase == phase)
+            s = (s < 0 ? 0 : s) + est->ops[i].seconds;
+    return s;
+}
+
+static kvp_err phase_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, int phase,
+                          const char *word, struct kvp_error *e)
+{
+    for (int op = 0; op < KVP_OPS; op++) {
+        const double p = op_seconds(est, phase == ENG_PREFILL ? KVP_PREFILL : KVP_DECODE, (enum kvp_op)op);
+        const double m = t->op[phase][op];
+        char row[64];
+
+        if (p < 0 && m < 0)
+            continue;
+        snprintf(row, sizeof(row), "%s %s", word, kvp_op_name((enum kvp_op)op));
+        KVP_TRY(res_row(res, row, "time", p < 0 ? 0 : p, m < 0 ? -1 : m, "probed roofline | median", e));
+    }
+    return KVP_OK;
+}
+
+static kvp_err time_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, bool decoded,
+                         struct kvp_error *e)
+{
+    KVP_TRY(phase_rows(res, est, t, ENG_PREFILL, "prefill", e));
+    if (decoded)
+        KVP_TRY(phase_rows(res, est, t, ENG_DECODE, "decode", e));
+    KVP_TRY(res_row(res, "prefill", "time", est->ttft_s, t->forward[ENG_PREFILL], "sum of ops | median", e));
+    if (!decoded)
+        return KVP_OK;
+    return res_row(res, "decode step", "time", est->tpot_s, t->forward[ENG_DECODE], "sum of ops | median", e);
+}
+
+/* ---- one stack --------------------------------------------------------------------------------- */
+
+static json_t *stack_json(const struct kvp_stack *s)
+{
+    json_t *a = json_array();
+    char text[256];
+
+    for (uint32_t i = 0; a && i < s->n; i++) {
+        kvp_spec_text(&s->spec[i], text, sizeof(text));
+        json_array_append_new(a, json_string(text));
+    }
+    return a;
+}
+
+/* Everything that makes two runs the same run, and what a reader needs to doubt it. */
+static json_t *result_head(const struct run *r, const struct kvp_stack *s)
+{
+    const struct val_request *q = r->req;
+    const struct kvp_model *m = q->model;
+    const struct kvp_workload *w = &q->workload;
+
+    return json_pack("{s:s, s:s, s:{s:s,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:{s:s,s:I}, s:s, s:I, s:b, s:[]}",
+                     "schema", "kvproof-validate/1", "kvproof", KVP_VERSION, "model", "name", m->name, "layers",
+                     (json_int_t)m->layers, "workload", "context", (json_int_t)w->context, "prompt",
+                     (json_int_t)w->prompt, "generate", (json_int_t)w->generate, "batch", (json_int_t)w->batch,
+                     "techniques", stack_json(s), "formats", "weights", kvp_format_name(q->formats.weights), "kv",
+                     kvp_format_name(q->formats.kv), "backend", "name", r->be->name, "threads",
+                     (json_int_t)q->threads, "weights_from", q->weights_dir ? q->weights_dir : "random",
+                     "seed", (json_int_t)q->seed, "simulated", 0, "rows");
+}
+
+static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
+{
+    json_t *be = json_object_get(res, "backend");
+
+    json_object_set_new(json_object_get(res, "model"), "parameters", json_integer((json_int_t)parameters));
+    json_object_set_new(be, "device", json_string(r->info.name));
+    json_object_set_new(be, "isa", json_string(r->info.isa));
+    json_object_set_new(be, "libraries", json_string(r->info.libraries));
+    json_object_set_new(be, "threads", json_integer(r->info.threads));
+    json_object_set_new(res, "probe", json_pack("{s:f,s:f,s:f}", "read_gb_per_s", r->probe.read_bytes_per_s * 1e-9,
+                                                "gemm_gflop_per_s", r->probe.gemm_flops * 1e-9, "launch_us",
+                                                r->probe.launch_s * 1e6));
+}
+
+static void device_of_probe(const struct run *r, struct kvp_device *d)
+{
+    *d = (struct kvp_device){.bandwidth = r->probe.read_bytes_per_s, .flops_f32 = r->probe.gemm_flops,
+                             .flops_f16 = r->probe.gemm_flops, .launch_s = r->probe.launch_s,
+                             .memory_bytes = r->info.memory_total, .interval = 0.3, .interval_high = 4};
+    snprintf(d->name, sizeof(d->name), "%.*s", (int)sizeof(d->name) - 1, r->info.name);
+    snprintf(d->basis, sizeof(d->basis), "probed roofline");
+    snprintf(d->source, sizeof(d->source), "measured at the start of this run");
+}
+
+static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
+                             json_t *res, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    const struct eng_options o = {.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
+                                  .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
+                                  .generate = q->workload.generate, .seed = q->seed,
+                                  .weights_dir = q->weights_dir, .trace = q->dump_kept != NULL};
+    struct eng *g = NULL;
+    struct timing t;
+    kvp_err rc;
+
+    KVP_TRY(eng_open(&g, q->model, s, &o, e));
+    rc = run_engine(r, g, &t, e);
+    if (rc == KVP_OK)
+        rc = byte_rows(res, &est->memory, eng_ledger(g), e);
+    if (rc == KVP_OK)
+        rc = time_rows(res, est, &t, q->workload.generate > 0, e);
+    if (rc == KVP_OK)
+        rc = dump(g, q->dump_kept, eng_dump_kept, e);
+    if (rc == KVP_OK)
+        rc = dump(g, q->dump_cache, eng_dump_cache, e);
+    eng_close(g);
+    return rc;
+}
+
+static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    struct kvp_estimate est;
+    struct kvp_device d;
+    kvp_err rc;
+
+    device_of_probe(r, &d);
+    KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &q->formats, &d, e));
+    add_machine(res, r, est.parameters);
+    rc = measured_rows(r, s, &est, res, e);
+    kvp_estimate_free(&est);
+    return rc;
+}
+
+/* In a list, a stack that is not defined for this model is a row of its own, never a pass. */
+static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
+{
+    struct kvp_error why = {0};
+    kvp_err rc;
+
+    if (r->req->budget_s > 0 && now_s() - r->started > r->req->budget_s) {
+        json_object_set_new(res, "not_run", json_string("the budget was used up"));
+        json_object_set_new(res, "not_applicable", json_string("not run, the budget was used up"));
+        return KVP_OK;
+    }
+    rc = run_stack(r, s, res, &why);
+    if (rc == KVP_ENOTSUP && r->req->n_stacks > 1) {
+        json_object_set_new(res, "not_applicable", json_string(why.text));
+        return KVP_OK;
+    }
+    return rc == KVP_OK ? rc : kvp_fail(e, rc, "%s", why.text);
+}
+
+/* ---- all stacks, resumable ---------------------------------------------------------------------- */
+
+static bool same_run(const json_t *done, const json_t *head)
+{
+    static const char *const fields[] = {"schema", "kvproof", "workload", "techniques", "formats", "weights_from", "seed"};
+
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+        if (!json_equal(json_object_get(done, fields[i]), json_object_get(head, fields[i])))
+            return false;
+    return json_equal(json_object_get(json_object_get(done, "model"), "name"),
+                      json_object_get(json_object_get(head, "model"), "name")) &&
+           json_equal(json_object_get(json_object_get(done, "model"), "layers"),
+                      json_object_get(json_object_get(head, "model"), "layers")) &&
+           json_equal(json_object_get(json_object_get(done, "backend"), "name"),
+                      json_object_get(json_object_get(head, "backend"), "name"));
+}
+
+/* A finished stack of an interrupted run, or NULL. Lines that do not parse are a run cut short. */
+static json_t *finished_before(const char *part, const json_t *head)
+{
+    FILE *f = fopen(part, "r");
+    json_t *found = NULL, *line;
+    char *text = NULL;
+    size_t cap = 0;
+
+    while (f && !found && getline(&text, &cap, f) > 0) {
+        line = json_loads(text, 0, NULL);
+        if (line && same_run(line, head))
+            found = json_incref(line);
+        json_decref(line);
+    }
+    free(text);
+    if (f)
+        fclose(f);
+    return found;
+}
+
+static void remember(const char *part, const json_t *res)
+{
+    FILE *f = fopen(part, "a");
+
+    if (!f)
+        return; /* resuming is a convenience: the result itself reports a bad path */
+    json_dumpf(res, f, JSON_COMPACT);
+    fputc('\n', f);
+    fclose(f);
+}
+
+static kvp_err run_all(struct run *r, json_t *results, const char *part, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+
+    for (uint32_t i = 0; i < q->n_stacks; i++) {
+        char text[512], step[32];
+        json_t *res = result_head(r, &q->stacks[i]), *done;
+        kvp_err rc = KVP_OK;
+
+        if (!res)
+            return kvp_fail(e, KVP_ENOMEM, "out of memory for results");
+        kvp_stack_text(&q->stacks[i], text, sizeof(text));
+        snprintf(step, sizeof(step), "[%u/%u] ", i + 1, q->n_stacks);
+        progress(r, step, text);
+        done = part ? finished_before(part, res) : NULL;
+        if (!done)
+            rc = run_or_note(r, &q->stacks[i], res, e);
+        json_array_append(results, done ? done : res);
+        if (part && !done && rc == KVP_OK && !json_object_get(res, "not_run"))
+            remember(part, res);
+        json_decref(done);
+        json_decref(res);
+        KVP_TRY(rc);
+    }
+    progress(r, "", "");
+    return KVP_OK;
+}
+
+static kvp_err judge(const struct val_request *q, const json_t *results, struct kvp_error *e)
+{
+    size_t i;
+    json_t *res;
+
+    json_array_foreach(results, i, res) {
+        char name[512];
+
+        kvp_stack_text(&q->stacks[i], name, sizeof(name));
+        if (json_object_get(res, "not_run"))
+            return kvp_fail(e, KVP_NO, "%s: not run, --budget was used up", name);
+        if (!res_bytes_agree(res))
+            return kvp_fail(e, KVP_NO, "%s: predicted and measured bytes differ", name);
+        if (q->max_time_error >= 0 && res_time_error(res) > q->max_time_error)
+            return kvp_fail(e, KVP_NO, "%s: time is off by %.1f %%, more than --max-time-error %.1f %%", name,
+                            100 * res_time_error(res), 100 * q->max_time_error);
+    }
+    return KVP_OK;
+}
+
+static kvp_err print_results(const struct val_request *q, const json_t *results, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(out_open(&o, q->out, e));
+    rc = res_print(o.f, q->format, results, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err probe_machine(struct run *r, struct kvp_error *e)
+{
+    struct kb_dev *dev = NULL;
+    kvp_err rc;
+
+    KVP_TRY(r->be->open(&dev, &(struct kb_options){.threads = r->req->threads}, e));
+    progress(r, "probing the device", "");
+    rc = r->be->info(dev, &r->info, e);
+    if (rc == KVP_OK)
+        rc = probe_device(r->be, dev, &r->probe, e);
+    r->be->close(dev);
+    return rc;
+}
+
+kvp_err val_run(const struct val_request *q, struct kvp_error *e)
+{
+    struct run r = {.req = q, .started = now_s()};
+    json_t *results;
+    char *part = NULL;
+    kvp_err rc;
+
+    /* What is wrong with the input is said before anything runs. */
+    if (q->n_stacks == 1)
+        KVP_TRY(kvp_stack_check(&q->stacks[0], q->model, &q->workload, e));
+    if (q->out && asprintf(&part, "%s.part", q->out) < 0)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory");
+    results = json_array();
+    rc = results ? kb_find(&r.be, q->backend, e) : kvp_fail(e, KVP_ENOMEM, "out of memory");
+    if (rc == KVP_OK)
+        rc = tokens_load(&r.tokens, q->tokens_file, q->model->vocab, &q->workload, q->seed, e);
+    if (rc == KVP_OK)
+        rc = probe_machine(&r, e);
+    if (rc == KVP_OK)
+        rc = run_all(&r, results, part, e);
+    if (rc == KVP_OK)
+        rc = print_results(q, results, e);
+    if (rc == KVP_OK && part)
+        unlink(part);
+    if (rc == KVP_OK)
+        rc = judge(q, results, e);
+    progress(&r, "", "");
+    tokens_free(&r.tokens);
+    json_decref(results);
+    free(part);
+    return rc;
+}

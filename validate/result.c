@@ -1,0 +1,310 @@
+#include "validate/result.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+static bool is_bytes(const char *kind)
+{
+    return strcmp(kind, "bytes") == 0 || strcmp(kind, "bound") == 0;
+}
+
+/* Bytes and FLOPs are integers in JSON, and both fit a double's 53 bits only by luck: the caller keeps
+ * them below 2^53, checked here. */
+static json_t *number(const char *kind, double x)
+{
+    if (x < 0 || isnan(x))
+        return json_null();
+    return strcmp(kind, "time") == 0 ? json_real(x) : json_integer((json_int_t)x);
+}
+
+kvp_err res_row(json_t *result, const char *row, const char *kind, double predicted, double measured,
+                const char *how, struct kvp_error *e)
+{
+    json_t *rows = json_object_get(result, "rows");
+    json_t *error = measured > 0 && !isnan(predicted) ? json_real(predicted / measured - 1)
+                    : measured == 0 && predicted == 0 ? json_real(0) : json_null();
+    json_t *o;
+
+    if (strcmp(kind, "time") != 0 && (predicted > 0x1p53 || measured > 0x1p53)) {
+        json_decref(error);
+        return kvp_fail(e, KVP_ERANGE, "%s: more than 2^53, which results cannot hold exactly", row);
+    }
+    o = json_pack("{s:s, s:s, s:o, s:o, s:o, s:s}", "row", row, "kind", kind, "predicted",
+                  number(kind, predicted), "measured", number(kind, measured), "error", error, "how", how);
+    if (!o || json_array_append_new(rows, o) != 0)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a result row");
+    return KVP_OK;
+}
+
+static bool row_holds(const json_t *row)
+{
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    json_int_t p = json_integer_value(json_object_get(row, "predicted"));
+    json_int_t m = json_integer_value(json_object_get(row, "measured"));
+
+    if (strcmp(kind, "bytes") == 0)
+        return p == m;
+    return strcmp(kind, "bound") != 0 || m <= p;
+}
+
+bool res_bytes_agree(const json_t *result)
+{
+    size_t i;
+    json_t *row;
+
+    json_array_foreach(json_object_get(result, "rows"), i, row)
+        if (!row_holds(row))
+            return false;
+    return true;
+}
+
+double res_time_error(const json_t *result)
+{
+    double worst = 0;
+    size_t i;
+    json_t *row;
+
+    json_array_foreach(json_object_get(result, "rows"), i, row) {
+        const char *name = json_string_value(json_object_get(row, "row"));
+        double err = fabs(json_number_value(json_object_get(row, "error")));
+
+        if ((strcmp(name, "prefill") == 0 || strcmp(name, "decode step") == 0) && err > worst)
+            worst = err;
+    }
+    return worst;
+}
+
+/* ---- printing ---------------------------------------------------------------------------------- */
+
+static void join_techniques(const json_t *result, char *buf, size_t n)
+{
+    size_t i, used = 0;
+    json_t *t;
+
+    buf[0] = '\0';
+    json_array_foreach(json_object_get(result, "techniques"), i, t) {
+        int len = snprintf(buf + used, n - used, "%s%s", i ? " + " : "", json_string_value(t));
+
+        if (len < 0 || (size_t)len >= n - used)
+            return;
+        used += (size_t)len;
+    }
+    if (used == 0)
+        snprintf(buf, n, "dense");
+}
+
+static void human(const char *kind, const json_t *v, char *buf, size_t n)
+{
+    double x = json_number_value(v);
+
+    if (!json_is_number(v))
+        snprintf(buf, n, "-");
+    else if (strcmp(kind, "time") == 0)
+        snprintf(buf, n, x < 1e-3 ? "%.1f us" : "%.2f ms", x < 1e-3 ? x * 1e6 : x * 1e3);
+    else if (strcmp(kind, "flops") == 0)
+        snprintf(buf, n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    else
+        snprintf(buf, n, "%" JSON_INTEGER_FORMAT " B", json_integer_value(v));
+}
+
+static void verdict(const json_t *row, char *buf, size_t n)
+{
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    const json_t *err = json_object_get(row, "error");
+
+    if (!json_is_number(json_object_get(row, "measured")))
+        snprintf(buf, n, "-");
+    else if (strcmp(kind, "bytes") == 0 && row_holds(row))
+        snprintf(buf, n, "exact");
+    else if (strcmp(kind, "bound") == 0 && row_holds(row))
+        snprintf(buf, n, "within");
+    else if (!json_is_number(err))
+        snprintf(buf, n, "DIFFERS");
+    else
+        snprintf(buf, n, "%s%+.1f %%", is_bytes(kind) ? "DIFFERS " : "", 100 * json_number_value(err));
+}
+
+/* One line of `n` cells; a negative width aligns left, 0 is as wide as the text. */
+static void print_cells(FILE *f, bool md, const int *width, const char *const *cell, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        fprintf(f, "%s%*s%s", md ? "| " : i ? "  " : "", width[i], cell[i], md ? " " : "");
+    fprintf(f, md ? "|\n" : "\n");
+}
+
+static const int row_width[] = {-24, 20, 20, 12, 0};
+static const int summary_width[] = {-46, 15, 15, 15, 15, 11, 11, 0};
+
+static void print_rows(FILE *f, const json_t *result, bool md)
+{
+    char name[512], p[64], m[64], v[64];
+    size_t i;
+    json_t *row;
+
+    join_techniques(result, name, sizeof(name));
+    fprintf(f, md ? "\n### %s\n\n" : "\n%s\n", name);
+    if (json_object_get(result, "not_applicable")) {
+        fprintf(f, "  not applicable: %s\n", json_string_value(json_object_get(result, "not_applicable")));
+        return;
+    }
+    print_cells(f, md, row_width,
+                (const char *const[]){"row", "predicted", "measured", "error", "how known"}, 5);
+    if (md)
+        fprintf(f, "| --- | ---: | ---: | ---: | --- |\n");
+    json_array_foreach(json_object_get(result, "rows"), i, row) {
+        const char *kind = json_string_value(json_object_get(row, "kind"));
+
+        human(kind, json_object_get(row, "predicted"), p, sizeof(p));
+        human(kind, json_object_get(row, "measured"), m, sizeof(m));
+        verdict(row, v, sizeof(v));
+        print_cells(f, md, row_width,
+                    (const char *const[]){json_string_value(json_object_get(row, "row")), p, m, v,
+                                          json_string_value(json_object_get(row, "how"))}, 5);
+    }
+}
+
+static json_t *find_row(const json_t *result, const char *name)
+{
+    size_t i;
+    json_t *row;
+
+    json_array_foreach(json_object_get(result, "rows"), i, row)
+        if (strcmp(json_string_value(json_object_get(row, "row")), name) == 0)
+            return row;
+    return NULL;
+}
+
+static void cell(const json_t *result, const char *row, const char *field, const char *kind, char *buf, size_t n)
+{
+    const json_t *r = find_row(result, row);
+
+    human(kind, r ? json_object_get(r, field) : NULL, buf, n);
+}
+
+/* One line a stack: the answer a reader came for. */
+static void print_summary(FILE *f, const json_t *results, bool md)
+{
+    size_t i;
+    json_t *r;
+
+    fprintf(f, "\n");
+    print_cells(f, md, summary_width,
+                (const char *const[]){"technique", "rest predicted", "rest measured", "peak predicted",
+                                      "peak measured", "step pred.", "step meas.", "bytes"}, 8);
+    if (md)
+        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    json_array_foreach(results, i, r) {
+        char name[512], a[64], b[64], c[64], d[64], s[64], t[64];
+
+        join_techniques(r, name, sizeof(name));
+        if (json_object_get(r, "not_applicable")) {
+            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-46s  not applicable: %s\n", name,
+                    json_string_value(json_object_get(r, "not_applicable")));
+            continue;
+        }
+        cell(r, "cache at rest", "predicted", "bytes", a, sizeof(a));
+        cell(r, "cache at rest", "measured", "bytes", b, sizeof(b));
+        cell(r, "cache at peak", "predicted", "bytes", c, sizeof(c));
+        cell(r, "cache at peak", "measured", "bytes", d, sizeof(d));
+        cell(r, "decode step", "predicted", "time", s, sizeof(s));
+        cell(r, "decode step", "measured", "time", t, sizeof(t));
+        print_cells(f, md, summary_width,
+                    (const char *const[]){name, a, b, c, d, s, t, res_bytes_agree(r) ? "agree" : "DIFFER"}, 8);
+    }
+}
+
+static void print_head(FILE *f, const json_t *r, bool md)
+{
+    const char *name = "?", *dev = "?", *isa = "", *be = "?", *w = "?", *kv = "?";
+    json_int_t prompt = 0, generate = 0, context = 0, batch = 0, layers = 0, parameters = 0;
+    double bw = 0, fl = 0, la = 0;
+
+    json_unpack((json_t *)r, "{s:{s:s,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:{s:s,s:s}, s:{s:s,s:s,s:s}, s:{s:F,s:F,s:F}}",
+                "model", "name", &name, "layers", &layers, "parameters", &parameters, "workload", "prompt",
+                &prompt, "generate", &generate, "context", &context, "batch", &batch, "formats", "weights",
+                &w, "kv", &kv, "backend", "name", &be, "device", &dev, "isa", &isa, "probe",
+                "read_gb_per_s", &bw, "gemm_gflop_per_s", &fl, "launch_us", &la);
+    fprintf(f, md ? "## %s\n\n" : "%s\n", name);
+    fprintf(f, "%" JSON_INTEGER_FORMAT " parameters, %" JSON_INTEGER_FORMAT " layers, weights %s, cache %s; batch %"
+            JSON_INTEGER_FORMAT ", prompt %" JSON_INTEGER_FORMAT " + %" JSON_INTEGER_FORMAT " generated = context %"
+            JSON_INTEGER_FORMAT "\n", parameters, layers, w, kv, batch, prompt, generate, context);
+    fprintf(f, "ran on %s: %s (%s); weights: %s\n", be, dev, isa,
+            json_string_value(json_object_get(r, "weights_from")));
+    fprintf(f, "times rest on a roofline probed in this run, not calibrated: read %.1f GB/s, f32 GEMM %.1f GFLOP/s, "
+            "%.2f us a call; causal FLOPs are halved\n", bw, fl, la);
+}
+
+static void print_csv(FILE *f, const json_t *results)
+{
+    size_t i, j;
+    json_t *r, *row;
+
+    fprintf(f, "model,techniques,context,batch,row,kind,predicted,measured,error,how\n");
+    json_array_foreach(results, i, r) {
+        char name[512];
+        const json_t *w = json_object_get(r, "workload");
+
+        join_techniques(r, name, sizeof(name));
+        json_array_foreach(json_object_get(r, "rows"), j, row) {
+            static const char *const fields[] = {"predicted", "measured", "error"};
+
+            fprintf(f, "%s,\"%s\",%" JSON_INTEGER_FORMAT ",%" JSON_INTEGER_FORMAT ",%s,%s",
+                    json_string_value(json_object_get(json_object_get(r, "model"), "name")), name,
+                    json_integer_value(json_object_get(w, "context")),
+                    json_integer_value(json_object_get(w, "batch")),
+                    json_string_value(json_object_get(row, "row")),
+                    json_string_value(json_object_get(row, "kind")));
+            for (size_t k = 0; k < 3; k++) {
+                const json_t *v = json_object_get(row, fields[k]);
+
+                if (json_is_integer(v))
+                    fprintf(f, ",%" JSON_INTEGER_FORMAT, json_integer_value(v));
+                else if (json_is_real(v))
+                    fprintf(f, ",%.9g", json_real_value(v));
+                else
+                    fprintf(f, ",");
+            }
+            fprintf(f, ",\"%s\"\n", json_string_value(json_object_get(row, "how")));
+        }
+    }
+}
+
+static void print_text(FILE *f, const json_t *results, bool md)
+{
+    size_t i;
+    json_t *r;
+
+    json_array_foreach(results, i, r)
+        if (!json_object_get(r, "not_applicable")) {
+            print_head(f, r, md);
+            break;
+        }
+    json_array_foreach(results, i, r)
+        print_rows(f, r, md);
+    if (json_array_size(results) > 1)
+        print_summary(f, results, md);
+}
+
+kvp_err res_print(FILE *f, const char *format, const json_t *results, struct kvp_error *e)
+{
+    size_t i;
+    json_t *r;
+
+    if (strcmp(format, "json") == 0) {
+        json_dumpf(json_array_size(results) == 1 ? json_array_get(results, 0) : results, f, JSON_INDENT(2));
+        fputc('\n', f);
+    } else if (strcmp(format, "jsonl") == 0) {
+        json_array_foreach(results, i, r) {
+            json_dumpf(r, f, JSON_COMPACT);
+            fputc('\n', f);
+        }
+    } else if (strcmp(format, "csv") == 0) {
+        print_csv(f, results);
+    } else if (strcmp(format, "md") == 0 || strcmp(format, "table") == 0) {
+        print_text(f, results, strcmp(format, "md") == 0);
+    } else {
+        return kvp_fail(e, KVP_EINPUT, "-o %s: expected table, json, jsonl, csv or md", format);
+    }
+    return ferror(f) ? kvp_fail(e, KVP_ESYS, "writing the result failed") : KVP_OK;
+}
