@@ -46,7 +46,7 @@ obj  = $(patsubst %,$(B)/%.o,$(1))
 
 lib := $(sort $(wildcard calc/*.c calc/*/*.c kernels/*.c kernels/ref/*.c kernels/cpu/*.c validate/*.c \
          validate/engine/*.c validate/caches/*.c validate/measure/*.c plots/*.c plots/charts/*.c))
-tests_src := $(sort $(wildcard tests/*/test_*.c tests/test_*.c))
+tests_src := $(sort $(wildcard tests/calc/*.c tests/kernels/*.c tests/validate/*.c tests/techniques/*.c tests/plots/*.c))
 tests     := $(tests_src:tests/%.c=$(B)/tests/%)
 LIB := $(B)/libkvproof.a
 

@@ -12,6 +12,7 @@
 #include "kernels/ops/h2o_scores.h"
 #include "kernels/ops/h2o_select.h"
 #include "kernels/ops/h2o_step.h"
+#include "kernels/ops/kivi.h"
 #include "kernels/ops/kivi_pack_k.h"
 #include "kernels/ops/kivi_pack_v.h"
 #include "kernels/ops/norm.h"

@@ -4,13 +4,16 @@
 
 #include "kernels/backend.h"
 
+#include "kernels/ops/kivi.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 /* Keys: packed tokens [0, k_packed), then k_full rows of the key residual. Values: packed tokens
  * [0, v_packed), then v_full rows of the value residual, a ring whose oldest row is v_first.
- * k_packed + k_full == v_packed + v_full: token t is the t-th of each. */
+ * k_packed + k_full == v_packed + v_full == T: token t is the t-th of each. The query sees tokens
+ * [first, T); earlier ones may have been overwritten in a ring. */
 struct kb_attn_kivi {
     uint64_t batch;
     uint32_t heads, kv_heads, head_dim, bits, group;
@@ -18,10 +21,9 @@ struct kb_attn_kivi {
     enum kvp_format format;      /* of scales, mins and residuals */
     uint64_t q_stride;
     struct kb_span q;            /* f32 */
+    uint64_t first;              /* first token the query sees */
     uint64_t k_packed, k_full, v_packed, v_full, v_first;
-    uint64_t k_capacity, v_capacity; /* of the code tensors, tokens */
-    struct kb_span k_codes, k_scale, k_min; /* as kivi_pack_k */
-    struct kb_span v_codes, v_scale, v_min; /* as kivi_pack_v */
+    struct kb_kivi k, v;         /* optional spans when k_packed, v_packed is 0 */
     uint64_t k_res_slots, v_res_slots;
     struct kb_span k_res;        /* format [B, kv_heads, k_res_slots, head_dim] */
     struct kb_span v_res;        /* format [B, kv_heads, v_res_slots, head_dim], ring */

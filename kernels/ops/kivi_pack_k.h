@@ -4,6 +4,8 @@
 
 #include "kernels/backend.h"
 
+#include "kernels/ops/kivi.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -12,7 +14,7 @@ extern "C" {
  * For each (b, h, channel c, group of `group` consecutive tokens): min and max of the stored-precision
  * values; scale = (max - min) / (2^bits - 1), both min and scale rounded to `format`;
  * code = clamp(round_half_even((x - min) / scale), 0, 2^bits - 1) with the rounded min and scale, 0 when
- * scale is 0. Code j of a channel sits in word j / (32/bits) at bit bits * (j % (32/bits)). */
+ * scale is 0. */
 struct kb_kivi_pack_k {
     uint64_t batch;
     uint32_t kv_heads, head_dim, bits, group;
@@ -21,10 +23,8 @@ struct kb_kivi_pack_k {
     bool src_is_f32;            /* src: f32 rows (prefill), else rows of `format` (the residual) */
     struct kb_span src;         /* element (b, t, h, c): b*src_batch + t*src_token + h*src_head + c */
     uint64_t src_batch, src_token, src_head;
-    uint64_t dst_token;         /* first token's index in the code tensors, a multiple of group */
-    uint64_t capacity;          /* tokens the code tensors hold */
-    struct kb_span codes;       /* u32 [B, kv_heads, head_dim, capacity*bits/32] */
-    struct kb_span scale, min;  /* format [B, kv_heads, head_dim, capacity/group] */
+    uint64_t dst_token;         /* first token's position t, a multiple of group */
+    struct kb_kivi dst;
 };
 
 #ifdef __cplusplus

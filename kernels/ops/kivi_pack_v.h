@@ -4,6 +4,8 @@
 
 #include "kernels/backend.h"
 
+#include "kernels/ops/kivi.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -17,9 +19,8 @@ struct kb_kivi_pack_v {
     bool src_is_f32;
     struct kb_span src;         /* element (b, t, h, c): b*src_batch + t*src_token + h*src_head + c */
     uint64_t src_batch, src_token, src_head;
-    uint64_t dst_token, capacity;
-    struct kb_span codes;       /* u32 [B, kv_heads, capacity, head_dim*bits/32] */
-    struct kb_span scale, min;  /* format [B, kv_heads, capacity, head_dim/group] */
+    uint64_t dst_token;         /* first token's position t */
+    struct kb_kivi dst;
 };
 
 #ifdef __cplusplus

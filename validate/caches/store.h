@@ -6,9 +6,10 @@
  *   contiguous  one strip per tensor, allocated at open for min(max_len, cap) slots
  *   growing     exactly the used slots; one more token allocates a new tensor, copies, frees the old
  *               (K, then V, layer by layer), as concatenating caches do
- *   paged       pages of `block` slots [block pages, kv_heads, block, head_dim] from a pool per tensor and
- *               layer, allocated at open for the run's slots, a table i32 [batch, pages per sequence]
- *               shared by the layers (METADATA), pages handed out in a shuffled order */
+ *   paged       pages of `block` slots [pages, kv_heads, block, head_dim] from a pool per tensor and layer,
+ *               allocated at open for the run's slots rounded up to whole pages per sequence; a table i32
+ *               [batch, pages per sequence] (METADATA), one for each different number of pages per
+ *               sequence and shared by the layers that have it; pages handed out in a shuffled order */
 #ifndef KVPROOF_STORE_H
 #define KVPROOF_STORE_H
 
