@@ -92,6 +92,8 @@ kvp_err kvp_plot(const char *chart, const char *const *inputs, int n_inputs, con
 
     if (!c)
         return kvp_fail(e, KVP_EINPUT, "unknown chart '%s', see `kvproof list charts`", chart);
+    if (!out && !script)
+        return kvp_fail(e, KVP_EINPUT, "plot: where to? give -o FILE.png, -o FILE.svg or --script FILE");
     snprintf(default_out, sizeof(default_out), "%s.svg", c->name);
     if (out)
         KVP_TRY(terminal_of(out, &t.terminal, e));
