@@ -13,13 +13,16 @@ extern char **environ;
 
 void gp_quote(FILE *f, const char *text)
 {
-    fputc('\'', f);
+    fputc('"', f);
     for (const char *p = text; *p; p++) {
-        if (*p == '\'')
-            fputc('\'', f);
-        fputc((unsigned char)*p < 0x20 || *p == 0x7f ? ' ' : *p, f);
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            fputc(' ', f);
+        else if (strchr("\"'`\\$@", *p))
+            fprintf(f, "\\%03o", (unsigned char)*p);
+        else
+            fputc(*p, f);
     }
-    fputc('\'', f);
+    fputc('"', f);
 }
 
 void gp_begin(struct gp *g, double width, double height)
@@ -123,17 +126,22 @@ static kvp_err spawn(int out, int err, pid_t *pid, FILE **in, struct kvp_error *
     return KVP_OK;
 }
 
-/* The first line with a word in it that gnuplot wrote to stderr; it marks the place of an error by lines of
- * blanks and carets. */
+/* The line that says what is wrong: gnuplot first repeats the command after its prompt and points at the
+ * place with a caret. */
 static void first_complaint(FILE *err, char *buf, size_t n)
 {
-    rewind(err);
-    while (fgets(buf, (int)n, err)) {
-        buf[strcspn(buf, "\n")] = '\0';
-        if (buf[strspn(buf, " \t^")] && strncmp(buf, "gnuplot>", 8) != 0)
-            return;
-    }
+    char line[240];
+
     snprintf(buf, n, "it said nothing");
+    rewind(err);
+    while (fgets(line, sizeof(line), err)) {
+        const char *text = line + strspn(line, " \t^\n");
+
+        if (!*text || strncmp(text, "gnuplot>", 8) == 0 || strncmp(text, "multiplot>", 10) == 0)
+            continue;
+        snprintf(buf, n, "%.*s", (int)strcspn(text, "\n"), text);
+        return;
+    }
 }
 
 static kvp_err converse(const char *program, size_t size, int fd, FILE *err, struct kvp_error *e)

@@ -23,8 +23,8 @@ void gp_begin(struct gp *g, double width, double height);
 double gp_x(const struct gp *g, double pixel);
 double gp_y(const struct gp *g, double pixel);
 
-/* One quoted gnuplot string: single quotes, in which neither backslash nor backquote means anything;
- * control characters become spaces. */
+/* One quoted gnuplot string. Quotes, backquotes (gnuplot would run what they enclose), backslashes, $ and @
+ * are written in octal; control characters become spaces. */
 void gp_quote(FILE *f, const char *text);
 
 /* `set label` at a place on the canvas; `style` is gnuplot's ("right textcolor ..."). */
