@@ -100,6 +100,11 @@ int gp_point(size_t i, bool filled)
 
 /* ---- running --------------------------------------------------------------------------------------- */
 
+static kvp_err no_gnuplot(const char *why, struct kvp_error *e)
+{
+    return kvp_fail(e, KVP_ESYS, "gnuplot does not start (%s): install it, e.g. apt-get install gnuplot-nox", why);
+}
+
 /* gnuplot with stdin from a pipe, stdout to `out` and stderr to `err`. *in is the pipe's end to write to. */
 static kvp_err spawn(int out, int err, pid_t *pid, FILE **in, struct kvp_error *e)
 {
@@ -118,7 +123,7 @@ static kvp_err spawn(int out, int err, pid_t *pid, FILE **in, struct kvp_error *
     close(p[0]);
     if (rc != 0) {
         close(p[1]);
-        return kvp_fail(e, KVP_ESYS, "gnuplot does not start (%s): install it, e.g. apt-get install gnuplot-nox", strerror(rc));
+        return no_gnuplot(strerror(rc), e);
     }
     *in = fdopen(p[1], "w");
     if (!*in)
@@ -159,6 +164,8 @@ static kvp_err converse(const char *program, size_t size, int fd, FILE *err, str
         continue;
     if (sent && status == 0)
         return KVP_OK;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 127) /* POSIX lets spawn say it this way too */
+        return no_gnuplot("not found", e);
     first_complaint(err, said, sizeof(said));
     return kvp_fail(e, KVP_ESYS, "gnuplot refused the chart: %s", said);
 }

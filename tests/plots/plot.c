@@ -15,6 +15,7 @@
 
 static char dir[] = "/tmp/kvproof-plot.XXXXXX";
 static char path[4][256]; /* files in dir: see at() */
+static char home[512], search[4096];
 
 static const char *at(int slot, const char *name)
 {
@@ -24,6 +25,8 @@ static const char *at(int slot, const char *name)
 
 static void setup(void)
 {
+    ck_assert_ptr_nonnull(getcwd(home, sizeof(home)));
+    snprintf(search, sizeof(search), "%s", getenv("PATH"));
     memcpy(dir + strlen(dir) - 6, "XXXXXX", 6);
     ck_assert_ptr_nonnull(mkdtemp(dir));
     signal(SIGPIPE, SIG_IGN);
@@ -46,6 +49,8 @@ static void teardown(void)
 {
     DIR *d = opendir(dir);
 
+    ck_assert_int_eq(chdir(home), 0); /* for CK_FORK=no, under valgrind */
+    setenv("PATH", search, 1);
     for (struct dirent *f; d && (f = readdir(d)) != NULL;)
         unlink(at(3, f->d_name));
     if (d)
