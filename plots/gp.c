@@ -29,8 +29,8 @@ void gp_begin(struct gp *g, double width, double height)
 {
     g->width = width;
     g->height = height;
-    fprintf(g->f, "set encoding utf8\nset terminal %s noenhanced size %.0f,%.0f font 'sans-serif,11' background '#ffffff'\n",
-            g->target->terminal, width, height);
+    fprintf(g->f, "set encoding utf8\nset terminal %s noenhanced size %.0f,%.0f font 'sans-serif,11' background '#ffffff'\nmark = %g\n",
+            g->target->terminal, width, height, g->target->mark);
     if (g->target->file) {
         fprintf(g->f, "set output ");
         gp_quote(g->f, g->target->file);
@@ -63,7 +63,7 @@ void gp_label(struct gp *g, double x, double y, const char *style, const char *f
 
 void gp_mark(struct gp *g, double x, double y, int point, double size, unsigned rgb, const char *text)
 {
-    fprintf(g->f, "set label '' at screen %.5f,%.5f point pt %d ps %.2f lc rgb '#%06x'\n", gp_x(g, x), gp_y(g, y),
+    fprintf(g->f, "set label '' at screen %.5f,%.5f point pt %d ps %.2f*mark lc rgb '#%06x'\n", gp_x(g, x), gp_y(g, y),
             point, size, rgb);
     gp_label(g, x + 12, y, "left textcolor rgb '#222222'", "%s", text);
 }

@@ -6,7 +6,8 @@
 
 /* Where a program's picture goes. */
 struct gp_target {
-    const char *terminal; /* gnuplot's word: "pngcairo", "svg" */
+    const char *terminal; /* gnuplot's words: "pngcairo", "svg fontscale 1.25" */
+    double mark;          /* scale of point sizes; the program's variable `mark` */
     const char *file;     /* for `set output`; NULL: gnuplot's stdout */
 };
 

@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* gnuplot's SVG writes smaller letters and larger marks than its PNG does. */
 static const struct {
     const char *extension, *terminal;
-} terminals[] = {{".png", "pngcairo"}, {".svg", "svg"}};
+    double mark;
+} terminals[] = {{".svg", "svg fontscale 1.25", 0.72}, {".png", "pngcairo", 1}};
 
 kvp_err kvp_chart_list(FILE *f, struct kvp_error *e)
 {
@@ -26,7 +28,7 @@ static const struct chart *find_chart(const char *name)
     return NULL;
 }
 
-static kvp_err terminal_of(const char *out, const char **terminal, struct kvp_error *e)
+static kvp_err terminal_of(const char *out, struct gp_target *t, struct kvp_error *e)
 {
     const size_t n = strlen(out);
 
@@ -34,7 +36,8 @@ static kvp_err terminal_of(const char *out, const char **terminal, struct kvp_er
         const size_t ext = strlen(terminals[i].extension);
 
         if (n > ext && strcmp(out + n - ext, terminals[i].extension) == 0) {
-            *terminal = terminals[i].terminal;
+            t->terminal = terminals[i].terminal;
+            t->mark = terminals[i].mark;
             return KVP_OK;
         }
     }
@@ -84,7 +87,7 @@ kvp_err kvp_plot(const char *chart, const char *const *inputs, int n_inputs, con
                  struct kvp_error *e)
 {
     const struct chart *c = find_chart(chart);
-    struct gp_target t = {.terminal = "svg"};
+    struct gp_target t;
     struct results r;
     char default_out[64], *program = NULL;
     size_t size = 0;
@@ -95,8 +98,7 @@ kvp_err kvp_plot(const char *chart, const char *const *inputs, int n_inputs, con
     if (!out && !script)
         return kvp_fail(e, KVP_EINPUT, "plot: where to? give -o FILE.png, -o FILE.svg or --script FILE");
     snprintf(default_out, sizeof(default_out), "%s.svg", c->name);
-    if (out)
-        KVP_TRY(terminal_of(out, &t.terminal, e));
+    KVP_TRY(terminal_of(out ? out : default_out, &t, e));
     t.file = !script ? NULL : out ? out : default_out;
     KVP_TRY(results_load(&r, inputs, n_inputs, c->kinds, e));
     rc = write_program(c, &r, &t, &program, &size, e);

@@ -114,7 +114,7 @@ static kvp_err read_bars(struct bars *s, const struct results *r, struct kvp_err
 
 /* ---- labels ---------------------------------------------------------------------------------------- */
 
-/* A stack's names in black, its parameters below in grey, at most two lines of them. */
+/* A stack's names in black, its parameters below in grey, at most three lines of them. */
 static void technique_label(struct gp *g, const struct bar *b, double y, bool tell_model)
 {
     char names[256], full[1024], line[48], *p = full, *rest;
@@ -123,9 +123,9 @@ static void technique_label(struct gp *g, const struct bar *b, double y, bool te
 
     result_techniques(b->result, true, names, sizeof(names));
     result_techniques(b->result, false, full, sizeof(full));
-    gp_label(g, LEFT - 12, y - 14, "right font 'sans-serif,12'", "%.34s", names);
+    gp_label(g, LEFT - 12, y - 18, "right font 'sans-serif,12'", "%.34s", names);
     if (tell_model)
-        gp_label(g, LEFT - 12, y + 2 + 15 * lines++, "right font 'sans-serif,9' textcolor rgb '#666666'",
+        gp_label(g, LEFT - 12, y - 2 + 14 * lines++, "right font 'sans-serif,9' textcolor rgb '#666666'",
                  "%.24s, context %" JSON_INTEGER_FORMAT,
                  json_string_value(json_object_get(json_object_get(b->result, "model"), "name")),
                  json_integer_value(json_object_get(json_object_get(b->result, "workload"), "context")));
@@ -134,16 +134,16 @@ static void technique_label(struct gp *g, const struct bar *b, double y, bool te
 
         if (!strpbrk(item, "=0123456789") || strstr(names, item))
             continue;
-        if (used && used + n + 2 > 32) {
-            gp_label(g, LEFT - 12, y + 2 + 15 * lines++, "right font 'sans-serif,9' textcolor rgb '#666666'", "%s", line);
+        if (used && used + n + 2 > 34) {
+            gp_label(g, LEFT - 12, y - 2 + 14 * lines++, "right font 'sans-serif,9' textcolor rgb '#666666'", "%s", line);
             used = 0;
         }
-        if (lines == 2)
+        if (lines == 3)
             return;
         used += (size_t)snprintf(line + used, sizeof(line) - used, "%s%.32s", used ? ", " : "", item);
     }
     if (used)
-        gp_label(g, LEFT - 12, y + 2 + 15 * lines, "right font 'sans-serif,9' textcolor rgb '#666666'", "%s", line);
+        gp_label(g, LEFT - 12, y - 2 + 14 * lines, "right font 'sans-serif,9' textcolor rgb '#666666'", "%s", line);
 }
 
 /* What the measurement says about the prediction, in words and to the byte. */
@@ -226,7 +226,7 @@ static void cache_panel(struct gp *g, const struct bars *s)
     const int rm = measured_column(REST), mm = measured_column(METADATA), km = measured_column(PEAK);
 
     unit(g, s->max_cache, "cache");
-    fprintf(g->f, "set xrange [0:%.17g/u]\n", s->max_cache * 1.5);
+    fprintf(g->f, "set xrange [0:%.17g/u]\n", s->max_cache * 1.55);
     value_labels(g, s, REST, PEAK, false);
     fprintf(g->f, "plot $bars using (0):1:(0):(v($%d-$%d)):($1-0.36):($1-0.04) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, CACHE_COLOUR);
     fprintf(g->f, "     '' using (0):1:(v($%d-$%d)):(v($%d)):($1-0.36):($1-0.04) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, r, METADATA_COLOUR);

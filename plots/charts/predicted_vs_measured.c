@@ -195,8 +195,8 @@ static void bytes_panel(struct gp *g, const struct scatter *s)
 {
     panel(g, LEFT, &s->bytes, "bytes: ● must be equal, ○ predicted as an upper bound", "bytes", byte_tics);
     fprintf(g->f, "plot $span using 1:1 with lines lw 1.5 lc rgb '#999999', \\\n"
-                  "     $bound using 1:2:3:4:5 with points lw 1.6 ps variable pt variable lc rgb variable, \\\n"
-                  "     $equal using 1:2:3:4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
+                  "     $bound using 1:2:($3*mark):4:5 with points lw 1.6 ps variable pt variable lc rgb variable, \\\n"
+                  "     $equal using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
 }
 
 static void time_panel(struct gp *g, const struct scatter *s)
@@ -205,31 +205,32 @@ static void time_panel(struct gp *g, const struct scatter *s)
     name_outliers(g, s);
     fprintf(g->f, "plot $span using 1:($1/2):($1*2) with filledcurves fs solid noborder fc rgb '#eeeeee', \\\n"
                   "     $span using 1:1 with lines lw 1.5 lc rgb '#999999', \\\n"
-                  "     $op using 1:2:3:4:5 with points ps variable pt variable lc rgb variable, \\\n"
-                  "     $step using 1:2 with points ps 3 pt 6 lw 1.4 lc rgb '#000000', \\\n"
-                  "     $step using 1:2:3:4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
+                  "     $op using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable, \\\n"
+                  "     $step using 1:2 with points ps 3*mark pt 6 lc rgb '#000000', \\\n"
+                  "     $step using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
 }
 
-/* Short names unless two results would then look alike. */
+/* Short names, unless two results of one model and workload would then look alike. */
 static void technique_name(const struct results *r, size_t i, char *buf, size_t n)
 {
-    const json_t *res = json_array_get(r->array, i), *other;
-    char name[512];
+    const json_t *res = json_array_get(r->array, i), *model = json_object_get(res, "model");
+    const json_t *work = json_object_get(res, "workload"), *other;
+    char name[512], others[512];
+    bool alike = false;
     size_t k;
 
-    result_techniques(res, true, buf, n);
+    result_techniques(res, true, name, sizeof(name));
     json_array_foreach(r->array, k, other) {
-        result_techniques(other, true, name, sizeof(name));
-        if (k != i && strcmp(name, buf) == 0)
-            break;
+        result_techniques(other, true, others, sizeof(others));
+        alike = alike || (k != i && strcmp(name, others) == 0 && json_equal(json_object_get(other, "workload"), work) &&
+                          json_equal(json_object_get(other, "model"), model));
     }
-    if (k == r->n)
-        return;
-    result_techniques(res, false, name, sizeof(name));
-    snprintf(buf, n, "%.26s", name);
-    if (!chart_one_workload(r))
-        snprintf(buf, n, "%.14s %.10s c%" JSON_INTEGER_FORMAT, json_string_value(json_object_get(json_object_get(res, "model"), "name")), name,
-                 json_integer_value(json_object_get(json_object_get(res, "workload"), "context")));
+    result_techniques(res, !alike, name, sizeof(name));
+    if (chart_one_workload(r))
+        snprintf(buf, n, "%.32s", name);
+    else
+        snprintf(buf, n, "%.14s · %.13s %" JSON_INTEGER_FORMAT, name, json_string_value(json_object_get(model, "name")),
+                 json_integer_value(json_object_get(work, "context")));
 }
 
 /* Returns how many lines the legend took. */
