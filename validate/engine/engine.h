@@ -31,7 +31,9 @@ struct eng_op_time {
     uint64_t ns;      /* their sum in the last forward */
 };
 
-/* Builds weights and cache. On failure *out is NULL and everything is released. */
+/* Builds weights and cache. On failure *out is NULL and everything is released. `m` stays the caller's
+ * and must outlive the engine. KVP_EINPUT: a context beyond a table of learned positions; KVP_ENOTSUP: a
+ * RoPE scaling that is not plain, linear or llama3. */
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 void eng_close(struct eng *g); /* NULL is fine */
 
@@ -52,6 +54,9 @@ kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct k
 void eng_time_ops(struct eng *g, bool on);
 const struct eng_op_time *eng_op_times(const struct eng *g, int phase); /* [KVP_OPS] */
 uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the whole last forward */
+
+/* Kernel calls of each op in all forwards since eng_open: what really ran. [KVP_OPS] */
+const uint64_t *eng_calls(const struct eng *g);
 
 /* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
  * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */
