@@ -394,6 +394,12 @@ static kvp_err read_model(const struct reader *r)
     return read_layers(r);
 }
 
+static void cut_slashes(char *path)
+{
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
+        path[n - 1] = 0;
+}
+
 /* "DIR/llama/config.json" is llama, "llama.json" is llama, "config.json" is config. */
 static void name_after(char *buf, size_t n, const char *origin)
 {
@@ -401,8 +407,10 @@ static void name_after(char *buf, size_t n, const char *origin)
 
     kvp_json_word(path, sizeof(path), origin);
     base = strrchr(path, '/');
-    if (base && base > path && strcmp(base, "/config.json") == 0)
+    if (base && strcmp(base, "/config.json") == 0) {
         *base = 0;
+        cut_slashes(path);
+    }
     base = strrchr(path, '/');
     base = base ? base + 1 : path;
     if (strlen(base) > 5 && strcmp(base + strlen(base) - 5, ".json") == 0)
