@@ -102,7 +102,7 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->out, n, w->out, sizeof(float)},
         {&g->lse, n, w->heads, sizeof(float)},
         {&g->mlp, smaller(n, MLP_ROWS), w->mlp, sizeof(float)},
-        {&g->logits, smaller(g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
+        {&g->logits, smaller(g->o.all_logits ? n : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
         {&g->tokens, n, 1, sizeof(int32_t)},
         {&g->positions, n, 1, sizeof(int32_t)},
     };

@@ -21,6 +21,7 @@ struct eng_options {
     uint64_t batch, prompt, generate; /* context = prompt + generate; prompt >= 1 */
     uint64_t seed;                 /* random weights and tokens */
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
+    bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
     bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
 };
 

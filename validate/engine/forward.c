@@ -166,37 +166,33 @@ kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e)
     return KVP_OK;
 }
 
-/* Logits of normed rows [first, first + rows) into `buf`, and from there to `host` unless it is NULL. */
-static kvp_err head_rows(struct eng *g, const struct led_mem *buf, uint64_t first, uint64_t rows, float *host,
-                         struct kvp_error *e)
+/* Logits of normed rows [first, first + rows), and from there to `host` unless it is NULL. */
+static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *host, struct kvp_error *e)
 {
     const uint64_t vocab = g->m->vocab, width = g->m->width;
     const struct linear l = {.op = KVP_OP_HEAD, .rows = rows, .n = g->m->vocab, .k = g->m->width,
                              .w = weight(g, WT_HEAD, 0), .x = at(&g->h, first * width), .x_stride = width,
-                             .out = at(buf, 0), .out_stride = vocab};
+                             .out = at(&g->logits, 0), .out_stride = vocab};
 
     KVP_TRY(linear(g, &l, e));
-    return host ? g->o.backend->read(g->dev, at(buf, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
+    return host ? g->o.backend->read(g->dev, at(&g->logits, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
 }
 
-static kvp_err head_blocks(struct eng *g, const struct led_mem *buf, uint64_t rows, float *host, struct kvp_error *e)
+static kvp_err head_blocks(struct eng *g, uint64_t rows, float *host, struct kvp_error *e)
 {
-    const uint64_t room = buf->bytes / (g->m->vocab * sizeof(float));
-    const uint64_t block = room < LOGIT_ROWS ? room : LOGIT_ROWS;
+    const uint64_t block = g->logits.bytes / (g->m->vocab * sizeof(float));
 
     for (uint64_t r = 0; r < rows; r += block)
-        KVP_TRY(head_rows(g, buf, r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
+        KVP_TRY(head_rows(g, r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
     return KVP_OK;
 }
 
 static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
 {
     const size_t vocab = g->m->vocab;
-    /* The feed-forward is done: its buffer often holds more rows of logits than theirs does. */
-    const struct led_mem *buf = g->mlp.bytes > g->logits.bytes ? &g->mlp : &g->logits;
 
     KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
-    KVP_TRY(head_blocks(g, buf, p->rows, all, e));
+    KVP_TRY(head_blocks(g, p->rows, all, e));
     for (uint64_t b = 0; last && b < g->o.batch; b++)
         memcpy(last + b * vocab, all + ((b + 1) * p->tokens - 1) * vocab, vocab * sizeof(*last));
     return KVP_OK;
@@ -210,5 +206,5 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
         return all_rows(g, p, all, last, e);
     KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, g->o.batch, at(&g->x, (p->tokens - 1) * width),
                  p->tokens * width, e));
-    return head_blocks(g, &g->logits, g->o.batch, last, e);
+    return head_blocks(g, g->o.batch, last, e);
 }
