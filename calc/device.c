@@ -12,7 +12,7 @@ enum { DEVICE_BYTES, DEVICE_RATE, DEVICE_FLOPS, DEVICE_TIME, DEVICE_FRACTION };
 static const struct {
     int kind;
     const char *name;
-    double scale;
+    double scale = 0;
 } units[] = {
     {DEVICE_BYTES, "B", 1},          {DEVICE_BYTES, "kB", 1e3},          {DEVICE_BYTES, "MB", 1e6},
     {DEVICE_BYTES, "GB", 1e9},       {DEVICE_BYTES, "TB", 1e12},         {DEVICE_BYTES, "KiB", 0x1p10},
@@ -57,7 +57,7 @@ static kvp_err read_number(const struct kvp_json *j, const struct field *f, doub
 {
     const json_t *value = json_object_get(j->object, "value");
     const char *unit = NULL, *source = NULL;
-    double scale;
+    double scale = 0;
 
     KVP_TRY(kvp_json_text(j, "unit", &unit, NULL));
     KVP_TRY(kvp_json_text(j, "source", &source, NULL));
