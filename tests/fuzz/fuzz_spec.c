@@ -55,6 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     kvp_stack_text(&s, short_text, sizeof(short_text));
     FUZZ_HOLDS(strncmp(short_text, text, strlen(short_text)) == 0);
-    FUZZ_HOLDS(strlen(short_text) == (strlen(text) < sizeof(short_text) ? strlen(text) : sizeof(short_text) - 1));
+    FUZZ_HOLDS(strlen(short_text) ==
+               (strlen(text) < sizeof(short_text) ? strlen(text) : sizeof(short_text) - 1));
     return 0;
 }
