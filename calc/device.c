@@ -12,7 +12,7 @@ enum { DEVICE_BYTES, DEVICE_RATE, DEVICE_FLOPS, DEVICE_TIME, DEVICE_FRACTION };
 static const struct {
     int kind;
     const char *name;
-    double scale = 0;
+    double scale;
 } units[] = {
     {DEVICE_BYTES, "B", 1},          {DEVICE_BYTES, "kB", 1e3},          {DEVICE_BYTES, "MB", 1e6},
     {DEVICE_BYTES, "GB", 1e9},       {DEVICE_BYTES, "TB", 1e12},         {DEVICE_BYTES, "KiB", 0x1p10},

@@ -243,13 +243,12 @@ void kvp_stack_text(const struct kvp_stack *s, char *buf, size_t n)
     const struct technique *t = technique_at(0);
     size_t used = 0;
 
+    if (n)
+        snprintf(buf, n, "%s", s->n ? "" : t->info.name);
     for (uint32_t i = 0; n && i < s->n; i++) {
-        if (i)
-            snprintf(buf + used, n - used, " ");
+        snprintf(buf + used, n - used, "%s", i ? " " : "");
         used = strlen(buf);
         kvp_spec_text(&s->spec[i], buf + used, n - used);
         used = strlen(buf);
     }
-    if (n && !s->n)
-        snprintf(buf, n, "%s", t->info.name);
 }
