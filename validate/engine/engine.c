@@ -31,6 +31,9 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
 
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
+    if (k == KB_GEMM)
+        g->op[g->phase][op].gemm_flops += 2 * ((const struct kb_gemm *)args)->m * ((const struct kb_gemm *)args)->n *
+                                          ((const struct kb_gemm *)args)->k;
     return end_op(g, op, t, e);
 }
 

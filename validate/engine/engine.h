@@ -30,6 +30,7 @@ enum { ENG_PREFILL, ENG_DECODE, ENG_PHASES };
 struct eng_op_time {
     uint64_t calls;   /* kernel calls in the last forward of that phase */
     uint64_t ns;      /* their sum in the last forward */
+    uint64_t gemm_flops; /* of its GEMMs, from their arguments: 2 m n k */
 };
 
 /* Builds weights and cache. On failure *out is NULL and everything is released. `m` stays the caller's
