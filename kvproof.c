@@ -351,7 +351,7 @@ static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struc
 /* A proof needs decode steps: unless -n says otherwise the last few tokens of the context are generated. */
 static kvp_err validate_workload(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
-    if (a->tokens && no_workload(a)) {
+    if (a->tokens && !a->w.context) {
         KVP_TRY(tokens_count(a->tokens, &a->w.context, e));
     } else if (no_workload(a)) {
         a->w.context = m->max_positions < 512 ? m->max_positions : 512;
