@@ -35,7 +35,7 @@ static void add_scores(struct plan_class *c, uint64_t slots, enum kvp_format f)
     x->heads = c->model->kv_heads;
     x->width = 1;
     x->law.cap = slots;
-    x->follows_growth = true;
+    x->follows_growth = x->strips = true;
 }
 
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
