@@ -34,7 +34,8 @@ static const struct segment {
     {ACTIVATION, 0x009e73, "activation"},
     {WORKSPACE, 0x56b4e9, "workspace"},
 };
-enum { SEGMENTS = sizeof(stack) / sizeof(stack[0]), CACHE_COLOUR = 0x0072b2, METADATA_COLOUR = 0xe69f00 };
+enum { SEGMENTS = sizeof(stack) / sizeof(stack[0]), CACHE_COLOUR = 0x0072b2, METADATA_COLOUR = 0xe69f00,
+       DEVICE_COLOUR = 0xd55e00 };
 
 struct bar {
     const json_t *result;
@@ -45,7 +46,8 @@ struct bars {
     struct bar *bar;
     size_t n;
     size_t undrawn; /* results without rows: not applicable, not run */
-    bool measured, seen[PARTS], metadata;
+    bool measured, seen[PARTS];
+    bool more; /* some total is more than its parts */
     double max_cache, max_total;
 };
 
@@ -81,6 +83,11 @@ static kvp_err read_validate(struct bar *b, const char *origin, struct kvp_error
 
 static void notice(struct bars *s, const struct bar *b)
 {
+    double sum = 0;
+
+    for (size_t i = 0; i < SEGMENTS; i++)
+        sum += b->predicted[stack[i].part];
+    s->more = s->more || b->predicted[TOTAL] > sum;
     for (int i = 0; i < PARTS; i++)
         s->seen[i] = s->seen[i] || b->predicted[i] > 0;
     s->measured = s->measured || b->measured[REST] >= 0;
@@ -129,12 +136,12 @@ static void technique_label(struct gp *g, const struct bar *b, double y, bool te
                  "%.24s, context %" JSON_INTEGER_FORMAT,
                  json_string_value(json_object_get(json_object_get(b->result, "model"), "name")),
                  json_integer_value(json_object_get(json_object_get(b->result, "workload"), "context")));
-    for (char *item = strtok_r(p, ":,+", &rest); item; item = strtok_r(NULL, ":,+", &rest)) {
+    for (char *item = strtok_r(p, ":,+ ", &rest); item; item = strtok_r(NULL, ":,+ ", &rest)) {
         const size_t n = strlen(item);
 
         if (!strpbrk(item, "=0123456789") || strstr(names, item))
             continue;
-        if (used && used + n + 2 > 34) {
+        if (used && used + n + 2 > 33) {
             gp_label(g, LEFT - 12, y - 2 + 14 * lines++, "right font 'sans-serif,9' textcolor rgb '#666666'", "%s", line);
             used = 0;
         }
@@ -169,7 +176,7 @@ static void value_labels(struct gp *g, const struct bars *s, enum part shown, en
         char text[96];
 
         gp_bytes(b->predicted[shown], text, sizeof(text));
-        fprintf(g->f, "set label '%s' at first %.17g/u,%g left offset 0.7,0 font 'sans-serif,10'\n", text, end, (double)i - 0.2);
+        fprintf(g->f, "set label '%s' at first %.17g/u,%g left offset 0.7,0 font 'sans-serif,10'\n", text, end, (double)i - (s->measured ? 0.2 : 0));
         if (b->measured[shown] < 0)
             continue;
         verdict(b, shown, bound, text, sizeof(text));
@@ -228,11 +235,11 @@ static void cache_panel(struct gp *g, const struct bars *s)
     unit(g, s->max_cache, "cache");
     fprintf(g->f, "set xrange [0:%.17g/u]\n", s->max_cache * 1.55);
     value_labels(g, s, REST, PEAK, false);
-    fprintf(g->f, "plot $bars using (0):1:(0):(v($%d-$%d)):($1-0.36):($1-0.04) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, CACHE_COLOUR);
-    fprintf(g->f, "     '' using (0):1:(v($%d-$%d)):(v($%d)):($1-0.36):($1-0.04) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, r, METADATA_COLOUR);
+    fprintf(g->f, "plot $bars using (0):1:(0):(v($%d-$%d)):($1+top):($1+end) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, CACHE_COLOUR);
+    fprintf(g->f, "     '' using (0):1:(v($%d-$%d)):(v($%d)):($1+top):($1+end) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n", r, m, r, METADATA_COLOUR);
     fprintf(g->f, "     '' using (0):1:(0):(w($%d,$%d-$%d)):($1+0.04):($1+0.36) with boxxyerror fs solid 0.45 noborder fc rgb '#%06x', \\\n", rm, rm, mm, CACHE_COLOUR);
     fprintf(g->f, "     '' using (0):1:(w($%d,$%d-$%d)):(w($%d,$%d)):($1+0.04):($1+0.36) with boxxyerror fs solid 0.45 noborder fc rgb '#%06x', \\\n", rm, rm, mm, rm, rm, METADATA_COLOUR);
-    fprintf(g->f, "     '' using (v($%d)):($1-0.38):(0):(0.36) with vectors nohead lw 2 lc rgb '#000000', \\\n", k);
+    fprintf(g->f, "     '' using (v($%d)):($1+top-0.02):(0):(end-top+0.04) with vectors nohead lw 2 lc rgb '#000000', \\\n", k);
     fprintf(g->f, "     '' using (w($%d,$%d)):($1+0.02):(0):(0.36) with vectors nohead lw 2 lc rgb '#000000'\n", km, km);
 }
 
@@ -247,10 +254,13 @@ static void total_panel(struct gp *g, const struct bars *s)
     fprintf(g->f, "plot ");
     for (size_t i = 0; i < SEGMENTS; i++) {
         snprintf(high, sizeof(high), "%.100s+$%d", low, predicted_column(stack[i].part));
-        fprintf(g->f, "$bars using (0):1:(v(%s)):(v(%s)):($1-0.36):($1-0.04) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n     ",
+        fprintf(g->f, "$bars using (0):1:(v(%s)):(v(%s)):($1+top):($1+end) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n     ",
                 low, high, stack[i].colour);
         memcpy(low, high, sizeof(low));
     }
+    if (s->more)
+        fprintf(g->f, "$bars using (0):1:(v(%s)):(v($%d)):($1+top):($1+end) with boxxyerror fs solid noborder fc rgb '#%06x', \\\n     ",
+                low, predicted_column(TOTAL), DEVICE_COLOUR);
     fprintf(g->f, "'' using (0):1:(0):(w($%d,$%d)):($1+0.04):($1+0.36) with boxxyerror fs solid 0.45 noborder fc rgb '#8c8c8c'\n", total, total);
 }
 
@@ -270,8 +280,10 @@ static void legend(struct gp *g, const struct bars *s)
         if (!s->seen[stack[i].part])
             continue;
         gp_mark(g, x, y, 5, 1.4, stack[i].colour, stack[i].name);
-        x += 36 + 7.2 * (double)strlen(stack[i].name);
+        x += 34 + 7 * (double)strlen(stack[i].name);
     }
+    if (s->more)
+        gp_mark(g, x, y, 5, 1.4, DEVICE_COLOUR, "device");
 }
 
 static void captions(struct gp *g, const struct results *r, double y)
@@ -301,8 +313,9 @@ static void write_program(struct gp *g, const struct bars *s, const struct resul
     gp_begin(g, WIDTH, height);
     data(g, s);
     fprintf(g->f, "v(x) = x/u\nw(known,x) = known < 0 ? NaN : x/u\n"
-                  "unset key\nset border 1 lc rgb '#888888'\nset tics nomirror textcolor rgb '#333333'\nunset ytics\n"
-                  "set grid xtics lt 1 lc rgb '#e4e4e4'\nset multiplot\n");
+                  "top = %g\nend = %g\nunset key\nset border 1 lc rgb '#888888'\nset tics nomirror textcolor rgb '#333333'\nunset ytics\n"
+                  "set grid xtics lt 1 lc rgb '#e4e4e4'\nset multiplot\n",
+            s->measured ? -0.36 : -0.26, s->measured ? -0.04 : 0.26);
     chart_title(g, r, s->measured ? "memory by technique, predicted and measured" : "memory by technique, predicted");
     for (size_t i = 0; i < s->n; i++)
         technique_label(g, &s->bar[i], TOP + ROW * ((double)i + 0.5), !chart_one_workload(r));
