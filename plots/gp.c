@@ -65,7 +65,7 @@ void gp_mark(struct gp *g, double x, double y, int point, double size, unsigned 
 {
     fprintf(g->f, "set label '' at screen %.5f,%.5f point pt %d ps %.2f*mark lc rgb '#%06x'\n", gp_x(g, x), gp_y(g, y),
             point, size, rgb);
-    gp_label(g, x + 12, y, "left textcolor rgb '#222222'", "%s", text);
+    gp_label(g, x + 12, y, "left font 'sans-serif,10' textcolor rgb '#222222'", "%s", text);
 }
 
 void gp_bytes(double bytes, char *buf, size_t n)

@@ -274,13 +274,13 @@ static void legend(struct gp *g, const struct bars *s)
     gp_label(g, SPLIT, TOP - 44, "left font 'sans-serif,12'", "whole run at its peak");
     gp_mark(g, x, y, 5, 1.4, CACHE_COLOUR, "rows");
     gp_mark(g, x + 66, y, 5, 1.4, METADATA_COLOUR, "metadata");
-    gp_label(g, x + 164, y, "left textcolor rgb '#222222'", "│ cache at its peak");
+    gp_label(g, x + 164, y, "left font 'sans-serif,10' textcolor rgb '#222222'", "│ cache at its peak");
     x = SPLIT + 6;
     for (size_t i = 0; i < SEGMENTS; i++) {
         if (!s->seen[stack[i].part])
             continue;
         gp_mark(g, x, y, 5, 1.4, stack[i].colour, stack[i].name);
-        x += 34 + 7 * (double)strlen(stack[i].name);
+        x += 38 + 6.2 * (double)strlen(stack[i].name);
     }
     if (s->more)
         gp_mark(g, x, y, 5, 1.4, DEVICE_COLOUR, "device");
@@ -290,7 +290,7 @@ static void captions(struct gp *g, const struct results *r, double y)
 {
     const char *style = "left font 'sans-serif,10' textcolor rgb '#555555'";
 
-    gp_label(g, 24, y, style, "activation and workspace are predicted as upper bounds, everything else to the byte");
+    gp_label(g, 24, y, style, "activation and workspace are predicted as upper bounds, weights and cache to the byte");
     y += LINE;
     for (size_t i = 0; i < r->n; i++) {
         const json_t *res = json_array_get(r->array, i);
