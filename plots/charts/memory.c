@@ -161,7 +161,7 @@ static void verdict(const struct bar *b, enum part part, bool bound, char *buf, 
 
     gp_bytes(b->measured[part], size, sizeof(size));
     if (off == 0)
-        snprintf(buf, n, "%s, equal to the byte", size);
+        snprintf(buf, n, "%s, equal%s", size, bound ? "" : " to the byte");
     else if (bound && off < 0)
         snprintf(buf, n, "%s, within", size);
     else
