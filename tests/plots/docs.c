@@ -103,8 +103,8 @@ START_TEST(technique_pages)
     uint32_t i;
 
     for (i = 0; (t = kvp_technique_at(i)); i++) {
-        static const char *const headings[] = {"## Stored", "### To the byte", "## Steps", "## Composes with", "## Sources",
-                                               "## Pitfalls", "## Files"};
+        static const char *const headings[] = {"## Stored",        "### To the byte", "## Steps",
+                                               "## Composes with", "## Sources",      "## Pitfalls", "## Files"};
         char name[128], *page, *keys = strdup(t->params), *rest;
 
         snprintf(name, sizeof(name), "docs/techniques/%s.md", t->name);
