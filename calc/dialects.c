@@ -2,7 +2,6 @@
  * modelling files beside them in huggingface/transformers (4.56 and 5.x agree on these defaults). */
 #include "calc/dialects.h"
 
-#include <ctype.h>
 #include <string.h>
 
 /* The spellings that Llama and everything after it share. */
@@ -24,9 +23,9 @@ static const struct kvp_dialect dialects[N_DIALECTS] = {
     [AT_GPT2] = {
         .model_type = "gpt2",
         .architectures = {"GPT2LMHeadModel", "GPT2Model"},
-        .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"n_embd"}, [KVP_SIZE_LAYERS] = {"n_layer"},
-                [KVP_SIZE_HEADS] = {"n_head"}, [KVP_SIZE_FFN] = {"n_inner"},
-                [KVP_SIZE_POSITIONS] = {"n_positions", "n_ctx"}},
+        .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"n_embd"},
+                [KVP_SIZE_LAYERS] = {"n_layer"}, [KVP_SIZE_HEADS] = {"n_head"},
+                [KVP_SIZE_FFN] = {"n_inner"}, [KVP_SIZE_POSITIONS] = {"n_positions", "n_ctx"}},
         .absent = {[KVP_SIZE_POSITIONS] = 1024},
         .ffn_per_width = 4,
         .act_key = "activation_function", .act = "gelu_new",
@@ -115,7 +114,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const struct kvp_dialect **out)
                         type ? "model_type" : "architecture", word, list);
     }
     if (kvp_json_get(j, "dim") && kvp_json_get(j, "n_layers"))
-        return kvp_fail(j->e, KVP_ENOTSUP, "%s: this is a params.json (dim, n_layers); give the model's config.json", j->origin);
+        return kvp_fail(j->e, KVP_ENOTSUP,
+                        "%s: this is a params.json (dim, n_layers); give the model's config.json", j->origin);
     return kvp_fail(j->e, KVP_EINPUT, "%s: model_type is missing; expected one of %s", j->origin, list);
 }
 
@@ -127,7 +127,8 @@ enum demand {
     ONLY_TRUE,
 };
 enum {
-    GPT2 = 1 << AT_GPT2, LLAMA = 1 << AT_LLAMA, MISTRAL = 1 << AT_MISTRAL, QWEN2 = 1 << AT_QWEN2, QWEN3 = 1 << AT_QWEN3,
+    GPT2 = 1 << AT_GPT2, LLAMA = 1 << AT_LLAMA, MISTRAL = 1 << AT_MISTRAL,
+    QWEN2 = 1 << AT_QWEN2, QWEN3 = 1 << AT_QWEN3,
     ROPE = LLAMA | MISTRAL | QWEN2 | QWEN3, ALL = GPT2 | ROPE,
 };
 
@@ -195,7 +196,8 @@ static bool is_size(const struct kvp_dialect *d, const char *key)
 /* Could a key of this name change what is stored? The word that says so, or NULL. */
 static const char *suspicious(const char *key)
 {
-    static const char *const words[] = {"head", "layer", "window", "rank", "state", "share", "cache", "expert", "dim"};
+    static const char *const words[] = {"head",  "layer", "window", "rank", "state",
+                                        "share", "cache", "expert", "dim"};
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         if (strcasestr(key, words[i]))
@@ -203,7 +205,8 @@ static const char *suspicious(const char *key)
     return NULL;
 }
 
-static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const char *key, const json_t *v)
+static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const char *key,
+                         const json_t *v)
 {
     const struct rule *r = rule_of(d, key);
     const char *word;
@@ -217,7 +220,8 @@ static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, 
     if (!word)
         return KVP_OK;
     kvp_json_word(shown, sizeof(shown), key);
-    return kvp_fail(j->e, KVP_EINPUT, "%s: key \"%s\" is not known for model_type %s, and a key about \"%s\" could change memory",
+    return kvp_fail(j->e, KVP_EINPUT,
+                    "%s: key \"%s\" is not known for model_type %s, and a key about \"%s\" could change memory",
                     j->origin, shown, d->model_type, word);
 }
 

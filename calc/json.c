@@ -120,7 +120,8 @@ kvp_err kvp_json_parse(json_t **out, const char *text, size_t len, const char *o
     char *copy, why[JSON_ERROR_TEXT_LENGTH];
 
     if (len > MAX_FILE)
-        return kvp_fail(e, KVP_EINPUT, "%s: larger than %d MiB, so not a configuration", origin, MAX_FILE >> 20);
+        return kvp_fail(e, KVP_EINPUT, "%s: larger than %d MiB, so not a configuration", origin,
+                        MAX_FILE >> 20);
     copy = strict_copy(text, len, &n);
     if (!copy)
         return kvp_fail(e, KVP_ENOMEM, "%s: out of memory", origin);
@@ -129,7 +130,8 @@ kvp_err kvp_json_parse(json_t **out, const char *text, size_t len, const char *o
     if (*out)
         return KVP_OK;
     kvp_json_word(why, sizeof(why), err.text);
-    return kvp_fail(e, KVP_EINPUT, "%s: line %d: not valid JSON: %s", origin, err.line > 0 ? err.line : 1, why);
+    return kvp_fail(e, KVP_EINPUT, "%s: line %d: not valid JSON: %s", origin, err.line > 0 ? err.line : 1,
+                    why);
 }
 
 kvp_err kvp_json_read_file(char **text, size_t *len, const char *path, struct kvp_error *e)
@@ -181,7 +183,8 @@ static const json_t *find(const struct kvp_json *j, const char *key, bool *found
     return v;
 }
 
-kvp_err kvp_json_u64(const struct kvp_json *j, const char *key, uint64_t least, uint64_t most, uint64_t *out, bool *found)
+kvp_err kvp_json_u64(const struct kvp_json *j, const char *key, uint64_t least, uint64_t most, uint64_t *out,
+                     bool *found)
 {
     const json_t *v = find(j, key, found);
     double r;

@@ -32,7 +32,8 @@ kvp_err kvp_json_read_file(char **text, size_t *len, const char *path, struct kv
 const json_t *kvp_json_get(const struct kvp_json *j, const char *key);
 
 /* Each leaves *out alone when the key is absent or null, and says so in *found (may be NULL). */
-kvp_err kvp_json_u64(const struct kvp_json *j, const char *key, uint64_t least, uint64_t most, uint64_t *out, bool *found);
+kvp_err kvp_json_u64(const struct kvp_json *j, const char *key, uint64_t least, uint64_t most, uint64_t *out,
+                     bool *found);
 kvp_err kvp_json_real(const struct kvp_json *j, const char *key, double *out, bool *found); /* > 0, finite */
 kvp_err kvp_json_bool(const struct kvp_json *j, const char *key, bool *out, bool *found);
 /* The string lives as long as the object. */

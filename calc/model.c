@@ -55,7 +55,8 @@ static kvp_err need_size(const struct reader *r, enum kvp_size s, uint64_t *out)
 {
     KVP_TRY(read_size(r, s, out));
     if (!*out)
-        return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s is missing: %s", r->j.origin, r->d->key[s][0], limits[s].what);
+        return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s is missing: %s", r->j.origin, r->d->key[s][0],
+                        limits[s].what);
     return KVP_OK;
 }
 
@@ -70,15 +71,18 @@ static kvp_err read_heads(const struct reader *r, struct kvp_layer_class *c)
     if (!kv_heads)
         kv_heads = heads;
     if (heads % kv_heads)
-        return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s %" PRIu64 " is not a multiple of the %" PRIu64 " KV heads", r->j.origin,
-                        name, heads, kv_heads);
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: %s %" PRIu64 " is not a multiple of the %" PRIu64 " KV heads", r->j.origin, name,
+                        heads, kv_heads);
     if (!head_dim && r->m->width % heads)
-        return kvp_fail(r->j.e, KVP_EINPUT, "%s: head_dim is absent and %s %" PRIu32 " is not a multiple of %s %" PRIu64,
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: head_dim is absent and %s %" PRIu32 " is not a multiple of %s %" PRIu64,
                         r->j.origin, width, r->m->width, name, heads);
     if (!head_dim)
         head_dim = r->m->width / heads;
     if (r->d->position == KVP_POS_ROPE && head_dim % 2)
-        return kvp_fail(r->j.e, KVP_EINPUT, "%s: the head size %" PRIu64 " is odd, and rotary positions pair its elements",
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: the head size %" PRIu64 " is odd, and rotary positions pair its elements",
                         r->j.origin, head_dim);
     c->heads = (uint32_t)heads;
     c->kv_heads = (uint32_t)kv_heads;
@@ -91,9 +95,13 @@ static kvp_err read_act(const struct reader *r, enum kvp_act *out)
     static const struct {
         const char *name;
         enum kvp_act act;
-    } acts[] = {{"silu", KVP_ACT_SILU}, {"swish", KVP_ACT_SILU}, {"gelu_new", KVP_ACT_GELU_TANH},
-                {"gelu_pytorch_tanh", KVP_ACT_GELU_TANH}, {"gelu_fast", KVP_ACT_GELU_TANH},
-                {"gelu", KVP_ACT_GELU}, {"relu", KVP_ACT_RELU}};
+    } acts[] = {{"silu", KVP_ACT_SILU},
+                {"swish", KVP_ACT_SILU},
+                {"gelu_new", KVP_ACT_GELU_TANH},
+                {"gelu_pytorch_tanh", KVP_ACT_GELU_TANH},
+                {"gelu_fast", KVP_ACT_GELU_TANH},
+                {"gelu", KVP_ACT_GELU},
+                {"relu", KVP_ACT_RELU}};
     const char *name = r->d->act;
     char word[64];
 
@@ -104,8 +112,8 @@ static kvp_err read_act(const struct reader *r, enum kvp_act *out)
             return KVP_OK;
         }
     kvp_json_word(word, sizeof(word), name);
-    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; silu, gelu, gelu_new and relu are", r->j.origin,
-                    r->d->act_key, word);
+    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; silu, gelu, gelu_new and relu are",
+                    r->j.origin, r->d->act_key, word);
 }
 
 static kvp_err read_biases(const struct reader *r, struct kvp_layer_class *c)
@@ -143,7 +151,8 @@ static kvp_err read_window(const struct reader *r, uint64_t *window)
 static kvp_err windows_from_types(const struct reader *r, const json_t *types, uint64_t window, uint64_t *of)
 {
     if (!json_is_array(types) || json_array_size(types) != r->m->layers)
-        return kvp_fail(r->j.e, KVP_EINPUT, "%s: layer_types: expected a list of %" PRIu32 " names, one a layer", r->j.origin,
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: layer_types: expected a list of %" PRIu32 " names, one a layer", r->j.origin,
                         r->m->layers);
     for (uint32_t i = 0; i < r->m->layers; i++) {
         const char *type = json_string_value(json_array_get(types, i));
@@ -153,12 +162,16 @@ static kvp_err windows_from_types(const struct reader *r, const json_t *types, u
             of[i] = 0;
         } else if (type && strcmp(type, "sliding_attention") == 0) {
             if (!window)
-                return kvp_fail(r->j.e, KVP_EINPUT, "%s: layer_types: layer %" PRIu32 " slides, but no sliding_window is in force",
+                return kvp_fail(r->j.e, KVP_EINPUT,
+                                "%s: layer_types: layer %" PRIu32
+                                " slides, but no sliding_window is in force",
                                 r->j.origin, i);
             of[i] = window;
         } else {
             kvp_json_word(word, sizeof(word), type ? type : "(not a string)");
-            return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: layer_types: layer %" PRIu32 " is \"%s\"; full_attention and sliding_attention are supported",
+            return kvp_fail(r->j.e, KVP_ENOTSUP,
+                            "%s: layer_types: layer %" PRIu32
+                            " is \"%s\"; full_attention and sliding_attention are supported",
                             r->j.origin, i, word);
         }
     }
@@ -175,7 +188,8 @@ static kvp_err read_windows(const struct reader *r, uint64_t *of)
     if (types)
         return windows_from_types(r, types, window, of);
     if (window && r->d->window == KVP_WINDOW_NONE)
-        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: sliding_window is set, but model_type %s has none and layer_types is absent",
+        return kvp_fail(r->j.e, KVP_ENOTSUP,
+                        "%s: sliding_window is set, but model_type %s has none and layer_types is absent",
                         r->j.origin, r->d->model_type);
     if (r->d->window == KVP_WINDOW_FROM) {
         from = r->d->window_from_absent;
@@ -256,9 +270,20 @@ static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
     KVP_TRY(need_real(j, "high_freq_factor", &m->rope_high_freq));
     KVP_TRY(need_real(j, "original_max_position_embeddings", &m->rope_original_context));
     if (m->rope_high_freq <= m->rope_low_freq)
-        return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is not above low_freq_factor %g", j->origin, m->rope_high_freq,
-                        m->rope_low_freq);
+        return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is not above low_freq_factor %g",
+                        j->origin, m->rope_high_freq, m->rope_low_freq);
     return KVP_OK;
+}
+
+static kvp_err refuse_partial(const struct kvp_json *j)
+{
+    double partial = 1;
+
+    KVP_TRY(kvp_json_real(j, "partial_rotary_factor", &partial, NULL));
+    if (partial == 1)
+        return KVP_OK;
+    return kvp_fail(j->e, KVP_ENOTSUP, "%s: partial_rotary_factor %g is not supported, only 1", j->origin,
+                    partial);
 }
 
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
@@ -268,7 +293,6 @@ static kvp_err read_rope_object(const struct reader *r, const char *key, const j
     struct kvp_json j = {object, origin, r->j.e};
     const char *type = "default";
     bool found = false;
-    double partial = 1;
 
     snprintf(origin, sizeof(origin), "%s: %s", r->j.origin, key);
     if (!json_is_object(object))
@@ -279,9 +303,7 @@ static kvp_err read_rope_object(const struct reader *r, const char *key, const j
     if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
         return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set a layer type is not supported", origin);
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(kvp_json_real(&j, "partial_rotary_factor", &partial, NULL));
-    if (partial != 1)
-        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: partial_rotary_factor %g is not supported, only 1", origin, partial);
+    KVP_TRY(refuse_partial(&j));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
     if (strcmp(type, "default") == 0)
         return KVP_OK;
@@ -300,7 +322,6 @@ static kvp_err read_rope_object(const struct reader *r, const char *key, const j
 static kvp_err read_positions(const struct reader *r)
 {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
-    double partial = 1;
 
     KVP_TRY(need_size(r, KVP_SIZE_POSITIONS, &r->m->max_positions));
     r->m->position = r->d->position;
@@ -309,9 +330,7 @@ static kvp_err read_positions(const struct reader *r)
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
     r->m->rope_theta = 10000;
     KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(kvp_json_real(&r->j, "partial_rotary_factor", &partial, NULL));
-    if (partial != 1)
-        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: partial_rotary_factor %g is not supported, only 1", r->j.origin, partial);
+    KVP_TRY(refuse_partial(&r->j));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
 
@@ -346,7 +365,8 @@ static kvp_err read_dtype(const struct reader *r)
             return KVP_OK;
         }
     kvp_json_word(word, sizeof(word), name);
-    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; float32, float16 and bfloat16 are", r->j.origin, key, word);
+    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; float32, float16 and bfloat16 are",
+                    r->j.origin, key, word);
 }
 
 /* Quantized weights are refused by the name that the config gives them. */
@@ -365,7 +385,8 @@ static kvp_err refuse_quantized(const struct kvp_json *j)
         for (size_t k = 0; k < sizeof(names) / sizeof(names[0]) && !name; k++)
             name = json_string_value(json_object_get(v, names[k]));
         kvp_json_word(word, sizeof(word), name ? name : "without a method's name");
-        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s (%s): quantized weights are not supported", j->origin, keys[i], word);
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s (%s): quantized weights are not supported", j->origin,
+                        keys[i], word);
     }
     return KVP_OK;
 }
@@ -418,7 +439,8 @@ static void name_after(char *buf, size_t n, const char *origin)
     kvp_json_word(buf, n, *base ? base : "model");
 }
 
-kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, const char *origin, struct kvp_error *e)
+kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, const char *origin,
+                        struct kvp_error *e)
 {
     struct kvp_model m = {0};
     char shown[256];
@@ -453,7 +475,8 @@ kvp_err kvp_model_truncate(struct kvp_model *m, uint32_t layers, struct kvp_erro
     uint32_t kept = 0;
 
     if (!layers || layers > m->layers)
-        return kvp_fail(e, KVP_EINPUT, "%s has %" PRIu32 " layers, so the first %" PRIu32 " cannot be taken", m->name, m->layers, layers);
+        return kvp_fail(e, KVP_EINPUT, "%s has %" PRIu32 " layers, so the first %" PRIu32 " cannot be taken",
+                        m->name, m->layers, layers);
     for (uint32_t c = 0; c < m->classes; c++)
         m->cls[c].count = 0;
     for (uint32_t i = 0; i < layers; i++) /* classes are numbered in the order of their first layer */

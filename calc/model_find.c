@@ -110,15 +110,18 @@ static kvp_err load_builtin(struct kvp_model *out, const char *text, struct kvp_
         if (exists(path))
             return load_file(out, path, e);
     }
-    return kvp_fail(e, KVP_EINPUT, "no model \"%s\": neither a path nor a name in %.200s/models; `kvproof list models` shows the names",
-                    shown, kvp_data_dir());
+    return kvp_fail(
+        e, KVP_EINPUT,
+        "no model \"%s\": neither a path nor a name in %.200s/models; `kvproof list models` shows the names",
+        shown, kvp_data_dir());
 }
 
 kvp_err kvp_model_load(struct kvp_model *out, const char *path_or_name, struct kvp_error *e)
 {
     memset(out, 0, sizeof(*out));
     if (!*path_or_name)
-        return kvp_fail(e, KVP_EINPUT, "the model is an empty string; expected a path or a name from `kvproof list models`");
+        return kvp_fail(e, KVP_EINPUT,
+                        "the model is an empty string; expected a path or a name from `kvproof list models`");
     if (is_dir(path_or_name))
         return load_dir(out, path_or_name, e);
     if (exists(path_or_name))

@@ -11,7 +11,8 @@ extern "C" {
 #endif
 
 /* For each (b, kv head g), with add[s] = sum over the query heads of g of probs[b][h][s]:
- *   scores[s] += add[s] for s < used, each rounded to score_format (sum in f32).
+ *   scores[s] += add[s] for s < used, each rounded to score_format. add[s] is summed in f32 from 0 in head
+ *   order, then added in f32: the same scores and probs make the same choices on every backend.
  *   used < heavy + recent: the new token goes to slot `used`, its score is add[used].
  *   otherwise: let o = the slot of the oldest recent token, heavy + (position - heavy) % recent. Among
  *   the slots [0, heavy) and o, find the lowest score (ties: the lowest slot, o last). If it is o, o's

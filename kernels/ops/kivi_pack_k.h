@@ -14,7 +14,9 @@ extern "C" {
  * For each (b, h, channel c, group of `group` consecutive tokens): min and max of the stored-precision
  * values; scale = (max - min) / (2^bits - 1), both min and scale rounded to `format`;
  * code = clamp(round_half_even((x - min) / scale), 0, 2^bits - 1) with the rounded min and scale, 0 when
- * scale is 0. */
+ * scale is 0. All of it in f32: the values widened, each subtraction and each division (true division,
+ * no reciprocal) rounded once to nearest even, subnormals kept, nothing contracted; so codes, scales and
+ * mins are the same bits on every backend. Values are finite. */
 struct kb_kivi_pack_k {
     uint64_t batch;
     uint32_t kv_heads, head_dim, bits, group;

@@ -8,6 +8,8 @@
 extern "C" {
 #endif
 
+/* Angle i of a row is (float)position * inv_freq[i], the product rounded to f32 (as transformers computes
+ * it); every backend rotates by that angle, so that they agree at large positions. */
 struct kb_rope {
     uint64_t rows;
     uint32_t heads, head_dim;

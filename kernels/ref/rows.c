@@ -1,0 +1,176 @@
+/* rows.c - what works row by row: embed, norm, gemm, rope, act, cache_write, read_probe */
+#include "kernels/ref/ref.h"
+
+#include "kernels/ops/act.h"
+#include "kernels/ops/cache_write.h"
+#include "kernels/ops/embed.h"
+#include "kernels/ops/gemm.h"
+#include "kernels/ops/norm.h"
+#include "kernels/ops/read_probe.h"
+#include "kernels/ops/rope.h"
+
+#include <math.h>
+
+kvp_err ref_embed(const void *args, struct kvp_error *e)
+{
+    const struct kb_embed *a = args;
+    const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
+    float *out = kb_at(a->out);
+
+    for (uint64_t n = 0; n < a->rows; n++) {
+        if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
+            return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
+        for (uint32_t i = 0; i < a->width; i++) {
+            double x = (double)kb_load(a->format, kb_at(a->table), (uint64_t)tokens[n] * a->width + i);
+
+            if (positions)
+                x += (double)kb_load(a->format, kb_at(a->position_table), (uint64_t)positions[n] * a->width + i);
+            out[n * a->width + i] = (float)x;
+        }
+    }
+    return KVP_OK;
+}
+
+static void norm_one(const struct kb_norm *a, const float *in, float *out)
+{
+    double mean = 0, square = 0, factor;
+
+    for (uint32_t i = 0; a->layer && i < a->width; i++)
+        mean += (double)in[i] / a->width;
+    for (uint32_t i = 0; i < a->width; i++)
+        square += ((double)in[i] - mean) * ((double)in[i] - mean);
+    factor = 1 / sqrt(square / a->width + a->eps);
+    for (uint32_t i = 0; i < a->width; i++) {
+        double x = ((double)in[i] - mean) * factor * (double)kb_load(a->format, kb_at(a->weight), i);
+
+        if (a->bias.buf)
+            x += (double)kb_load(a->format, kb_at(a->bias), i);
+        out[i] = (float)x;
+    }
+}
+
+kvp_err ref_norm(const void *args, struct kvp_error *e)
+{
+    const struct kb_norm *a = args;
+    const float *in = kb_at(a->in);
+    float *out = kb_at(a->out);
+
+    (void)e;
+    for (uint64_t n = 0; n < a->rows; n++)
+        for (uint32_t g = 0; g < a->groups; g++)
+            norm_one(a, in + n * a->in_stride + (uint64_t)g * a->width,
+                     out + n * a->out_stride + (uint64_t)g * a->width);
+    return KVP_OK;
+}
+
+kvp_err ref_gemm(const void *args, struct kvp_error *e)
+{
+    const struct kb_gemm *a = args;
+    const float *x = kb_at(a->x);
+    float *out = kb_at(a->out);
+
+    (void)e;
+    for (uint64_t i = 0; i < a->m; i++)
+        for (uint32_t j = 0; j < a->n; j++) {
+            float *y = &out[i * a->out_stride + j];
+            double sum = ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
+
+            if (a->bias.buf)
+                sum += (double)kb_load(a->format, kb_at(a->bias), j);
+            *y = (float)((a->accumulate ? (double)*y : 0.0) + sum);
+        }
+    return KVP_OK;
+}
+
+kvp_err ref_rope(const void *args, struct kvp_error *e)
+{
+    const struct kb_rope *a = args;
+    const int32_t *positions = kb_at(a->positions);
+    const float *inv_freq = kb_at(a->inv_freq);
+    uint32_t half = a->head_dim / 2;
+
+    (void)e;
+    for (uint64_t n = 0; n < a->rows; n++)
+        for (uint32_t h = 0; h < a->heads; h++) {
+            float *x = (float *)kb_at(a->x) + n * a->stride + (uint64_t)h * a->head_dim;
+
+            for (uint32_t i = 0; i < half; i++) {
+                float angle = (float)positions[n] * inv_freq[i];
+                double c = cos((double)angle), s = sin((double)angle), u = (double)x[i], v = (double)x[i + half];
+
+                x[i] = (float)(u * c - v * s);
+                x[i + half] = (float)(v * c + u * s);
+            }
+        }
+    return KVP_OK;
+}
+
+static double silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+/* 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)), which has no cancellation */
+static double gelu_tanh(double x)
+{
+    return x / (1 + exp(-2 * sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static double gelu(double x)
+{
+    return 0.5 * x * erfc(-x * M_SQRT1_2);
+}
+
+static double relu(double x)
+{
+    return x > 0 ? x : 0;
+}
+
+kvp_err ref_act(const void *args, struct kvp_error *e)
+{
+    static double (*const table[])(double) = {
+        [KB_ACT_SILU] = silu, [KB_ACT_GELU_TANH] = gelu_tanh, [KB_ACT_GELU] = gelu, [KB_ACT_RELU] = relu};
+    const struct kb_act *a = args;
+
+    (void)e;
+    for (uint64_t n = 0; n < a->rows; n++) {
+        const float *in = (const float *)kb_at(a->in) + n * a->in_stride;
+        float *out = (float *)kb_at(a->out) + n * a->out_stride;
+
+        for (uint32_t i = 0; i < a->width; i++)
+            out[i] = (float)(table[a->kind]((double)in[i]) * (a->gated ? (double)in[a->width + i] : 1.0));
+    }
+    return KVP_OK;
+}
+
+kvp_err ref_cache_write(const void *args, struct kvp_error *e)
+{
+    const struct kb_cache_write *a = args;
+    const int32_t *index = kb_at(a->index);
+    const float *src = kb_at(a->src);
+
+    (void)e;
+    for (uint64_t b = 0; b < a->batch; b++)
+        for (uint32_t h = 0; h < a->dst.heads; h++)
+            for (uint64_t j = 0; j < a->count; j++) {
+                uint64_t t = index ? (uint64_t)index[(b * a->dst.heads + h) * a->index_stride + j] : a->src_first + j;
+                const float *row = src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * a->dst.dim;
+
+                for (uint32_t i = 0; i < a->dst.dim; i++)
+                    kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), i, row[i]);
+            }
+    return KVP_OK;
+}
+
+kvp_err ref_read_probe(const void *args, struct kvp_error *e)
+{
+    const struct kb_read_probe *a = args;
+    const uint32_t *words = kb_at(a->src);
+    uint32_t sum = 0;
+
+    (void)e;
+    for (uint64_t i = 0; i < a->bytes / 4; i++)
+        sum += words[i];
+    *(float *)kb_at(a->out) = (float)sum;
+    return KVP_OK;
+}
