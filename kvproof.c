@@ -326,25 +326,18 @@ static kvp_err cmd_estimate(struct args *a, struct kvp_error *e)
     return with_model(a, "estimate", estimate_model, e);
 }
 
-/* What --all runs: every technique of this release, with parameters that bite at this context. */
+/* What --all runs: every technique, with parameters that bite on this model at this workload. */
 static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct kvp_stack *stacks, uint32_t *n,
                           struct kvp_error *e)
 {
-    const unsigned long long context = a->w.context, prompt = a->w.prompt, most = m->max_positions;
-    const unsigned long long reserve = 2 * context < most ? 2 * context : most > context ? most : context;
-    char window[48], h2o[80], kivi[48], contiguous[48];
-    const char *const specs[] = {"dense", window, h2o, kivi, "paged", contiguous, "growing"};
-    uint32_t group = 32;
+    char spec[256];
 
-    for (uint32_t i = 0; i < m->classes; i++)
-        group = m->cls[i].head_dim % 32 ? 16 : group;
-    snprintf(window, sizeof(window), "window:%llu", context >= 4 ? context / 4 : 1);
-    snprintf(h2o, sizeof(h2o), prompt >= 20 ? "h2o" : "h2o:heavy=1,recent=1");
-    snprintf(kivi, sizeof(kivi), "kivi:group=%u,residual=%d", group, context > 256 ? 128 : 32);
-    snprintf(contiguous, sizeof(contiguous), "contiguous:%llu", reserve);
-    *n = sizeof(specs) / sizeof(specs[0]);
-    for (uint32_t i = 0; i < *n; i++)
-        KVP_TRY(kvp_stack_add(&stacks[i], specs[i], e));
+    for (*n = 0; kvp_technique_at(*n); (*n)++) {
+        if (*n == MAX_TECHNIQUES)
+            return kvp_fail(e, KVP_ESYS, "validate: --all has room for %d techniques", MAX_TECHNIQUES);
+        KVP_TRY(kvp_technique_example(*n, m, &a->w, spec, sizeof(spec), e));
+        KVP_TRY(kvp_stack_add(&stacks[*n], spec, e));
+    }
     return KVP_OK;
 }
 
@@ -363,7 +356,7 @@ static kvp_err validate_workload(struct args *a, const struct kvp_model *m, stru
 
 static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
-    struct kvp_stack stacks[16] = {0};
+    struct kvp_stack stacks[MAX_TECHNIQUES] = {0};
     uint32_t n = 1;
 
     KVP_TRY(validate_workload(a, m, e));

@@ -38,7 +38,7 @@ static kvp_err memory(struct kvp_estimate *out, struct work *w, struct kvp_error
     out->parameters = tensors_elements(t, KVP_TAG_WEIGHTS);
     plan_tensors(&w->plan, t);
     activation_tensors(t, w->m, out->workload.batch, out->workload.prompt, w->logit_rows);
-    workspace_tensors(t, w->m);
+    workspace_tensors(t, w->m, out->weights);
     m->weights_bytes = tensors_sum(t, KVP_TAG_WEIGHTS);
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);

@@ -26,6 +26,9 @@ struct technique {
     bool baseline; /* what an empty stack is; adds nothing to a stack */
     uint32_t n_params;
     struct tech_param params[KVP_MAX_PARAMS];
+    /* (optional) Parameters that bite on this model at this workload, as the text after "NAME:"; empty:
+     * the defaults do. NULL: they always do. */
+    void (*example)(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n);
     /* (optional) What a layer keeps: rewrite the plan, in the axes' order. Says here, too, what it
      * cannot do with this model, workload or parameters. `s` is NULL for the baseline. */
     kvp_err (*cache_rewrite)(struct plan *p, const struct kvp_spec *s, struct kvp_error *e);

@@ -169,13 +169,22 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "position_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
 }
 
-void workspace_tensors(struct tensors *t, const struct kvp_model *m)
+/* A matrix product unpacks 16-bit weights, at most this much at once; q, k, v are one matrix to it, and
+ * gate and up are. */
+void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format weights)
 {
-    uint64_t head_dim = 0;
+    uint64_t head_dim = 0, rows = m->vocab;
 
-    for (uint32_t i = 0; i < m->classes; i++)
-        head_dim = num_max(head_dim, m->cls[i].head_dim);
-    TENSOR(t, "gemm_scratch", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32, GEMM_SCRATCH / 4);
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const struct kvp_layer_class *c = &m->cls[i];
+
+        head_dim = num_max(head_dim, c->head_dim);
+        rows = num_max(rows, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
+        rows = num_max(rows, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+    }
+    if (weights != KVP_F32)
+        TENSOR(t, "gemm_scratch", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32,
+               num_min(GEMM_SCRATCH / 4, num_mul(&t->over, rows, m->width)));
     if (m->position == KVP_POS_ROPE)
         TENSOR(t, "rope_frequencies", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32, head_dim / 2);
 }

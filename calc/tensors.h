@@ -32,6 +32,6 @@ void weight_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_forma
  * blocks of 1024 rows, logits in blocks of 64) and kernels' scratch. `logit_rows`: rows of the prompt
  * whose logits are wanted. */
 void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t logit_rows);
-void workspace_tensors(struct tensors *t, const struct kvp_model *m);
+void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format weights);
 
 #endif

@@ -22,11 +22,20 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     return KVP_OK;
 }
 
+/* Twice the context, as far as the model goes: enough to show what is reserved and not used. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    const uint64_t twice = num_min(2 * w->context, m->max_positions);
+
+    snprintf(buf, n, "%" PRIu64, num_max(twice, w->context));
+}
+
 const struct technique technique_contiguous = {
     .info = {.name = "contiguous", .axis = KVP_AXIS_STORE, .summary = "a strip reserved for the longest sequence",
              .source = "the pre-allocating engines that Kwon et al. 2023, arXiv:2309.06180, section 3 compares with",
              .params = "max_len"},
     .n_params = 1,
     .params = {{.key = "max_len", .kind = KVP_PARAM_INT, .positional = true, .no_default = true, .min = 1, .max = INT64_MAX}},
+    .example = example,
     .cache_rewrite = cache_rewrite,
 };

@@ -35,7 +35,7 @@ static void add_scores(struct plan_class *c, uint64_t slots, enum kvp_format f)
     x->heads = c->model->kv_heads;
     x->width = 1;
     x->law.cap = slots;
-    x->follows_growth = true;
+    x->follows_growth = x->strips = true;
 }
 
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
@@ -121,6 +121,13 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
         decode_ops(o, p, cls, scores);
 }
 
+/* The default ratios, unless they come to nothing on a prompt this short. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    (void)m;
+    snprintf(buf, n, "%s", w->prompt >= 10 ? "" : "heavy=1,recent=1");
+}
+
 const struct technique technique_h2o = {
     .info = {.name = "h2o", .axis = KVP_AXIS_SELECT, .summary = "heavy hitters and recent tokens, chosen per kv head",
              .source = "Zhang et al. 2023, arXiv:2306.14048, section 4; FMInference/H2O h2o_hf/utils_real_drop",
@@ -131,6 +138,7 @@ const struct technique technique_h2o = {
                {.key = "heavy_ratio", .kind = KVP_PARAM_RATIO, .r = 0.1, .r_min = 0, .r_max = 1},
                {.key = "recent_ratio", .kind = KVP_PARAM_RATIO, .r = 0.1, .r_min = 0, .r_max = 1},
                {.key = "score_dtype", .kind = KVP_PARAM_FORMAT, .f = KVP_F32, .formats = 1u << KVP_F32 | 1u << KVP_F16}},
+    .example = example,
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,
 };

@@ -173,6 +173,19 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     quantize(o, p, cls, phase, T % R ? 0 : R, T > R && v->cap ? 1 : 0, format_bits(p->kv) / 8);
 }
 
+/* The largest group up to 32 that the heads allow, and a residual that is full and flushed by now. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    uint64_t group = 32, residual = 128;
+
+    for (uint32_t i = 0; i < m->classes; i++)
+        while (group > 16 && m->cls[i].head_dim % group)
+            group /= 2;
+    while (residual > group && residual * 2 > w->prompt)
+        residual /= 2;
+    snprintf(buf, n, "group=%" PRIu64 ",residual=%" PRIu64, group, residual);
+}
+
 const struct technique technique_kivi = {
     .info = {.name = "kivi", .axis = KVP_AXIS_ENCODE, .summary = "2- or 4-bit keys per channel and values per token, newest rows whole",
              .source = "Liu et al. 2024, arXiv:2402.02750, section 4; jy-yuan/KIVI models/llama_kivi.py, quant/new_pack.py",
@@ -181,6 +194,7 @@ const struct technique technique_kivi = {
     .params = {{.key = "bits", .kind = KVP_PARAM_INT, .i = 2, .min = 2, .max = 4},
                {.key = "group", .kind = KVP_PARAM_INT, .i = 32, .min = 1, .max = 1 << 20},
                {.key = "residual", .kind = KVP_PARAM_INT, .i = 128, .min = 1, .max = 1 << 30}},
+    .example = example,
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,
 };

@@ -36,6 +36,20 @@ const struct kvp_technique_info *kvp_technique_at(uint32_t i)
     return t ? &t->info : NULL;
 }
 
+kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n,
+                              struct kvp_error *e)
+{
+    const struct technique *t = technique_at(i);
+    char params[128] = "";
+
+    if (!t)
+        return kvp_fail(e, KVP_EINPUT, "there is no technique number %u", i);
+    if (t->example)
+        t->example(m, w, params, sizeof(params));
+    snprintf(buf, n, "%s%s%s", t->info.name, *params ? ":" : "", params);
+    return KVP_OK;
+}
+
 uint64_t spec_int(const struct kvp_spec *s, const char *key)
 {
     const struct kvp_param *p = kvp_spec_param(s, key);

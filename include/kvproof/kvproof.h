@@ -140,6 +140,11 @@ struct kvp_technique_info {
 };
 const struct kvp_technique_info *kvp_technique_at(uint32_t i);
 
+/* A spec of technique `i` that has something to do on this model at this workload (resolved), for runs
+ * over all of them: its own words, `window:128` say. Always terminated. KVP_EINPUT past the end. */
+kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n,
+                              struct kvp_error *e);
+
 /* One row of the composition table: a pair, whether it is allowed, and why. */
 struct kvp_pair {
     const char *a, *b;
