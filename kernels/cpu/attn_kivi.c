@@ -60,14 +60,12 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     }
 }
 
-/* Packed values from t on that lie one after another: at most `most`. */
-static uint64_t value_run(const struct kb_kivi *v, struct kb_kivi_place p, uint64_t most)
+/* Packed values from token t on that lie one after another, at `place`: at most `most`. */
+static uint64_t value_run(const struct kb_kivi *v, struct kb_kivi_place place, uint64_t t, uint64_t most)
 {
-    uint64_t end = v->ring ? v->ring : p.at + most;
-
     if (v->block)
-        return least(most, p.tokens - p.at);
-    return least(most, end - p.at);
+        most = least(most, place.tokens - place.at);
+    return v->ring ? least(most, v->ring - t % v->ring) : most;
 }
 
 /* p: weights of `rows` <= RUN tokens that lie one after another at `place`. extra: p * scale
@@ -107,7 +105,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     for (; t < packed; t += n) {
         struct kb_kivi_place place = kb_kivi_where(&a->v, b, t);
 
-        n = value_run(&a->v, place, least(RUN, packed - t));
+        n = value_run(&a->v, place, t, least(RUN, packed - t));
         packed_values(dev, a, place, g, n, p + t - t0, stride, o, extra);
     }
     for (; t < t1; t += n) {
