@@ -1,0 +1,71 @@
+#include "kernels/cpu/cpu.h"
+
+#include "kernels/ops/attn_decode.h"
+
+/* Stored rows from slot t on that lie one after another, at most up to t1. */
+static uint64_t run_of(const struct kb_kv *kv, uint64_t t, uint64_t t1)
+{
+    uint64_t left = kv->block ? kv->block - t % kv->block : t1 - t;
+
+    return left < t1 - t ? left : t1 - t;
+}
+
+static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
+                   float *s, uint64_t stride, float *extra)
+{
+    const struct kb_attn_decode *a = args;
+    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+    const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)g * group * d;
+    uint64_t stored = t1 < a->used ? t1 : a->used, n;
+
+    (void)extra;
+    for (uint64_t t = t0; t < stored; t += n) {
+        n = run_of(&a->k, t, stored);
+        dev->ops->dots[a->k.format](q, d, group, kb_kv_row(&a->k, b, g, t), d, n, d, a->scale, s + t - t0, stride,
+                                    kb_kv_row(&a->v, b, g, t));
+    }
+    if (t1 > a->used)
+        dev->ops->dots[KVP_F32](q, d, group, (const float *)kb_at(a->tail_k) + b * a->tail_stride + (uint64_t)g * d, d,
+                                1, d, a->scale, s + a->used - t0, stride, NULL);
+}
+
+static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
+                   const float *p, uint64_t stride, float *o, float *extra)
+{
+    const struct kb_attn_decode *a = args;
+    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+    uint64_t stored = t1 < a->used ? t1 : a->used, n;
+
+    (void)extra;
+    for (uint64_t t = t0; t < stored; t += n) {
+        uint64_t ahead = t + (t1 - t0);
+
+        n = run_of(&a->v, t, stored);
+        dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d,
+                                   ahead + n <= a->used ? kb_kv_row(&a->k, b, g, ahead) : NULL);
+    }
+    if (t1 > a->used)
+        dev->ops->mix[KVP_F32](p + a->used - t0, stride, group,
+                               (const float *)kb_at(a->tail_v) + b * a->tail_stride + (uint64_t)g * d, d, 1, d, o, d,
+                               NULL);
+}
+
+/* Tokens whose keys and values together fit half of a 32 KiB first cache. */
+static uint32_t tile_of(const struct kb_kv *kv)
+{
+    uint64_t n = 8192 / (kv->dim * kb_element(kv->format)) / 8 * 8;
+
+    return (uint32_t)(n < 8 ? 8 : n > 128 ? 128 : n);
+}
+
+kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_attn_decode *a = args;
+    const struct cpu_attend work = {
+        .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim,
+        .end = a->used + (a->tail_k.buf != NULL), .tile = tile_of(&a->k), .args = a, .scores = scores,
+        .values = values, .out_stride = a->out_stride, .out = kb_at(a->out), .probs = kb_at(a->probs),
+    };
+
+    return cpu_attend(dev, &work, e);
+}

@@ -1,0 +1,134 @@
+/* attn_kivi.c - attention straight from codes: with value = code * scale + min,
+ * q.k = sum(q scale code) + sum(q min) and sum(p v) = sum(p scale code) + sum(p min). */
+#include "kernels/cpu/cpu.h"
+
+#include "kernels/ops/attn_kivi.h"
+
+#define TILE 256 /* tokens of a tile, or one group where that is more */
+#define RUN 32   /* tokens whose codes are taken together */
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Scores of the tokens [t0, t1), which lie in one group of packed keys. extra: q * scale [heads, dim], then
+ * sum(q min) [heads], then scores of one run [heads, RUN]. */
+static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, uint64_t b, uint32_t g, const float *q,
+                        uint64_t t0, uint64_t t1, float *s, uint64_t stride, float *extra)
+{
+    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
+    uint64_t start = t0 / a->group * a->group, run, groups, words;
+    struct kb_kivi_place p = kb_kivi_where(&a->k, b, start);
+    float *base = extra + (uint64_t)heads * d, *part = base + heads;
+    const uint32_t *codes;
+
+    run = (p.first * a->kv_heads + g) * d;
+    groups = p.tokens / a->group;
+    words = p.tokens * a->bits / 32;
+    codes = (const uint32_t *)kb_at(a->k.codes) + run * words + p.at * a->bits / 32;
+    dev->ops->fold[a->format](q, heads, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
+                              run * groups + p.at / a->group, groups, extra, base);
+    for (uint64_t t = start + (t0 - start) / RUN * RUN; t < t1; t += RUN) {
+        uint64_t n = least(RUN, start + a->group - t), lo = t > t0 ? t : t0, hi = least(t + n, t1);
+
+        dev->ops->code_dots(extra, d, heads, codes + (t - start) * a->bits / 32, words, d, a->bits, (uint32_t)n, part,
+                            RUN);
+        for (uint32_t h = 0; h < heads; h++)
+            for (uint64_t u = lo; u < hi; u++)
+                s[h * stride + u - t0] = part[h * RUN + u - t] + base[h];
+    }
+}
+
+static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
+                   float *s, uint64_t stride, float *extra)
+{
+    const struct kb_attn_kivi *a = args;
+    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
+    const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)g * heads * d;
+    uint64_t t = t0, end;
+
+    for (; t < least(t1, a->k_packed); t = end) {
+        end = least((t / a->group + 1) * a->group, t1);
+        packed_keys(dev, a, b, g, q, t, end, s + t - t0, stride, extra);
+    }
+    if (t < t1) {
+        uint64_t row = (b * a->kv_heads + g) * a->k_res_slots + t - a->k_packed;
+
+        dev->ops->dots[a->format](q, d, heads, (const unsigned char *)kb_at(a->k_res) + row * d * kb_element(a->format), d,
+                                  t1 - t, d, a->scale_qk, s + t - t0, stride, NULL);
+    }
+}
+
+/* Packed values from token t on that lie one after another, at `place`: at most `most`. */
+static uint64_t value_run(const struct kb_kivi *v, struct kb_kivi_place place, uint64_t t, uint64_t most)
+{
+    if (v->block)
+        most = least(most, place.tokens - place.at);
+    return v->ring ? least(most, v->ring - t % v->ring) : most;
+}
+
+/* p: weights of `rows` <= RUN tokens that lie one after another at `place`. extra: p * scale
+ * [heads, rows, dim / group], then sum(p min) [heads, dim / group]. */
+static void packed_values(const struct kb_dev *dev, const struct kb_attn_kivi *a, struct kb_kivi_place place, uint32_t g,
+                          uint64_t rows, const float *p, uint64_t stride, float *o, float *extra)
+{
+    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim, groups = d / a->group;
+    uint64_t row = (place.first * a->kv_heads + g) * place.tokens + place.at;
+    float *base = extra + heads * rows * groups;
+
+    memset(base, 0, (uint64_t)heads * groups * sizeof(float));
+    for (uint64_t t = 0; t < rows; t++)
+        for (uint32_t n = 0; n < groups; n++) {
+            float scale = kb_load(a->format, kb_at(a->v.scale), (row + t) * groups + n);
+            float min = kb_load(a->format, kb_at(a->v.min), (row + t) * groups + n);
+
+            for (uint32_t h = 0; h < heads; h++) {
+                extra[(h * rows + t) * groups + n] = p[h * stride + t] * scale;
+                base[h * groups + n] += p[h * stride + t] * min;
+            }
+        }
+    dev->ops->code_mix(extra, heads, (const uint32_t *)kb_at(a->v.codes) + row * (d * a->bits / 32), rows, d, a->bits,
+                       a->group, o, d);
+    for (uint32_t h = 0; h < heads; h++)
+        for (uint32_t c = 0; c < d; c++)
+            o[(uint64_t)h * d + c] += base[h * groups + c / a->group];
+}
+
+static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
+                   const float *p, uint64_t stride, float *o, float *extra)
+{
+    const struct kb_attn_kivi *a = args;
+    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
+    uint64_t t = t0, n, packed = least(t1, a->v_packed);
+
+    for (; t < packed; t += n) {
+        struct kb_kivi_place place = kb_kivi_where(&a->v, b, t);
+
+        n = value_run(&a->v, place, t, least(RUN, packed - t));
+        packed_values(dev, a, place, g, n, p + t - t0, stride, o, extra);
+    }
+    for (; t < t1; t += n) {
+        uint64_t slot = (a->v_first + t - a->v_packed) % a->v_res_slots, row = (b * a->kv_heads + g) * a->v_res_slots + slot;
+
+        n = least(t1 - t, a->v_res_slots - slot);
+        dev->ops->mix[a->format](p + t - t0, stride, heads,
+                                 (const unsigned char *)kb_at(a->v_res) + row * d * kb_element(a->format), d, n, d, o, d,
+                                 NULL);
+    }
+}
+
+kvp_err cpu_attn_kivi(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_attn_kivi *a = args;
+    uint64_t heads = a->heads / a->kv_heads, groups = a->head_dim / a->group;
+    uint64_t keys = heads * (a->head_dim + 1 + RUN), vals = heads * groups * (RUN + 1);
+    const struct cpu_attend work = {
+        .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim, .first = a->first,
+        .end = a->k_packed + a->k_full, .tile = a->group > TILE ? a->group : TILE / a->group * a->group,
+        .extra = keys > vals ? keys : vals, .args = a, .scores = scores, .values = values,
+        .out_stride = a->out_stride, .out = kb_at(a->out),
+    };
+
+    return cpu_attend(dev, &work, e);
+}

@@ -1,0 +1,52 @@
+/* ops.h - the inner loops, once in plain C and once with AVX2, FMA and F16C. Arrays indexed by format have
+ * F32, F16 and BF16. Nothing needs more than element alignment. */
+#ifndef KVPROOF_CPU_OPS_H
+#define KVPROOF_CPU_OPS_H
+
+#include <kvproof/names.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CPU_FORMATS 3
+
+struct cpu_ops {
+    const char *isa;
+    void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
+    void (*narrow[CPU_FORMATS])(void *dst, const float *src, uint64_t n);
+    /* out[i * out_stride + r] = scale * x[i].w[r], m rows of x, `rows` rows of w, k summed. `ahead` (or NULL):
+     * as many bytes as were read of w are fetched from here into the cache meanwhile. */
+    void (*dots[CPU_FORMATS])(const float *x, uint64_t x_stride, uint32_t m, const void *w, uint64_t w_stride,
+                              uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
+                              const void *ahead);
+    /* o[i * o_stride + c] += sum over r of p[i * p_stride + r] * w[r * w_stride + c] */
+    void (*mix[CPU_FORMATS])(const float *p, uint64_t p_stride, uint32_t m, const void *w, uint64_t w_stride,
+                             uint64_t rows, uint64_t dim, float *o, uint64_t o_stride, const void *ahead);
+    float (*max)(const float *x, uint64_t n);
+    float (*exps)(float *x, uint64_t n, float minus); /* x = exp(x - minus), returns their sum */
+    void (*scale)(float *x, uint64_t n, float by);
+    /* out = act(gate) * up, up NULL: act(gate); by enum kb_act_kind */
+    void (*act[4])(float *out, const float *gate, const float *up, uint64_t n);
+    float (*sum)(const float *x, uint64_t n);                 /* sum of x */
+    float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
+    uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
+    /* KIVI keys: scaled[i * dim + c] = by * q[i * dim + c] * scale[at + c * step], and base[i] = the sum over c of
+     * by * q[i * dim + c] * min[at + c * step] */
+    void (*fold[CPU_FORMATS])(const float *q, uint32_t m, uint32_t dim, float by, const void *scale, const void *min,
+                              uint64_t at, uint64_t step, float *scaled, float *base);
+    /* KIVI keys: s[i * s_stride + t] = sum over c of q[i * q_stride + c] * code c of token t; the codes of a channel start at
+     * words[c * w_stride] and `tokens` is a multiple of 32/bits. */
+    void (*code_dots)(const float *q, uint64_t q_stride, uint32_t m, const uint32_t *words, uint64_t w_stride,
+                      uint32_t dim, uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride);
+    /* KIVI values: o[i * o_stride + c] += sum over t of p[(i * rows + t) * (dim / group) + c / group] * code c of token t; the
+     * codes of a token start at words[t * dim*bits/32]. */
+    void (*code_mix)(const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim, uint32_t bits,
+                     uint32_t group, float *o, uint64_t o_stride);
+};
+
+extern const struct cpu_ops cpu_ops_plain;
+#if defined(__x86_64__)
+extern const struct cpu_ops cpu_ops_avx2;
+#endif
+
+#endif

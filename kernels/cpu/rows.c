@@ -1,0 +1,156 @@
+/* rows.c - what works row by row: embed, norm, rope, act, cache_write, read_probe */
+#include "kernels/cpu/cpu.h"
+
+#include "kernels/ops/act.h"
+#include "kernels/ops/cache_write.h"
+#include "kernels/ops/embed.h"
+#include "kernels/ops/norm.h"
+#include "kernels/ops/read_probe.h"
+#include "kernels/ops/rope.h"
+
+#include <math.h>
+
+kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_embed *a = args;
+    const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
+    const unsigned char *table = kb_at(a->table), *learned = kb_at(a->position_table);
+    uint64_t row = a->width * kb_element(a->format);
+    float *out = kb_at(a->out);
+
+    for (uint64_t n = 0; n < a->rows; n++)
+        if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
+            return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
+#pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->width))
+    for (uint64_t n = 0; n < a->rows; n++) {
+        float *y = out + n * a->width;
+
+        dev->ops->widen[a->format](y, table + (uint64_t)tokens[n] * row, a->width);
+        for (uint32_t i = 0; positions && i < a->width; i++)
+            y[i] += kb_load(a->format, learned + (uint64_t)positions[n] * row, i);
+    }
+    return KVP_OK;
+}
+
+static void norm_one(const struct kb_dev *dev, const struct kb_norm *a, const float *in, float *out)
+{
+    const void *weight = kb_at(a->weight), *bias = kb_at(a->bias);
+    float mean = a->layer ? dev->ops->sum(in, a->width) / (float)a->width : 0;
+    double square = (double)dev->ops->squares(in, a->width, mean);
+    float factor = (float)(1 / sqrt(square / a->width + a->eps));
+
+    for (uint32_t i = 0; i < a->width; i++)
+        out[i] = (in[i] - mean) * factor * kb_load(a->format, weight, i) +
+                 (bias ? kb_load(a->format, bias, i) : 0.0f);
+}
+
+kvp_err cpu_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_norm *a = args;
+    const float *in = kb_at(a->in);
+    float *out = kb_at(a->out);
+
+    (void)e;
+#pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->groups * a->width))
+    for (uint64_t n = 0; n < a->rows; n++)
+        for (uint32_t g = 0; g < a->groups; g++)
+            norm_one(dev, a, in + n * a->in_stride + (uint64_t)g * a->width,
+                     out + n * a->out_stride + (uint64_t)g * a->width);
+    return KVP_OK;
+}
+
+/* The cosines and sines of one row's angles are computed once for all its heads. */
+static void rope_row(const struct kb_rope *a, uint64_t n, float *cs)
+{
+    const float *inv_freq = kb_at(a->inv_freq);
+    float position = (float)((const int32_t *)kb_at(a->positions))[n];
+    uint32_t half = a->head_dim / 2;
+
+    for (uint32_t i = 0; i < half; i++) {
+        float angle = position * inv_freq[i];
+
+        cs[i] = cosf(angle);
+        cs[half + i] = sinf(angle);
+    }
+    for (uint32_t h = 0; h < a->heads; h++) {
+        float *x = (float *)kb_at(a->x) + n * a->stride + (uint64_t)h * a->head_dim;
+
+#pragma omp simd
+        for (uint32_t i = 0; i < half; i++) {
+            float u = x[i], v = x[i + half];
+
+            x[i] = u * cs[i] - v * cs[half + i];
+            x[i + half] = v * cs[i] + u * cs[half + i];
+        }
+    }
+}
+
+kvp_err cpu_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_rope *a = args;
+    uint64_t areas = a->rows < dev->threads ? a->rows : dev->threads, stride;
+    float *cs;
+
+    KVP_TRY(cpu_scratch(dev, &cs, &stride, areas, a->head_dim, e));
+#pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->heads * a->head_dim))
+    for (uint64_t part = 0; part < areas; part++)
+        for (uint64_t n = a->rows * part / areas; n < a->rows * (part + 1) / areas; n++)
+            rope_row(a, n, cs + part * stride);
+    return KVP_OK;
+}
+
+/* Rows in order in one thread when out overwrites earlier rows of in. */
+kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_act *a = args;
+    const float *in = kb_at(a->in);
+    float *out = kb_at(a->out);
+    bool overlap = out < in + a->rows * a->in_stride && in < out + a->rows * a->out_stride;
+    bool chained = overlap && !(in == out && a->in_stride == a->out_stride);
+    int threads = chained ? 1 : cpu_threads(dev, 4 * a->rows * a->width);
+
+    (void)e;
+#pragma omp parallel for num_threads(threads)
+    for (uint64_t n = 0; n < a->rows; n++)
+        dev->ops->act[a->kind](out + n * a->out_stride, in + n * a->in_stride,
+                               a->gated ? in + n * a->in_stride + a->width : NULL, a->width);
+    return KVP_OK;
+}
+
+kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_cache_write *a = args;
+    const int32_t *index = kb_at(a->index);
+    const float *src = kb_at(a->src);
+    uint32_t heads = a->dst.heads, dim = a->dst.dim;
+
+    (void)e;
+#pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, a->batch * a->count * heads * dim))
+    for (uint64_t b = 0; b < a->batch; b++)
+        for (uint32_t h = 0; h < heads; h++)
+            for (uint64_t j = 0; j < a->count; j++) {
+                uint64_t t = index ? (uint64_t)index[(b * heads + h) * a->index_stride + j] : a->src_first + j;
+
+                dev->ops->narrow[a->dst.format](kb_kv_row(&a->dst, b, h, a->slot + j),
+                                                src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * dim, dim);
+            }
+    return KVP_OK;
+}
+
+kvp_err cpu_read_probe(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_read_probe *a = args;
+    const uint32_t *words = kb_at(a->src);
+    uint64_t lines = a->bytes / 64, parts = dev->threads;
+    uint32_t sum = 0;
+
+    (void)e;
+#pragma omp parallel for num_threads(cpu_threads(dev, a->bytes / 4)) reduction(+ : sum)
+    for (uint64_t part = 0; part < parts; part++) {
+        uint64_t first = lines * part / parts, end = lines * (part + 1) / parts;
+
+        sum += dev->ops->words(words + first * 16, (end - first) * 16);
+    }
+    *(float *)kb_at(a->out) = (float)sum;
+    return KVP_OK;
+}
