@@ -163,8 +163,8 @@ void case_read_probe(struct lab *l)
 {
     struct kb_read_probe a = {.bytes = 64 * lab_between(l, 1, l->tiny ? 100 : 20000)};
 
-    a.src = lab_positive(l, KVP_F32, a.bytes / 4, 1);
-    a.out = lab_out(l, KVP_F32, 1, 1e-5);
+    a.src = lab_bits(l, a.bytes);
+    a.out = lab_out(l, KVP_F32, 1, 0);
     SAY(l, "bytes %llu", llu(a.bytes));
     lab_run(l, KB_READ_PROBE, &a, sizeof(a));
 }

@@ -32,8 +32,8 @@ struct dim3 {
 };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-struct __align__(16) float4 {
-    float x, y, z, w;
+struct __align__(16) uint4 {
+    unsigned x, y, z, w;
 };
 
 struct __half {
@@ -67,7 +67,20 @@ static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long 
 }
 
 void __syncthreads(void);
-float __shfl_xor_sync(unsigned mask, float x, int lanes);
+uint32_t emulate_shuffle(uint32_t bits, int lanes);
+
+template <typename T>
+static inline T __shfl_xor_sync(unsigned, T x, int lanes)
+{
+    uint32_t bits;
+
+    static_assert(sizeof(x) == sizeof(bits), "one register");
+    memcpy(&bits, &x, sizeof(x));
+    bits = emulate_shuffle(bits, lanes);
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
 unsigned __ballot_sync(unsigned mask, bool x);
 
 /* ---- what the host calls ------------------------------------------------------------------------ */

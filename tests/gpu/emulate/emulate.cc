@@ -44,13 +44,13 @@ void __syncthreads(void)
     wait_at(AT_BLOCK);
 }
 
-float __shfl_xor_sync(unsigned, float x, int distance)
+uint32_t emulate_shuffle(uint32_t bits, int distance)
 {
-    memcpy(&lanes[current], &x, sizeof(x));
+    lanes[current] = bits;
     wait_at(AT_WARP);
-    memcpy(&x, &lanes[current ^ (unsigned)distance], sizeof(x));
+    bits = lanes[current ^ (unsigned)distance];
     wait_at(AT_WARP);
-    return x;
+    return bits;
 }
 
 unsigned __ballot_sync(unsigned, bool x)
@@ -99,19 +99,21 @@ static unsigned run_ready(unsigned threads)
     return done;
 }
 
+static void prepare(struct fiber *f)
+{
+    f->stack.resize(STACK_BYTES);
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack.data();
+    f->context.uc_stack.ss_size = f->stack.size();
+    f->context.uc_link = &scheduler;
+    f->state = READY;
+    makecontext(&f->context, enter, 0);
+}
+
 static void run_block(unsigned threads)
 {
-    for (unsigned i = 0; i < threads; i++) {
-        struct fiber *f = &fibers[i];
-
-        f->stack.resize(STACK_BYTES);
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = f->stack.data();
-        f->context.uc_stack.ss_size = f->stack.size();
-        f->context.uc_link = &scheduler;
-        f->state = READY;
-        makecontext(&f->context, enter, 0);
-    }
+    for (unsigned i = 0; i < threads; i++)
+        prepare(&fibers[i]);
     for (unsigned left = threads; (left -= run_ready(threads)) > 0;)
         if (!release_some(threads)) {
             fprintf(stderr, "emulate: a barrier or shuffle was not reached by all threads of block %u\n", blockIdx.x);
