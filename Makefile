@@ -87,7 +87,7 @@ demo: all
 
 # Every suite prints Check's own summary; run.sh closes with one line that adds them up.
 check: deps test-deps all $(tests) $(if $(wildcard mk/fuzz.mk),fuzz-replay)
-	@B=$(B) CUDA_BUILT=$(if $(HAVE_CUDA),1) tests/run.sh $(tests)
+	@B=$(B) LIBS="$(LDLIBS)" CUDA_BUILT=$(if $(HAVE_CUDA),1) tests/run.sh $(tests)
 
 valgrind: deps test-deps all $(tests)
 	@B=$(B) tests/valgrind.sh $(tests)
