@@ -34,7 +34,8 @@ NVCC ?= $(shell command -v nvcc 2>/dev/null)
 HAVE_CUDA := $(if $(filter 0,$(CUDA)),,$(or $(NVCC),$(if $(filter 1,$(CUDA)),$(error CUDA=1, but no nvcc was found))))
 
 version := $(shell sed -n 's/^.define KVP_VERSION "\(.*\)"/\1/p' include/kvproof/kvproof.h)
-PKGS := jansson gsl openblas
+# openblas before gsl: gsl brings its own slow cblas, and the first library that has a symbol serves it.
+PKGS := jansson openblas gsl
 CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DKVP_DATADIR='"$(PREFIX)/share/kvproof"'
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wstrict-prototypes \
         -Wformat=2 -Wwrite-strings $(if $(filter 1,$(WERROR)),-Werror)
