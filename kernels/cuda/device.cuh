@@ -31,7 +31,8 @@ static __device__ inline uint32_t lane_id(void) { return threadIdx.x % WARP; }
 static __device__ inline uint32_t warp_id(void) { return threadIdx.x / WARP; }
 
 /* Every lane gets the result; the order of the additions is fixed. */
-static __device__ inline float warp_sum(float x)
+template <typename T>
+static __device__ inline T warp_sum(T x)
 {
     for (int d = WARP / 2; d > 0; d /= 2)
         x += __shfl_xor_sync(FULL_WARP, x, d);
@@ -46,14 +47,15 @@ static __device__ inline float warp_max(float x)
 }
 
 /* Over the block, for every thread. `part` is shared, [32]; the block is whole warps. */
-static __device__ inline float block_sum(float x, float *part)
+template <typename T>
+static __device__ inline T block_sum(T x, T *part)
 {
     x = warp_sum(x);
     __syncthreads(); /* an earlier use of part is over */
     if (lane_id() == 0)
         part[warp_id()] = x;
     __syncthreads();
-    return warp_sum(lane_id() < blockDim.x / WARP ? part[lane_id()] : 0.0f);
+    return warp_sum(lane_id() < blockDim.x / WARP ? part[lane_id()] : (T)0);
 }
 
 static __device__ inline float block_max(float x, float *part)

@@ -118,6 +118,8 @@ static kvp_err gemm_as(struct kb_dev *dev, const struct kb_gemm *a, struct kvp_e
 {
     const uint64_t rows = a->work.buf ? least(a->n, a->work_bytes / sizeof(float) / a->k) : 0;
 
+    if (a->m == 0)
+        return KVP_OK;
     if (a->m <= GEMV_ROWS || (rows == 0 && a->format != KVP_F32))
         return run_gemv<T>(dev, a, e);
     KVP_TRY(gemm_blocks<T>(dev, a, rows, e));
@@ -131,7 +133,7 @@ bool cuda_gemm_ok(const void *args)
 {
     const struct kb_gemm *a = (const struct kb_gemm *)args;
 
-    return is_float(a->format) && a->m > 0 && a->n > 0 && a->k > 0;
+    return is_float(a->format) && a->n > 0 && a->k > 0;
 }
 
 kvp_err cuda_gemm(struct kb_dev *dev, const void *args, struct kvp_error *e)
