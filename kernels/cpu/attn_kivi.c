@@ -12,32 +12,45 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Scores of the tokens [t0, t1), which lie in one group of packed keys. extra: q * scale [heads, dim], then
- * sum(q min) [heads], then scores of one run [heads, RUN]. */
-static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, uint64_t b, uint32_t g, const float *q,
-                        uint64_t t0, uint64_t t1, float *s, uint64_t stride, float *extra)
+/* Scores of the tokens [t0, t1), which lie in `n` groups of packed keys, the first of which starts at `start`, at
+ * place p. extra: q * scale [heads, dim, 8], then sum(q min) [heads, 8], then scores of one run [heads, RUN]. */
+static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, struct kb_kivi_place p, uint32_t g,
+                        const float *q, uint64_t start, uint32_t n, uint64_t t0, uint64_t t1, float *s, uint64_t stride,
+                        float *extra)
 {
     uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
-    uint64_t start = t0 / a->group * a->group, run, groups, words;
-    struct kb_kivi_place p = kb_kivi_where(&a->k, b, start);
-    float *base = extra + (uint64_t)heads * d, *part = base + heads;
-    const uint32_t *codes;
+    uint64_t run = (p.first * a->kv_heads + g) * d, groups = p.tokens / a->group, words = p.tokens * a->bits / 32;
+    const uint32_t *codes = (const uint32_t *)kb_at(a->k.codes) + run * words + p.at * a->bits / 32;
+    float *base = extra + (uint64_t)heads * d * 8, *part = base + 8 * heads;
 
-    run = (p.first * a->kv_heads + g) * d;
-    groups = p.tokens / a->group;
-    words = p.tokens * a->bits / 32;
-    codes = (const uint32_t *)kb_at(a->k.codes) + run * words + p.at * a->bits / 32;
-    dev->ops->fold[a->format](q, heads, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
-                              run * groups + p.at / a->group, groups, extra, base);
-    for (uint64_t t = start + (t0 - start) / RUN * RUN; t < t1; t += RUN) {
-        uint64_t n = least(RUN, start + a->group - t), lo = t > t0 ? t : t0, hi = least(t + n, t1);
+    dev->ops->fold_k[a->format](q, heads, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
+                                run * groups + p.at / a->group, groups, n, extra, base);
+    for (uint64_t t = t0 / RUN * RUN, end; t < t1; t = end) {
+        uint64_t j, lo, hi;
 
-        dev->ops->code_dots(extra, d, heads, codes + (t - start) * a->bits / 32, words, d, a->bits, (uint32_t)n, part,
-                            RUN);
+        t = t < start ? start : t;
+        j = (t - start) / a->group;
+        end = least(start + (j + 1) * a->group, (t / RUN + 1) * RUN);
+        lo = t > t0 ? t : t0;
+        hi = least(end, t1);
+        dev->ops->code_dots(extra + j, heads, codes + (t - start) * a->bits / 32, words, d, a->bits, (uint32_t)(end - t),
+                            part, RUN);
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t u = lo; u < hi; u++)
-                s[h * stride + u - t0] = part[h * RUN + u - t] + base[h];
+                s[h * stride + u - t0] = part[h * RUN + u - t] + base[h * 8 + j];
     }
+}
+
+/* Neighbouring groups from `start`, at place p, up to the end of the page, the ring and `end`: at most 8, and so
+ * few that what is folded stays in the first cache. */
+static uint32_t group_run(const struct kb_attn_kivi *a, struct kb_kivi_place p, uint64_t start, uint64_t end)
+{
+    uint64_t most = 4096 / ((uint64_t)(a->heads / a->kv_heads) * a->head_dim), n = (end - start + a->group - 1) / a->group;
+
+    n = least(n, most < 1 ? 1 : most > 8 ? 8 : most);
+    if (a->k.ring)
+        n = least(n, (a->k.ring - start % a->k.ring) / a->group);
+    return (uint32_t)least(n, (p.tokens - p.at) / a->group);
 }
 
 static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
@@ -46,11 +59,15 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const struct kb_attn_kivi *a = args;
     uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
     const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)g * heads * d;
-    uint64_t t = t0, end;
+    uint64_t t = t0, packed = least(t1, a->k_packed), end;
 
-    for (; t < least(t1, a->k_packed); t = end) {
-        end = least((t / a->group + 1) * a->group, t1);
-        packed_keys(dev, a, b, g, q, t, end, s + t - t0, stride, extra);
+    for (; t < packed; t = end) {
+        uint64_t start = t / a->group * a->group;
+        struct kb_kivi_place p = kb_kivi_where(&a->k, b, start);
+        uint32_t n = group_run(a, p, start, packed);
+
+        end = least(start + (uint64_t)n * a->group, packed);
+        packed_keys(dev, a, p, g, q, start, n, t, end, s + t - t0, stride, extra);
     }
     if (t < t1) {
         uint64_t row = (b * a->kv_heads + g) * a->k_res_slots + t - a->k_packed;
@@ -77,17 +94,8 @@ static void packed_values(const struct kb_dev *dev, const struct kb_attn_kivi *a
     uint64_t row = (place.first * a->kv_heads + g) * place.tokens + place.at;
     float *base = extra + heads * rows * groups;
 
-    memset(base, 0, (uint64_t)heads * groups * sizeof(float));
-    for (uint64_t t = 0; t < rows; t++)
-        for (uint32_t n = 0; n < groups; n++) {
-            float scale = kb_load(a->format, kb_at(a->v.scale), (row + t) * groups + n);
-            float min = kb_load(a->format, kb_at(a->v.min), (row + t) * groups + n);
-
-            for (uint32_t h = 0; h < heads; h++) {
-                extra[(h * rows + t) * groups + n] = p[h * stride + t] * scale;
-                base[h * groups + n] += p[h * stride + t] * min;
-            }
-        }
+    dev->ops->fold_v[a->format](p, stride, heads, rows, groups, kb_at(a->v.scale), kb_at(a->v.min), row * groups, extra,
+                                base);
     dev->ops->code_mix(extra, heads, (const uint32_t *)kb_at(a->v.codes) + row * (d * a->bits / 32), rows, d, a->bits,
                        a->group, o, d);
     for (uint32_t h = 0; h < heads; h++)
@@ -122,7 +130,7 @@ kvp_err cpu_attn_kivi(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_attn_kivi *a = args;
     uint64_t heads = a->heads / a->kv_heads, groups = a->head_dim / a->group;
-    uint64_t keys = heads * (a->head_dim + 1 + RUN), vals = heads * groups * (RUN + 1);
+    uint64_t keys = heads * (8 * (uint64_t)a->head_dim + 8 + RUN), vals = heads * groups * (RUN + 1);
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim, .first = a->first,
         .end = a->k_packed + a->k_full, .tile = a->group > TILE ? a->group : TILE / a->group * a->group,

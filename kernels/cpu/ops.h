@@ -30,14 +30,19 @@ struct cpu_ops {
     float (*sum)(const float *x, uint64_t n);                 /* sum of x */
     float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
     uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
-    /* KIVI keys: scaled[i * dim + c] = by * q[i * dim + c] * scale[at + c * step], and base[i] = the sum over c of
-     * by * q[i * dim + c] * min[at + c * step] */
-    void (*fold[CPU_FORMATS])(const float *q, uint32_t m, uint32_t dim, float by, const void *scale, const void *min,
-                              uint64_t at, uint64_t step, float *scaled, float *base);
-    /* KIVI keys: s[i * s_stride + t] = sum over c of q[i * q_stride + c] * code c of token t; the codes of a channel start at
+    /* KIVI keys, n <= 8 neighbouring groups: scaled[(i * dim + c) * 8 + j] = by * q[i * dim + c] * scale[at + c * step + j], and
+     * base[i * 8 + j] = the sum over c of by * q[i * dim + c] * min[at + c * step + j]. Entries from j = n on are
+     * undefined. */
+    void (*fold_k[CPU_FORMATS])(const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
+                                const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base);
+    /* KIVI values: weighed[(i * rows + t) * groups + j] = p[i * p_stride + t] * scale[at + t * groups + j], and base[i * groups + j] =
+     * the sum over t of p[i * p_stride + t] * min[at + t * groups + j]. */
+    void (*fold_v[CPU_FORMATS])(const float *p, uint64_t p_stride, uint32_t m, uint64_t rows, uint32_t groups,
+                                const void *scale, const void *min, uint64_t at, float *weighed, float *base);
+    /* KIVI keys: s[i * s_stride + t] = sum over c of q[(i * dim + c) * 8] * code c of token t; the codes of a channel start at
      * words[c * w_stride] and `tokens` is a multiple of 32/bits. */
-    void (*code_dots)(const float *q, uint64_t q_stride, uint32_t m, const uint32_t *words, uint64_t w_stride,
-                      uint32_t dim, uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride);
+    void (*code_dots)(const float *q, uint32_t m, const uint32_t *words, uint64_t w_stride, uint32_t dim, uint32_t bits,
+                      uint32_t tokens, float *s, uint64_t s_stride);
     /* KIVI values: o[i * o_stride + c] += sum over t of p[(i * rows + t) * (dim / group) + c / group] * code c of token t; the
      * codes of a token start at words[t * dim*bits/32]. */
     void (*code_mix)(const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim, uint32_t bits,

@@ -112,51 +112,60 @@ FAST_INLINE void fetch(const char *p, uint64_t from, uint64_t to)
         _mm_prefetch(p + from, _MM_HINT_T0);
 }
 
-/* R rows of w against M rows of x, with U independent sums each. */
+/* The sums of eight vectors, in order. */
+FAST_INLINE __m256 sums8(const __m256 *v)
+{
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
+
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+/* R rows of w against M rows of x, with U independent sums each; R * M <= 8. */
 FAST_INLINE void dots_block(enum kvp_format f, uint32_t R, uint32_t M, uint32_t U, const float *x, uint64_t x_stride,
                             const void *w, uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out,
                             uint64_t out_stride)
 {
     __m256 acc[16];
+    float sum[8];
     uint64_t i = 0;
 
-    UNROLL for (uint32_t n = 0; n < R * M * U; n++) acc[n] = _mm256_setzero_ps();
+    UNROLL for (uint32_t n = 0; n < 16; n++) acc[n] = _mm256_setzero_ps();
     for (; i + 8 * U <= k; i += 8 * U) {
         UNROLL for (uint32_t u = 0; u < U; u++)
         {
+            __m256 left[4];
+
+            UNROLL for (uint32_t m = 0; m < M; m++) left[m] = _mm256_loadu_ps(x + m * x_stride + i + 8 * u);
             UNROLL for (uint32_t r = 0; r < R; r++)
             {
                 __m256 row = load8(f, w, at + r * w_stride + i + 8 * u);
 
-                UNROLL for (uint32_t m = 0; m < M; m++) acc[(u * R + r) * M + m] =
-                    _mm256_fmadd_ps(row, _mm256_loadu_ps(x + m * x_stride + i + 8 * u), acc[(u * R + r) * M + m]);
+                UNROLL for (uint32_t m = 0; m < M; m++) acc[u * 8 + r * M + m] =
+                    _mm256_fmadd_ps(row, left[m], acc[u * 8 + r * M + m]);
             }
         }
     }
-    UNROLL for (uint32_t n = R * M; n < R * M * U; n++) acc[n % (R * M)] = _mm256_add_ps(acc[n % (R * M)], acc[n]);
+    UNROLL for (uint32_t n = 0; n < (U - 1) * 8; n++) acc[n] = _mm256_add_ps(acc[n], acc[8 + n]);
+    _mm256_storeu_ps(sum, sums8(acc));
     UNROLL for (uint32_t n = 0; n < R * M; n++)
     {
         uint64_t r = n / M, m = n % M;
-        float sum = sum8(acc[n]);
 
         for (uint64_t j = i; j < k; j++)
-            sum += x[m * x_stride + j] * kb_load(f, w, at + r * w_stride + j);
-        out[m * out_stride + r] = scale * sum;
+            sum[n] += x[m * x_stride + j] * kb_load(f, w, at + r * w_stride + j);
+        out[m * out_stride + r] = scale * sum[n];
     }
 }
 
-/* All rows of x against R rows of w. */
+/* All rows of x against R rows of w, 8 or fewer products at a time. */
 FAST_INLINE void dots_rows(enum kvp_format f, uint32_t R, const float *x, uint64_t x_stride, uint32_t m, const void *w,
                            uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out, uint64_t out_stride)
 {
-    for (; m >= 4; m -= 4, x += 4 * x_stride, out += 4 * out_stride)
-        dots_block(f, R, 4, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
-    if (m >= 2) {
+    for (; m >= 4 && R <= 2; m -= 4, x += 4 * x_stride, out += 4 * out_stride)
+        dots_block(f, R <= 2 ? R : 1, 4, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
+    for (; m >= 2; m -= 2, x += 2 * x_stride, out += 2 * out_stride)
         dots_block(f, R, 2, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
-        m -= 2;
-        x += 2 * x_stride;
-        out += 2 * out_stride;
-    }
     if (m)
         dots_block(f, R, 1, 2, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
 }
@@ -167,6 +176,10 @@ FAST_INLINE void dots(enum kvp_format f, const float *x, uint64_t x_stride, uint
 {
     uint64_t size = w_stride * kb_element(f), r = 0;
 
+    for (; m < 4 && r + 4 <= rows; r += 4) {
+        fetch(ahead, r * size, (r + 4) * size);
+        dots_rows(f, 4, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride);
+    }
     for (; r + 2 <= rows; r += 2) {
         fetch(ahead, r * size, (r + 2) * size);
         dots_rows(f, 2, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride);
@@ -234,24 +247,71 @@ FAST_INLINE void mix(enum kvp_format f, const float *p, uint64_t p_stride, uint3
         mix_rows(f, 1, p, p_stride, w, w_stride, rows, dim, o, o_stride);
 }
 
-FAST_INLINE void fold(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
-                      const void *min, uint64_t at, uint64_t step, float *scaled, float *base)
+/* Elements [i, i + n) with n < 8, the rest 0, without touching what lies behind. */
+FAST_INLINE __m256 load_few(enum kvp_format f, const void *p, uint64_t i, uint32_t n)
 {
-    for (uint32_t i = 0; i < m; i++)
-        base[i] = 0;
-    for (uint32_t c = 0; c < dim; c++, at += step) {
-        float s, z;
+    float part[8] = {0};
 
-        if (f == KVP_F16) {
-            s = by * _cvtsh_ss(((const uint16_t *)scale)[at]);
-            z = by * _cvtsh_ss(((const uint16_t *)min)[at]);
-        } else {
-            s = by * kb_load(f, scale, at);
-            z = by * kb_load(f, min, at);
-        }
+    for (uint32_t j = 0; j < n; j++)
+        part[j] = kb_load(f, p, i + j);
+    return _mm256_loadu_ps(part);
+}
+
+FAST_INLINE void fold_k(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
+                        const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)
+{
+    __m256 factor = _mm256_set1_ps(by);
+
+    for (uint32_t i = 0; i < m; i++)
+        _mm256_storeu_ps(base + 8 * i, _mm256_setzero_ps());
+    for (uint32_t c = 0; c < dim; c++, at += step) {
+        __m256 s = _mm256_mul_ps(factor, n == 8 ? load8(f, scale, at) : load_few(f, scale, at, n));
+        __m256 z = _mm256_mul_ps(factor, n == 8 ? load8(f, min, at) : load_few(f, min, at, n));
+
         for (uint32_t i = 0; i < m; i++) {
-            scaled[(uint64_t)i * dim + c] = q[(uint64_t)i * dim + c] * s;
-            base[i] += q[(uint64_t)i * dim + c] * z;
+            __m256 x = _mm256_broadcast_ss(q + (uint64_t)i * dim + c);
+
+            _mm256_storeu_ps(scaled + ((uint64_t)i * dim + c) * 8, _mm256_mul_ps(x, s));
+            _mm256_storeu_ps(base + 8 * i, _mm256_fmadd_ps(x, z, _mm256_loadu_ps(base + 8 * i)));
+        }
+    }
+}
+
+FAST_INLINE __m128 load4(enum kvp_format f, const void *p, uint64_t i)
+{
+    if (f == KVP_F32)
+        return _mm_loadu_ps((const float *)p + i);
+    __m128i half = _mm_loadl_epi64((const __m128i *)(const void *)((const uint16_t *)p + i));
+    if (f == KVP_F16)
+        return _mm_cvtph_ps(half);
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16));
+}
+
+FAST_INLINE void fold_v(enum kvp_format f, const float *p, uint64_t p_stride, uint32_t m, uint64_t rows,
+                        uint32_t groups, const void *scale, const void *min, uint64_t at, float *weighed, float *base)
+{
+    for (uint32_t i = 0; i < m; i++) {
+        uint32_t j = 0;
+
+        for (; j + 4 <= groups; j += 4) {
+            __m128 sum = _mm_setzero_ps();
+
+            for (uint64_t t = 0; t < rows; t++) {
+                __m128 w = _mm_broadcast_ss(p + i * p_stride + t);
+
+                _mm_storeu_ps(weighed + (i * rows + t) * groups + j, _mm_mul_ps(w, load4(f, scale, at + t * groups + j)));
+                sum = _mm_fmadd_ps(w, load4(f, min, at + t * groups + j), sum);
+            }
+            _mm_storeu_ps(base + i * groups + j, sum);
+        }
+        for (; j < groups; j++) {
+            base[i * groups + j] = 0;
+            for (uint64_t t = 0; t < rows; t++) {
+                float w = p[i * p_stride + t];
+
+                weighed[(i * rows + t) * groups + j] = w * kb_load(f, scale, at + t * groups + j);
+                base[i * groups + j] += w * kb_load(f, min, at + t * groups + j);
+            }
         }
     }
 }
@@ -277,10 +337,15 @@ FAST_INLINE void fold(enum kvp_format f, const float *q, uint32_t m, uint32_t di
     {                                                                                                          \
         mix(f, p, p_stride, m, w, w_stride, rows, dim, o, o_stride, ahead);                                    \
     }                                                                                                          \
-    FAST static void fold_##name(const float *q, uint32_t m, uint32_t dim, float by, const void *scale,        \
-                                 const void *min, uint64_t at, uint64_t step, float *scaled, float *base)      \
+    FAST static void fold_k_##name(const float *q, uint32_t m, uint32_t dim, float by, const void *scale,      \
+                              const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)\
     {                                                                                                          \
-        fold(f, q, m, dim, by, scale, min, at, step, scaled, base);                                            \
+        fold_k(f, q, m, dim, by, scale, min, at, step, n, scaled, base);                                       \
+    }                                                                                                          \
+    FAST static void fold_v_##name(const float *p, uint64_t p_stride, uint32_t m, uint64_t rows, uint32_t groups,\
+                              const void *scale, const void *min, uint64_t at, float *weighed, float *base)    \
+    {                                                                                                          \
+        fold_v(f, p, p_stride, m, rows, groups, scale, min, at, weighed, base);                                \
     }
 FORMAT_OPS(f32, KVP_F32)
 FORMAT_OPS(f16, KVP_F16)
@@ -434,16 +499,141 @@ FAST static uint32_t words_avx2(const uint32_t *x, uint64_t n)
     return sum;
 }
 
-static void code_dots_avx2(const float *q, uint64_t q_stride, uint32_t m, const uint32_t *words, uint64_t w_stride,
-                           uint32_t dim, uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride)
+/* Codes [8v, 8v + 8) of a run that starts at `words`, as floats. Two bits pick one of four floats, and the
+ * permutation looks at no other bits. */
+FAST_INLINE __m256 codes8(uint32_t bits, const uint32_t *words, uint32_t v)
 {
-    cpu_ops_plain.code_dots(q, q_stride, m, words, w_stride, dim, bits, tokens, s, s_stride);
+    __m256i shift = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), w;
+
+    if (bits == 2) {
+        w = _mm256_set1_epi32((int)words[v / 2]);
+        shift = _mm256_add_epi32(_mm256_slli_epi32(shift, 1), _mm256_set1_epi32(16 * (int)(v % 2)));
+        return _mm256_permutevar_ps(_mm256_setr_ps(0, 1, 2, 3, 0, 1, 2, 3), _mm256_srlv_epi32(w, shift));
+    }
+    w = _mm256_srlv_epi32(_mm256_set1_epi32((int)words[v]), _mm256_slli_epi32(shift, 2));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(15)));
 }
 
-static void code_mix_avx2(const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim,
-                          uint32_t bits, uint32_t group, float *o, uint64_t o_stride)
+/* 8 * V tokens from vector v on, M heads. */
+FAST_INLINE void code_dots_block(uint32_t bits, uint32_t M, uint32_t V, const float *q, const uint32_t *words,
+                                 uint64_t w_stride, uint32_t dim, float *s, uint64_t s_stride)
 {
-    cpu_ops_plain.code_mix(p, m, words, rows, dim, bits, group, o, o_stride);
+    __m256 acc[16];
+
+    UNROLL for (uint32_t n = 0; n < M * V; n++) acc[n] = _mm256_setzero_ps();
+    for (uint32_t c = 0; c < dim; c++) {
+        __m256 x[4];
+
+        UNROLL for (uint32_t v = 0; v < V; v++) x[v] = codes8(bits, words + c * w_stride, v);
+        UNROLL for (uint32_t m = 0; m < M; m++)
+        {
+            __m256 weight = _mm256_broadcast_ss(q + ((uint64_t)m * dim + c) * 8);
+
+            UNROLL for (uint32_t v = 0; v < V; v++) acc[m * V + v] = _mm256_fmadd_ps(weight, x[v], acc[m * V + v]);
+        }
+    }
+    UNROLL for (uint32_t n = 0; n < M * V; n++) _mm256_storeu_ps(s + n / V * s_stride + 8 * (n % V), acc[n]);
+}
+
+/* M heads, all tokens: V vectors at a time (two share a word of 2-bit codes), then one by one for 4 bits. */
+FAST_INLINE void code_dots_heads(uint32_t bits, uint32_t M, uint32_t V, const float *q, const uint32_t *words,
+                                 uint64_t w_stride, uint32_t dim, uint32_t tokens, float *s, uint64_t s_stride)
+{
+    uint32_t t = 0;
+
+    for (; t + 8 * V <= tokens; t += 8 * V)
+        code_dots_block(bits, M, V, q, words + t * bits / 32, w_stride, dim, s + t, s_stride);
+    for (; t + 16 <= tokens; t += 16)
+        code_dots_block(bits, M, 2, q, words + t * bits / 32, w_stride, dim, s + t, s_stride);
+    if (bits == 4 && t < tokens)
+        code_dots_block(4, M, 1, q, words + t * bits / 32, w_stride, dim, s + t, s_stride);
+}
+
+FAST_INLINE void code_dots(uint32_t bits, const float *q, uint32_t m, const uint32_t *words, uint64_t w_stride,
+                           uint32_t dim, uint32_t tokens, float *s, uint64_t s_stride)
+{
+    for (; m >= 4; m -= 4, q += 32 * (uint64_t)dim, s += 4 * s_stride)
+        code_dots_heads(bits, 4, 2, q, words, w_stride, dim, tokens, s, s_stride);
+    if (m >= 2) {
+        code_dots_heads(bits, 2, 4, q, words, w_stride, dim, tokens, s, s_stride);
+        m -= 2;
+        q += 16 * (uint64_t)dim;
+        s += 2 * s_stride;
+    }
+    if (m)
+        code_dots_heads(bits, 1, 4, q, words, w_stride, dim, tokens, s, s_stride);
+}
+
+FAST static void code_dots_avx2(const float *q, uint32_t m, const uint32_t *words, uint64_t w_stride, uint32_t dim,
+                                uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride)
+{
+    if (bits == 2)
+        code_dots(2, q, m, words, w_stride, dim, tokens, s, s_stride);
+    else
+        code_dots(4, q, m, words, w_stride, dim, tokens, s, s_stride);
+}
+
+/* 8 * V channels from c on, all of one group; M heads. */
+FAST_INLINE void code_mix_block(uint32_t bits, uint32_t M, uint32_t V, const float *p, const uint32_t *words,
+                                uint64_t rows, uint32_t dim, uint32_t group, uint32_t c, float *o, uint64_t o_stride)
+{
+    uint32_t groups = dim / group, row = dim * bits / 32;
+    __m256 acc[16];
+
+    words += c * bits / 32;
+    p += c / group;
+    UNROLL for (uint32_t n = 0; n < M * V; n++) acc[n] = _mm256_loadu_ps(o + n / V * o_stride + c + 8 * (n % V));
+    for (uint64_t t = 0; t < rows; t++) {
+        __m256 x[4];
+
+        UNROLL for (uint32_t v = 0; v < V; v++) x[v] = codes8(bits, words + t * row, v);
+        UNROLL for (uint32_t m = 0; m < M; m++)
+        {
+            __m256 weight = _mm256_broadcast_ss(p + (m * rows + t) * groups);
+
+            UNROLL for (uint32_t v = 0; v < V; v++) acc[m * V + v] = _mm256_fmadd_ps(weight, x[v], acc[m * V + v]);
+        }
+    }
+    UNROLL for (uint32_t n = 0; n < M * V; n++) _mm256_storeu_ps(o + n / V * o_stride + c + 8 * (n % V), acc[n]);
+}
+
+FAST_INLINE void code_mix_heads(uint32_t bits, uint32_t M, uint32_t V, const float *p, const uint32_t *words,
+                                uint64_t rows, uint32_t dim, uint32_t group, float *o, uint64_t o_stride)
+{
+    uint32_t c = 0;
+
+    for (; group % (8 * V) == 0 && c < dim; c += 8 * V)
+        code_mix_block(bits, M, V, p, words, rows, dim, group, c, o, o_stride);
+    for (; group % 16 == 0 && c < dim; c += 16)
+        code_mix_block(bits, M, 2, p, words, rows, dim, group, c, o, o_stride);
+    for (; bits == 4 && c < dim; c += 8)
+        code_mix_block(4, M, 1, p, words, rows, dim, group, c, o, o_stride);
+}
+
+FAST_INLINE void code_mix(uint32_t bits, const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim,
+                          uint32_t group, float *o, uint64_t o_stride)
+{
+    uint64_t head = rows * (dim / group);
+
+    for (; m >= 4; m -= 4, p += 4 * head, o += 4 * o_stride)
+        code_mix_heads(bits, 4, 2, p, words, rows, dim, group, o, o_stride);
+    if (m >= 2) {
+        code_mix_heads(bits, 2, 4, p, words, rows, dim, group, o, o_stride);
+        m -= 2;
+        p += 2 * head;
+        o += 2 * o_stride;
+    }
+    if (m)
+        code_mix_heads(bits, 1, 4, p, words, rows, dim, group, o, o_stride);
+}
+
+FAST static void code_mix_avx2(const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim,
+                               uint32_t bits, uint32_t group, float *o, uint64_t o_stride)
+{
+    if (bits == 2)
+        code_mix(2, p, m, words, rows, dim, group, o, o_stride);
+    else
+        code_mix(4, p, m, words, rows, dim, group, o, o_stride);
 }
 
 const struct cpu_ops cpu_ops_avx2 = {
@@ -452,7 +642,8 @@ const struct cpu_ops cpu_ops_avx2 = {
     .narrow = {narrow_f32, narrow_f16, narrow_bf16},
     .dots = {dots_f32, dots_f16, dots_bf16},
     .mix = {mix_f32, mix_f16, mix_bf16},
-    .fold = {fold_f32, fold_f16, fold_bf16},
+    .fold_k = {fold_k_f32, fold_k_f16, fold_k_bf16},
+    .fold_v = {fold_v_f32, fold_v_f16, fold_v_bf16},
     .max = max_avx2,
     .exps = exps_avx2,
     .scale = scale_avx2,

@@ -51,19 +51,36 @@ static inline void mix(enum kvp_format f, const float *p, uint64_t p_stride, uin
                 o[i * o_stride + c] += p[i * p_stride + r] * kb_load(f, w, r * w_stride + c);
 }
 
-static inline void fold(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
-                        const void *min, uint64_t at, uint64_t step, float *scaled, float *base)
+static inline void fold_k(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
+                          const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)
 {
-    for (uint32_t i = 0; i < m; i++)
+    for (uint32_t i = 0; i < 8 * m; i++)
         base[i] = 0;
-    for (uint32_t c = 0; c < dim; c++, at += step) {
-        float s = by * kb_load(f, scale, at), z = by * kb_load(f, min, at);
+    for (uint32_t c = 0; c < dim; c++, at += step)
+        for (uint32_t j = 0; j < n; j++) {
+            float s = by * kb_load(f, scale, at + j), z = by * kb_load(f, min, at + j);
 
-        for (uint32_t i = 0; i < m; i++) {
-            scaled[(uint64_t)i * dim + c] = q[(uint64_t)i * dim + c] * s;
-            base[i] += q[(uint64_t)i * dim + c] * z;
+            for (uint32_t i = 0; i < m; i++) {
+                scaled[((uint64_t)i * dim + c) * 8 + j] = q[(uint64_t)i * dim + c] * s;
+                base[i * 8 + j] += q[(uint64_t)i * dim + c] * z;
+            }
         }
-    }
+}
+
+static inline void fold_v(enum kvp_format f, const float *p, uint64_t p_stride, uint32_t m, uint64_t rows,
+                          uint32_t groups, const void *scale, const void *min, uint64_t at, float *weighed, float *base)
+{
+    for (uint32_t i = 0; i < m * groups; i++)
+        base[i] = 0;
+    for (uint64_t t = 0; t < rows; t++)
+        for (uint32_t j = 0; j < groups; j++) {
+            float s = kb_load(f, scale, at + t * groups + j), z = kb_load(f, min, at + t * groups + j);
+
+            for (uint32_t i = 0; i < m; i++) {
+                weighed[(i * rows + t) * groups + j] = p[i * p_stride + t] * s;
+                base[i * groups + j] += p[i * p_stride + t] * z;
+            }
+        }
 }
 
 #define FORMAT_OPS(name, f)                                                                                    \
@@ -88,10 +105,15 @@ static inline void fold(enum kvp_format f, const float *q, uint32_t m, uint32_t 
         (void)ahead;                                                                                           \
         mix(f, p, p_stride, m, w, w_stride, rows, dim, o, o_stride);                                           \
     }                                                                                                          \
-    static void fold_##name(const float *q, uint32_t m, uint32_t dim, float by, const void *scale,             \
-                            const void *min, uint64_t at, uint64_t step, float *scaled, float *base)           \
+    static void fold_k_##name(const float *q, uint32_t m, uint32_t dim, float by, const void *scale,           \
+                              const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)\
     {                                                                                                          \
-        fold(f, q, m, dim, by, scale, min, at, step, scaled, base);                                            \
+        fold_k(f, q, m, dim, by, scale, min, at, step, n, scaled, base);                                       \
+    }                                                                                                          \
+    static void fold_v_##name(const float *p, uint64_t p_stride, uint32_t m, uint64_t rows, uint32_t groups,   \
+                              const void *scale, const void *min, uint64_t at, float *weighed, float *base)    \
+    {                                                                                                          \
+        fold_v(f, p, p_stride, m, rows, groups, scale, min, at, weighed, base);                                \
     }
 PER_FORMAT(FORMAT_OPS)
 
@@ -182,8 +204,8 @@ static uint32_t words_plain(const uint32_t *x, uint64_t n)
     return sum;
 }
 
-static void code_dots_plain(const float *q, uint64_t q_stride, uint32_t m, const uint32_t *words, uint64_t w_stride,
-                            uint32_t dim, uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride)
+static void code_dots_plain(const float *q, uint32_t m, const uint32_t *words, uint64_t w_stride, uint32_t dim,
+                            uint32_t bits, uint32_t tokens, float *s, uint64_t s_stride)
 {
     uint32_t per = 32 / bits, mask = (1u << bits) - 1;
 
@@ -192,7 +214,7 @@ static void code_dots_plain(const float *q, uint64_t q_stride, uint32_t m, const
             float sum = 0;
 
             for (uint32_t c = 0; c < dim; c++)
-                sum += q[i * q_stride + c] * (float)(words[c * w_stride + t / per] >> bits * (t % per) & mask);
+                sum += q[((uint64_t)i * dim + c) * 8] * (float)(words[c * w_stride + t / per] >> bits * (t % per) & mask);
             s[i * s_stride + t] = sum;
         }
 }
@@ -215,7 +237,8 @@ const struct cpu_ops cpu_ops_plain = {
     .narrow = {narrow_f32, narrow_f16, narrow_bf16},
     .dots = {dots_f32, dots_f16, dots_bf16},
     .mix = {mix_f32, mix_f16, mix_bf16},
-    .fold = {fold_f32, fold_f16, fold_bf16},
+    .fold_k = {fold_k_f32, fold_k_f16, fold_k_bf16},
+    .fold_v = {fold_v_f32, fold_v_f16, fold_v_bf16},
     .max = max_plain,
     .exps = exps_plain,
     .scale = scale_plain,
