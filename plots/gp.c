@@ -29,7 +29,9 @@ void gp_begin(struct gp *g, double width, double height)
 {
     g->width = width;
     g->height = height;
-    fprintf(g->f, "set encoding utf8\nset terminal %s noenhanced size %.0f,%.0f font 'sans-serif,11' background '#ffffff'\nmark = %g\n",
+    fprintf(g->f,
+            "set encoding utf8\nset terminal %s noenhanced size %.0f,%.0f font 'sans-serif,11' "
+            "background '#ffffff'\nmark = %g\n",
             g->target->terminal, width, height, g->target->mark);
     if (g->target->file) {
         fprintf(g->f, "set output ");
@@ -48,6 +50,14 @@ double gp_y(const struct gp *g, double pixel)
     return 1 - pixel / g->height;
 }
 
+void gp_panel(struct gp *g, double left, double top, double right, double bottom)
+{
+    fprintf(g->f,
+            "set lmargin at screen %.5f\nset rmargin at screen %.5f\n"
+            "set tmargin at screen %.5f\nset bmargin at screen %.5f\n",
+            gp_x(g, left), gp_x(g, right), gp_y(g, top), gp_y(g, bottom));
+}
+
 void gp_label(struct gp *g, double x, double y, const char *style, const char *fmt, ...)
 {
     char text[640];
@@ -63,9 +73,9 @@ void gp_label(struct gp *g, double x, double y, const char *style, const char *f
 
 void gp_mark(struct gp *g, double x, double y, int point, double size, unsigned rgb, const char *text)
 {
-    fprintf(g->f, "set label '' at screen %.5f,%.5f point pt %d ps %.2f*mark lc rgb '#%06x'\n", gp_x(g, x), gp_y(g, y),
-            point, size, rgb);
-    gp_label(g, x + 12, y, "left textcolor rgb '#222222'", "%s", text);
+    fprintf(g->f, "set label '' at screen %.5f,%.5f point pt %d ps %.2f*mark lc rgb '#%06x'\n", gp_x(g, x),
+            gp_y(g, y), point, size, rgb);
+    gp_label(g, x + 12, y, "left font 'sans-serif,10' textcolor rgb '#222222'", "%s", text);
 }
 
 void gp_bytes(double bytes, char *buf, size_t n)

@@ -24,6 +24,9 @@ void gp_begin(struct gp *g, double width, double height);
 double gp_x(const struct gp *g, double pixel);
 double gp_y(const struct gp *g, double pixel);
 
+/* Where on the canvas the next plot's axes lie. */
+void gp_panel(struct gp *g, double left, double top, double right, double bottom);
+
 /* One quoted gnuplot string. Quotes, backquotes (gnuplot would run what they enclose), backslashes, $ and @
  * are written in octal; control characters become spaces. */
 void gp_quote(FILE *f, const char *text);

@@ -45,8 +45,8 @@ static kvp_err terminal_of(const char *out, struct gp_target *t, struct kvp_erro
 }
 
 /* The whole program in memory: a chart that cannot be drawn leaves nothing behind. */
-static kvp_err write_program(const struct chart *c, const struct results *r, const struct gp_target *t, char **program,
-                             size_t *size, struct kvp_error *e)
+static kvp_err write_program(const struct chart *c, const struct results *r, const struct gp_target *t,
+                             char **program, size_t *size, struct kvp_error *e)
 {
     struct gp g = {.f = open_memstream(program, size), .target = t};
     kvp_err rc;

@@ -92,7 +92,8 @@ static kvp_err check_row(const json_t *row, size_t i, const char *origin, struct
     }
     snprintf(word, sizeof(word), " %.12s ", kind);
     if (!strstr(kinds, word))
-        return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu].kind '%.40s': expected bytes, bound, flops or time", origin, i, kind);
+        return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu].kind '%.40s': expected bytes, bound, flops or time", origin, i,
+                        kind);
     return KVP_OK;
 }
 

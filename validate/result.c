@@ -177,7 +177,7 @@ static void print_cells(FILE *f, bool md, const int *width, const char *const *c
 }
 
 static const int row_width[] = {-22, 16, 16, 10, 12, 0};
-static const int summary_width[] = {-46, 14, 14, 10, 14, 14, 10, 10, 0};
+static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 0};
 
 static bool is_step(const json_t *row)
 {
@@ -276,7 +276,7 @@ static void print_summary(FILE *f, const json_t *results, bool md)
 
         join_techniques(r, name, sizeof(name));
         if (why_not(r)) {
-            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-46s  not applicable: %s\n", name, why_not(r));
+            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-52s  not applicable: %s\n", name, why_not(r));
             continue;
         }
         for (size_t k = 0; k < 6; k++)

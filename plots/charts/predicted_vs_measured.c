@@ -39,6 +39,12 @@ static bool whole_step(const char *row)
     return strcmp(row, "prefill") == 0 || strcmp(row, "decode step") == 0;
 }
 
+/* How far off, whichever side is larger. */
+static double miss(const struct point *p)
+{
+    return fabs(log(p->predicted / p->measured));
+}
+
 static bool holds(const struct point *p)
 {
     const double ratio = p->predicted / p->measured;
@@ -89,8 +95,10 @@ static kvp_err read_points(struct scatter *s, const struct results *r, struct kv
         json_array_foreach(json_object_get(res, "rows"), k, row)
             add_row(s, row, i);
     return s->n ? KVP_OK
-                : kvp_fail(e, KVP_EINPUT, "predicted-vs-measured: nothing to draw, no row of the %zu results was both "
-                                          "predicted and measured", r->n);
+                : kvp_fail(e, KVP_EINPUT,
+                           "predicted-vs-measured: nothing to draw, no row of the %zu results was both predicted and "
+                           "measured",
+                           r->n);
 }
 
 /* ---- the program ----------------------------------------------------------------------------------- */
@@ -138,7 +146,8 @@ static void time_tics(struct gp *g, const struct axis *a, const char *axis)
     for (int k = first, n = 0; k <= last; k++) {
         const double v = pow(10, k), shown = k < -6 ? v * 1e9 : k < -3 ? v * 1e6 : k < 0 ? v * 1e3 : v;
 
-        fprintf(g->f, "%s'%g %s' 1e%d", n++ ? ", " : "", shown, k < -6 ? "ns" : k < -3 ? "us" : k < 0 ? "ms" : "s", k);
+        fprintf(g->f, "%s'%g %s' 1e%d", n++ ? ", " : "", shown,
+                k < -6 ? "ns" : k < -3 ? "us" : k < 0 ? "ms" : "s", k);
     }
     fprintf(g->f, ")\n");
 }
@@ -149,8 +158,7 @@ static void panel(struct gp *g, double left, const struct axis *a, const char *t
     const double lo = a->lo / 2, hi = a->hi * 2;
     const struct axis wide = {.lo = lo, .hi = hi};
 
-    fprintf(g->f, "set lmargin at screen %.5f\nset rmargin at screen %.5f\nset tmargin at screen %.5f\nset bmargin at screen %.5f\n",
-            gp_x(g, left), gp_x(g, left + PANEL_WIDTH), gp_y(g, TOP), gp_y(g, TOP + PANEL));
+    gp_panel(g, left, TOP, left + PANEL_WIDTH, TOP + PANEL);
     fprintf(g->f, "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n", lo, hi, lo, hi);
     fprintf(g->f, "set xlabel 'measured %s'\nset ylabel 'predicted %s' offset 1,0\n", quantity, quantity);
     gp_label(g, left, TOP - 16, "left font 'sans-serif,12'", "%s", title);
@@ -178,7 +186,7 @@ static void name_outliers(struct gp *g, const struct scatter *s)
             for (int k = 0; k < n; k++)
                 free_place = free_place && fabs(log(p->predicted / named[k]->predicted)) > 0.06 * span &&
                              strcmp(p->row, named[k]->row) != 0;
-            if (free_place && (!worst || fabs(log(p->predicted / p->measured)) > fabs(log(worst->predicted / worst->measured))))
+            if (free_place && (!worst || miss(p) > miss(worst)))
                 worst = p;
         }
         if (!worst)
@@ -186,28 +194,31 @@ static void name_outliers(struct gp *g, const struct scatter *s)
         named[n++] = worst;
         fprintf(g->f, "set label ");
         gp_quote(g->f, worst->row);
-        fprintf(g->f, " at first %.9g,%.9g %s font 'sans-serif,9' textcolor rgb '#444444'\n", worst->measured, worst->predicted,
-                worst->predicted > worst->measured ? "right offset -0.9,0" : "left offset 0.9,0");
+        fprintf(g->f, " at first %.9g,%.9g %s font 'sans-serif,9' textcolor rgb '#444444'\n", worst->measured,
+                worst->predicted, worst->predicted > worst->measured ? "right offset -0.9,0" : "left offset 0.9,0");
     }
 }
+
+#define MARKS "using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable"
 
 static void bytes_panel(struct gp *g, const struct scatter *s)
 {
     panel(g, LEFT, &s->bytes, "bytes: ● must be equal, ○ predicted as an upper bound", "bytes", byte_tics);
     fprintf(g->f, "plot $span using 1:1 with lines lw 1.5 lc rgb '#999999', \\\n"
-                  "     $bound using 1:2:($3*mark):4:5 with points lw 1.6 ps variable pt variable lc rgb variable, \\\n"
-                  "     $equal using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
+                  "     $bound " MARKS " lw 1.6, \\\n"
+                  "     $equal " MARKS "\nunset label\n");
 }
 
 static void time_panel(struct gp *g, const struct scatter *s)
 {
-    panel(g, LEFT + PANEL_WIDTH + GAP, &s->time, "time of ops, and ringed of whole steps; band: a factor of 2", "time", time_tics);
+    panel(g, LEFT + PANEL_WIDTH + GAP, &s->time, "time of ops, and ringed of whole steps; band: a factor of 2", "time",
+          time_tics);
     name_outliers(g, s);
     fprintf(g->f, "plot $span using 1:($1/2):($1*2) with filledcurves fs solid noborder fc rgb '#eeeeee', \\\n"
                   "     $span using 1:1 with lines lw 1.5 lc rgb '#999999', \\\n"
-                  "     $op using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable, \\\n"
+                  "     $op " MARKS ", \\\n"
                   "     $step using 1:2 with points ps 3*mark pt 6 lc rgb '#000000', \\\n"
-                  "     $step using 1:2:($3*mark):4:5 with points ps variable pt variable lc rgb variable\nunset label\n");
+                  "     $step " MARKS "\nunset label\n");
 }
 
 /* Short names, unless two results of one model and workload would then look alike. */
@@ -222,14 +233,16 @@ static void technique_name(const struct results *r, size_t i, char *buf, size_t 
     result_techniques(res, true, name, sizeof(name));
     json_array_foreach(r->array, k, other) {
         result_techniques(other, true, others, sizeof(others));
-        alike = alike || (k != i && strcmp(name, others) == 0 && json_equal(json_object_get(other, "workload"), work) &&
+        alike = alike || (k != i && strcmp(name, others) == 0 &&
+                          json_equal(json_object_get(other, "workload"), work) &&
                           json_equal(json_object_get(other, "model"), model));
     }
     result_techniques(res, !alike, name, sizeof(name));
     if (chart_one_workload(r))
         snprintf(buf, n, "%.32s", name);
     else
-        snprintf(buf, n, "%.14s · %.13s %" JSON_INTEGER_FORMAT, name, json_string_value(json_object_get(model, "name")),
+        snprintf(buf, n, "%.14s · %.13s %" JSON_INTEGER_FORMAT, name,
+                 json_string_value(json_object_get(model, "name")),
                  json_integer_value(json_object_get(work, "context")));
 }
 
@@ -244,7 +257,8 @@ static int legend(struct gp *g, const struct results *r, double y)
         if (result_not_applicable(json_array_get(r->array, i)))
             continue;
         technique_name(r, i, name, sizeof(name));
-        gp_mark(g, LEFT + (double)(shown % COLUMNS) * 270, y + LINE * (double)(shown / COLUMNS), gp_point(i, true), 1.3, gp_colour(i), name);
+        gp_mark(g, LEFT + (double)(shown % COLUMNS) * 270, y + LINE * (double)(shown / COLUMNS), gp_point(i, true), 1.3,
+                gp_colour(i), name);
         shown++;
     }
     return (int)((shown + COLUMNS - 1) / COLUMNS);
@@ -255,10 +269,11 @@ static void captions(struct gp *g, const struct scatter *s, const struct results
     const char *style = "left font 'sans-serif,10' textcolor rgb '#555555'";
     const struct axis *b = &s->bytes, *t = &s->time;
 
-    gp_label(g, LEFT, y, style, "bytes: %zu of %zu rows hold; %zu more are 0 on both sides, which has no place on a logarithmic axis%s",
+    gp_label(g, LEFT, y, style,
+             "bytes: %zu of %zu rows hold; %zu more are 0 on both sides, which has no place on a logarithmic axis%s",
              b->agree, b->n, b->zero, b->unknown ? "; rows without a counterpart are left out" : "");
-    gp_label(g, LEFT, y + LINE, style, "time: %zu of %zu ops and steps within a factor of 2%s; basis: %s", t->agree, t->n,
-             t->unknown ? "; ops without a counterpart are left out" : "", *s->basis ? s->basis : "none");
+    gp_label(g, LEFT, y + LINE, style, "time: %zu of %zu ops and steps within a factor of 2%s; basis: %s", t->agree,
+             t->n, t->unknown ? "; ops without a counterpart are left out" : "", *s->basis ? s->basis : "none");
     y += 2 * LINE;
     for (size_t i = 0; i < r->n; i++, y += LINE) {
         const json_t *res = json_array_get(r->array, i);
@@ -281,7 +296,8 @@ static void write_program(struct gp *g, const struct scatter *s, const struct re
         undrawn += result_not_applicable(json_array_get(r->array, i)) != NULL;
     gp_begin(g, WIDTH, y + LINE * (ceil(((double)r->n - undrawn) / COLUMNS) + 2 + undrawn) + 12);
     data(g, s);
-    fprintf(g->f, "unset key\nset border 3 lc rgb '#888888'\nset tics nomirror textcolor rgb '#333333'\nset logscale xy\n"
+    fprintf(g->f, "unset key\nset border 3 lc rgb '#888888'\n"
+                  "set tics nomirror textcolor rgb '#333333'\nset logscale xy\n"
                   "set grid lt 1 lc rgb '#e4e4e4'\nset multiplot\n");
     chart_title(g, r, "predicted against measured");
     y += LINE * legend(g, r, y) + 8;

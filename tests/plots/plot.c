@@ -14,7 +14,7 @@
 #define N(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
 static char dir[] = "/tmp/kvproof-plot.XXXXXX";
-static char path[4][256]; /* files in dir: see at() */
+static char path[4][512]; /* files in dir: see at() */
 static char home[512], search[4096];
 
 static const char *at(int slot, const char *name)
@@ -151,7 +151,7 @@ START_TEST(script_stands_alone)
 {
     const char *const input[] = {data(0, "validate.jsonl")};
     struct kvp_error e = {0};
-    char command[600];
+    char command[700];
 
     ck_assert_int_eq(kvp_plot("memory", input, 1, at(1, "it's here.png"), at(2, "p.gp"), &e), KVP_OK);
     ck_assert_int_eq(files(), 1);

@@ -104,19 +104,17 @@ static void value_table(unsigned char *table, enum kvp_format format, double mid
 }
 
 /* Elements [first, first + n) of a tensor whose stream is `key`; first is a multiple of VALUES_PER_DRAW. */
-#define DEFINE_DRAW(name, type)                                                                       \
-    static void name(type *out, const type *table, uint64_t key, uint64_t first, uint64_t n)          \
-    {                                                                                                 \
-        const int64_t draws = (int64_t)((n + VALUES_PER_DRAW - 1) / VALUES_PER_DRAW);                 \
-                                                                                                      \
-        _Pragma("omp parallel for schedule(static)")                                                  \
-        for (int64_t i = 0; i < draws; i++) {                                                         \
-            const uint64_t at = (uint64_t)i * VALUES_PER_DRAW;                                        \
-            uint64_t bits = mix(key + (first / VALUES_PER_DRAW + (uint64_t)i) * 0x9e3779b97f4a7c15u); \
-                                                                                                      \
-            for (uint64_t j = at; j < n && j < at + VALUES_PER_DRAW; j++, bits >>= VALUE_BITS)        \
-                out[j] = table[bits % VALUES];                                                        \
-        }                                                                                             \
+#define DEFINE_DRAW(name, type)                                                               \
+    static void name(type *out, const type *table, uint64_t key, uint64_t first, uint64_t n)  \
+    {                                                                                         \
+        uint64_t count = first / VALUES_PER_DRAW;                                             \
+                                                                                              \
+        for (uint64_t i = 0; i < n; count++) {                                                \
+            uint64_t bits = mix(key + count * 0x9e3779b97f4a7c15u);                           \
+                                                                                              \
+            for (int j = 0; j < VALUES_PER_DRAW && i < n; j++, bits >>= VALUE_BITS)           \
+                out[i++] = table[bits % VALUES];                                              \
+        }                                                                                     \
     }
 DEFINE_DRAW(draw16, uint16_t)
 DEFINE_DRAW(draw32, uint32_t)
