@@ -28,7 +28,7 @@ memcheck() { # memcheck WANTED-STATUS COMMAND...
 for t in "$@"; do
     memcheck 0 "$t"
 done
-tiny=tests/golden/llama
+tiny=tests/golden/llama-gqa
 memcheck 0 "$KVPROOF" estimate llama-2-7b -c 4096 -t h2o -t paged:16 -d h200 --detail -o json
 memcheck 2 "$KVPROOF" estimate llama-2-7b -c 4096 -t nothing
 memcheck 2 "$KVPROOF" estimate tests/cli/none.json

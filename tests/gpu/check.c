@@ -1,10 +1,14 @@
 /* check.c - every CUDA kernel against the plain reference, on fresh random operands
  *
  * check [--rounds N] [--seed N] [--tiny] [--quiet] [KERNEL...]
+ * check --logits GOT WANT
  * One JSON object a case on stdout (--quiet: only cases that fail), then "N passed, N failed". Exit 0, 1
- * when a case fails, 77 when there is no CUDA device. The seed is in every line: --seed repeats a run. */
+ * when a case fails, 77 when there is no CUDA device. The seed is in every line: --seed repeats a run.
+ * --logits: two files of f32 values; prints the largest difference over the largest magnitude of WANT, exit 1
+ * when it is 1e-3 or more, or when they have not the same length. */
 #include "tests/gpu/cases.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -114,6 +118,36 @@ static const struct {
     const char *(*run)(struct lab *l);
 } device_checks[] = {{"memory", check_memory}, {"clock", check_clock}, {"graph", check_graph}};
 
+/* ---- logits ------------------------------------------------------------------------------------- */
+
+static int compare_logits(const char *got, const char *want)
+{
+    FILE *a = fopen(got, "rb"), *b = fopen(want, "rb");
+    double largest = 0, worst = 0;
+    float x, y;
+    size_t n = 0, m = 0;
+
+    while (a && b) {
+        n += fread(&x, sizeof(x), 1, a);
+        m += fread(&y, sizeof(y), 1, b);
+        if (n != m || feof(a) || feof(b) || ferror(a) || ferror(b))
+            break;
+        largest = fmax(largest, fabs((double)y));
+        worst = fabs((double)x - (double)y) <= worst ? worst : fabs((double)x - (double)y); /* a NaN is kept */
+    }
+    if (!a || !b || n != m || n == 0) {
+        printf("%s and %s have not the same number of values\n", got, want);
+        worst = NAN;
+    } else {
+        printf("%.2e\n", worst / largest);
+    }
+    if (a)
+        fclose(a);
+    if (b)
+        fclose(b);
+    return worst / largest < 1e-3 ? 0 : 1;
+}
+
 /* ---- main --------------------------------------------------------------------------------------- */
 
 static bool chosen(const struct options *o, const char *name)
@@ -171,8 +205,10 @@ int main(int argc, char **argv)
     struct lab l;
     kvp_err rc;
 
+    if (argc == 4 && strcmp(argv[1], "--logits") == 0)
+        return compare_logits(argv[2], argv[3]);
     if (!parse(&o, argc, argv)) {
-        fprintf(stderr, "usage: check [--rounds N] [--seed N] [--tiny] [--quiet] [KERNEL...]\n");
+        fprintf(stderr, "usage: check [--rounds N] [--seed N] [--tiny] [--quiet] [KERNEL...] | --logits GOT WANT\n");
         return 2;
     }
     rc = lab_open(&l, "cuda", o.seed, &e);
