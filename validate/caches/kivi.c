@@ -100,20 +100,21 @@ uint64_t kivi_packed_values(const struct cache *c, uint64_t tokens)
 static kvp_err plan_layer(const struct cache *c, struct layer *l, struct kvp_error *e)
 {
     const uint64_t n = c->plan.tokens, w = l->window;
-    uint64_t groups = 0;
+    uint64_t keys, values;
 
     l->k.capacity = kivi_packed_keys(c, n);
     l->v.capacity = kivi_packed_values(c, n);
     if (!w || n <= w)
         return KVP_OK;
-    if (w < c->residual)
+    if (w < c->residual && c->env->context > w)
         return kvp_fail(e, KVP_EINPUT, "kivi: residual is %llu, expected at most the window of %llu tokens",
                         (unsigned long long)c->residual, (unsigned long long)w);
-    groups = size_div_up(w, c->group) * c->group;
-    if (groups < l->k.capacity)
-        l->k.capacity = l->k.ring = groups;
-    if (w - c->residual < l->v.capacity)
-        l->v.capacity = l->v.ring = w - c->residual;
+    keys = size_div_up(w, c->group) * c->group;
+    values = w > c->residual ? w - c->residual : 0;
+    if (keys < l->k.capacity)
+        l->k.capacity = l->k.ring = keys;
+    if (values < l->v.capacity)
+        l->v.capacity = l->v.ring = values;
     return KVP_OK;
 }
 
