@@ -15,7 +15,7 @@ struct cpu_ops {
     void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
     void (*narrow[CPU_FORMATS])(void *dst, const float *src, uint64_t n);
     /* out[i * out_stride + r] = scale * x[i].w[r], m rows of x, `rows` rows of w, k summed. `ahead` (or NULL):
-     * as many bytes as were read of w are fetched from here into the cache meanwhile. */
+     * what lies there as w lies at w is fetched into the cache meanwhile; it need not be memory of ours. */
     void (*dots[CPU_FORMATS])(const float *x, uint64_t x_stride, uint32_t m, const void *w, uint64_t w_stride,
                               uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
                               const void *ahead);
