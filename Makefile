@@ -3,6 +3,7 @@
 # make check           install what is missing, build, run every test
 # make install         PREFIX=/usr/local, DESTDIR=
 # make CONFIG=asan     also debug, tsan, cov: each has its own tree, none disturbs another
+# make OPENBLAS=0      without OpenBLAS: matrix products in our own loops
 # make CUDA=0          leave CUDA out; CUDA=1 fails when nvcc is missing; the default takes what is there
 # make CC=clang        another compiler; V=1 shows commands; WERROR=1 as in CI
 # make valgrind, fuzz, fuzz-replay, lint, format, bench
@@ -34,8 +35,9 @@ NVCC ?= $(shell command -v nvcc 2>/dev/null)
 HAVE_CUDA := $(if $(filter 0,$(CUDA)),,$(or $(NVCC),$(if $(filter 1,$(CUDA)),$(error CUDA=1, but no nvcc was found))))
 
 version := $(shell sed -n 's/^.define KVP_VERSION "\(.*\)"/\1/p' include/kvproof/kvproof.h)
-PKGS := jansson gsl openblas
-CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DKVP_DATADIR='"$(PREFIX)/share/kvproof"'
+# openblas before gsl: gsl brings its own slow cblas, and the first library that has a symbol serves it.
+PKGS := jansson $(if $(filter 0,$(OPENBLAS)),,openblas) gsl
+CPPFLAGS += -I. -Iinclude -D_GNU_SOURCE -DKVP_DATADIR='"$(PREFIX)/share/kvproof"' $(if $(filter 0,$(OPENBLAS)),-DKVP_NO_OPENBLAS)
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wstrict-prototypes \
         -Wformat=2 -Wwrite-strings $(if $(filter 1,$(WERROR)),-Werror)
 ALL_CFLAGS = -std=c11 -fPIC $(OPT) $(WARN) -fopenmp $(CPPFLAGS) $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(CFLAGS)
@@ -86,8 +88,8 @@ demo: all
 	@scripts/demo.sh $(B)
 
 # Every suite prints Check's own summary; run.sh closes with one line that adds them up.
-check: deps test-deps all $(tests) $(if $(wildcard mk/fuzz.mk),fuzz-replay)
-	@B=$(B) CUDA_BUILT=$(if $(HAVE_CUDA),1) tests/run.sh $(tests)
+check: deps test-deps all $(tests) $(emulated) $(if $(wildcard mk/fuzz.mk),fuzz-replay)
+	@B=$(B) LIBS="$(LDLIBS)" CUDA_BUILT=$(if $(HAVE_CUDA),1) tests/run.sh $(tests) $(if $(emulated),tests/gpu/emulated.sh)
 
 valgrind: deps test-deps all $(tests)
 	@B=$(B) tests/valgrind.sh $(tests)

@@ -3,7 +3,9 @@
 
 #include "calc/print.h"
 #include "plots/plot.h"
+#include "plots/results.h"
 #include "validate/compare.h"
+#include "validate/result.h"
 #include "validate/tokens.h"
 
 #include <ctype.h>
@@ -33,7 +35,7 @@ struct args {
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
-enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8 };
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16 };
 enum kind { COUNT, COUNT0, FORMAT, STRING, TECHNIQUE, SECONDS, PERCENT, FLAG };
 
 struct option {
@@ -48,10 +50,10 @@ struct option {
 #define AT(field) offsetof(struct args, field)
 static const struct option options[] = {
     {'t', "technique", "", TECHNIQUE, ESTIMATE | VALIDATE, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
-    {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens"},
+    {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
-    {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens"},
-    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight"},
+    {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
+    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
     {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default: the config's)"},
     {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default: as the weights)"},
     {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
@@ -68,11 +70,12 @@ static const struct option options[] = {
     {0, "dump-logits", "", STRING, VALIDATE, AT(dump_logits), "FILE", "float32 [tokens, vocab]"},
     {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
     {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
-    {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | PLOT, AT(format), "FORMAT", "table, json, jsonl, csv, md; for plot: FILE.png or FILE.svg"},
-    {0, "out", "", STRING, ESTIMATE | VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted validate resumes"},
+    {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
+    {'o', "output", "", STRING, PLOT, AT(format), "FILE", "the picture: FILE.png or FILE.svg"},
+    {0, "out", "", STRING, ESTIMATE | VALIDATE | SHOW, AT(out), "FILE", "write there instead of stdout; an interrupted validate resumes"},
     {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {'q', "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
-    {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT, AT(help), NULL, "this text"},
+    {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
 
@@ -323,24 +326,25 @@ static kvp_err cmd_estimate(struct args *a, struct kvp_error *e)
     return with_model(a, "estimate", estimate_model, e);
 }
 
-/* What --all runs: every technique of this release with parameters that bite at this context. */
-static kvp_err all_stacks(uint64_t context, struct kvp_stack *stacks, uint32_t *n, struct kvp_error *e)
+/* What --all runs: every technique, with parameters that bite on this model at this workload. */
+static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct kvp_stack *stacks, uint32_t *n,
+                          struct kvp_error *e)
 {
-    char window[48];
-    const char *const specs[] = {"dense", window, "h2o", "kivi", "paged", "contiguous", "growing"};
-    struct kvp_stack *s = stacks;
+    char spec[256];
 
-    snprintf(window, sizeof(window), "window:%llu", (unsigned long long)(context >= 4 ? context / 4 : 1));
-    for (size_t i = 0; i < sizeof(specs) / sizeof(specs[0]); i++)
-        KVP_TRY(kvp_stack_add(s++, specs[i], e));
-    *n = (uint32_t)(s - stacks);
+    for (*n = 0; kvp_technique_at(*n); (*n)++) {
+        if (*n == MAX_TECHNIQUES)
+            return kvp_fail(e, KVP_ESYS, "validate: --all has room for %d techniques", MAX_TECHNIQUES);
+        KVP_TRY(kvp_technique_example(*n, m, &a->w, spec, sizeof(spec), e));
+        KVP_TRY(kvp_stack_add(&stacks[*n], spec, e));
+    }
     return KVP_OK;
 }
 
 /* A proof needs decode steps: unless -n says otherwise the last few tokens of the context are generated. */
 static kvp_err validate_workload(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
-    if (a->tokens && no_workload(a)) {
+    if (a->tokens && !a->w.context) {
         KVP_TRY(tokens_count(a->tokens, &a->w.context, e));
     } else if (no_workload(a)) {
         a->w.context = m->max_positions < 512 ? m->max_positions : 512;
@@ -352,14 +356,14 @@ static kvp_err validate_workload(struct args *a, const struct kvp_model *m, stru
 
 static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
-    struct kvp_stack stacks[16] = {0};
+    struct kvp_stack stacks[MAX_TECHNIQUES] = {0};
     uint32_t n = 1;
 
     KVP_TRY(validate_workload(a, m, e));
     resolve_formats(a, m);
     if (a->all && a->n_techniques)
         return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
-    KVP_TRY(a->all ? all_stacks(a->w.context, stacks, &n, e) : read_stack(a, &stacks[0], e));
+    KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, &stacks[0], e));
     if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
         return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
     return val_run(&(struct val_request){.model = m, .stacks = stacks, .n_stacks = n, .workload = a->w,
@@ -398,14 +402,36 @@ static kvp_err cmd_plot(struct args *a, struct kvp_error *e)
 
     if (a->n_operands < 2)
         return kvp_fail(e, KVP_EINPUT, "plot: expected CHART INPUT..., see `kvproof list charts`");
-    if (!to_file && !a->script)
-        return kvp_fail(e, KVP_EINPUT, "plot: where to? give -o FILE.png, -o FILE.svg or --script FILE");
     return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, to_file ? a->format : NULL, a->script, e);
+}
+
+static kvp_err print_shown(const struct args *a, const struct results *r, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = res_print(o.f, a->format, r->array, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err cmd_show(struct args *a, struct kvp_error *e)
+{
+    struct results r;
+    kvp_err rc;
+
+    if (a->n_operands < 1)
+        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate -o jsonl`");
+    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE, e));
+    rc = print_shown(a, &r, e);
+    results_free(&r);
+    return rc;
 }
 
 static const struct command commands[] = {
     {"estimate", ESTIMATE, "MODEL", "predict memory, FLOPs, traffic and time", "kvproof estimate llama-3.1-8b -c 128k -b 4 -t paged:16 -d h200", cmd_estimate},
     {"validate", VALIDATE, "MODEL", "run it on real kernels, predicted beside measured", "kvproof validate qwen3-0.6b -c 512 --all", cmd_validate},
+    {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
 };

@@ -154,7 +154,7 @@ static bool attn_kivi(const void *args)
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_float(a->format) &&
            is_kivi(a->bits, a->group, a->head_dim) && tokens == a->v_packed + a->v_full && a->first < tokens &&
            a->k_packed % a->group == 0 && a->k_full <= a->k_res_slots && a->v_full <= a->v_res_slots &&
-           (!a->k_packed || is_placed(&a->k, a->group)) && (!a->v_packed || is_placed(&a->v, 1));
+           (a->k_packed <= a->first || is_placed(&a->k, a->group)) && (a->v_packed <= a->first || is_placed(&a->v, 1));
 }
 
 static bool read_probe(const void *args)

@@ -2,12 +2,11 @@
 
 #include "validate/engine/engine.h"
 #include "validate/measure/probe.h"
+#include "validate/measure/timing.h"
 #include "validate/result.h"
 #include "validate/tokens.h"
 
 #include <errno.h>
-#include <gsl/gsl_sort.h>
-#include <gsl/gsl_statistics_double.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One stack's run: medians of what was timed, and what the ledger said. */
+/* What all stacks share. */
 struct run {
     const struct val_request *req;
     const struct kb_backend *be;
@@ -23,11 +22,6 @@ struct run {
     struct kb_info info;
     struct tokens tokens;
     double started;
-};
-
-struct timing {
-    double op[ENG_PHASES][KVP_OPS]; /* seconds; < 0: the op did not run */
-    double forward[ENG_PHASES];
 };
 
 static double now_s(void)
@@ -44,103 +38,29 @@ static void progress(const struct run *r, const char *what, const char *detail)
         fprintf(stderr, "\r\033[K%s%s%s", what, *detail ? ": " : "", detail);
 }
 
-/* ---- time -------------------------------------------------------------------------------------- */
-
-struct samples {
-    uint64_t n, cap;
-    double *v; /* [cap][KVP_OPS + 1]: ops, then the forward */
-};
-
-static kvp_err samples_add(struct samples *s, const struct eng *g, int phase, struct kvp_error *e)
-{
-    const struct eng_op_time *t = eng_op_times(g, phase);
-    double *row;
-
-    if (s->n == s->cap)
-        return kvp_fail(e, KVP_ESYS, "more forward passes than planned");
-    row = s->v + s->n++ * (KVP_OPS + 1);
-    for (int i = 0; i < KVP_OPS; i++)
-        row[i] = t[i].calls ? 1e-9 * (double)t[i].ns : -1;
-    row[KVP_OPS] = 1e-9 * (double)eng_forward_ns(g, phase);
-    return KVP_OK;
-}
-
-static void samples_median(const struct samples *s, double *op, double *forward, double *scratch)
-{
-    for (size_t i = 0; i <= KVP_OPS; i++) {
-        size_t n = 0;
-
-        for (uint64_t k = 0; k < s->n; k++)
-            if (s->v[k * (KVP_OPS + 1) + i] >= 0)
-                scratch[n++] = s->v[k * (KVP_OPS + 1) + i];
-        gsl_sort(scratch, 1, n);
-        *(i < KVP_OPS ? &op[i] : forward) = n ? gsl_stats_median_from_sorted_data(scratch, 1, n) : -1;
-    }
-}
-
-static kvp_err samples_open(struct samples *s, uint64_t cap, struct kvp_error *e)
-{
-    *s = (struct samples){.cap = cap, .v = calloc((size_t)(cap ? cap : 1) * (KVP_OPS + 1), sizeof(double))};
-    return s->v ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " timing samples", cap);
-}
-
 /* ---- one run of the engine --------------------------------------------------------------------- */
 
-static kvp_err decode_all(const struct run *r, struct eng *g, struct samples *s, struct logit_file *lf,
-                          struct kvp_error *e)
+static kvp_err keep_logits(void *self, uint64_t rows, struct kvp_error *e)
 {
-    const struct kvp_workload *w = &r->req->workload;
-    int32_t *step = malloc((size_t)w->batch * sizeof(*step));
-    kvp_err rc = step ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for tokens");
-
-    for (uint64_t i = 0; rc == KVP_OK && i < w->generate; i++) {
-        tokens_at(&r->tokens, w->prompt + i, step);
-        rc = eng_decode(g, step, logit_file_row(lf), e);
-        if (rc == KVP_OK)
-            rc = logit_file_write(lf, 1, e);
-        if (rc == KVP_OK && s)
-            rc = samples_add(s, g, ENG_DECODE, e);
-    }
-    free(step);
-    return rc;
+    return logit_file_write(self, rows, e);
 }
 
 static kvp_err run_engine(const struct run *r, struct eng *g, struct timing *t, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
-    const uint64_t repeat = q->repeat ? q->repeat : 1;
-    const uint64_t n = repeat * q->workload.generate;
-    struct samples pre = {0}, dec = {0};
     struct logit_file lf = {0};
-    double *scratch = malloc((size_t)(n > repeat ? n : repeat) * sizeof(*scratch));
-    kvp_err rc = scratch ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for timing samples");
+    struct timing_plan plan = {.prompt = r->tokens.prompt, .rest = r->tokens.rest, .batch = q->workload.batch,
+                               .generate = q->workload.generate, .repeat = q->repeat ? q->repeat : 1,
+                               .prompt_tokens = q->workload.prompt, .logits = keep_logits, .self = &lf};
+    kvp_err rc;
 
-    if (rc == KVP_OK)
-        rc = samples_open(&pre, repeat, e);
-    if (rc == KVP_OK)
-        rc = samples_open(&dec, n, e);
-    if (rc == KVP_OK && q->dump_logits)
-        rc = logit_file_open(&lf, q->dump_logits, q->workload.prompt, q->model->vocab, e);
-    eng_time_ops(g, true);
-    for (uint64_t i = 0; rc == KVP_OK && i < repeat; i++) {
-        rc = eng_prefill(g, r->tokens.prompt, i == 0 ? logit_file_row(&lf) : NULL, NULL, e);
-        if (rc == KVP_OK && i == 0)
-            rc = logit_file_write(&lf, q->workload.prompt, e);
-        if (rc == KVP_OK)
-            rc = samples_add(&pre, g, ENG_PREFILL, e);
-        if (rc == KVP_OK)
-            rc = decode_all(r, g, &dec, i == 0 ? &lf : NULL, e);
-    }
-    if (rc == KVP_OK) {
-        samples_median(&pre, t->op[ENG_PREFILL], &t->forward[ENG_PREFILL], scratch);
-        samples_median(&dec, t->op[ENG_DECODE], &t->forward[ENG_DECODE], scratch);
-    }
+    if (q->dump_logits)
+        KVP_TRY(logit_file_open(&lf, q->dump_logits, q->workload.prompt, q->model->vocab, e));
+    plan.room = logit_file_row(&lf);
+    rc = timing_run(g, &plan, t, e);
     if (rc == KVP_OK)
         rc = logit_file_commit(&lf, e);
     logit_file_abort(&lf);
-    free(pre.v);
-    free(dec.v);
-    free(scratch);
     return rc;
 }
 
@@ -210,16 +130,66 @@ static kvp_err phase_rows(json_t *res, const struct kvp_estimate *est, const str
     return KVP_OK;
 }
 
+/* How a whole forward's time is known. */
+static kvp_err whole_row(json_t *res, const char *row, double predicted, const struct timing *t, int phase,
+                         struct kvp_error *e)
+{
+    char how[96];
+
+    snprintf(how, sizeof(how), "sum of ops | median of %" PRIu64 ", %s", t->forwards[phase],
+             t->clocked[phase] ? "with a clock around every op" : "no clock inside");
+    return res_row(res, row, "time", predicted, t->forward[phase], how, e);
+}
+
 static kvp_err time_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, bool decoded,
                          struct kvp_error *e)
 {
     KVP_TRY(phase_rows(res, est, t, ENG_PREFILL, "prefill", e));
     if (decoded)
         KVP_TRY(phase_rows(res, est, t, ENG_DECODE, "decode", e));
-    KVP_TRY(res_row(res, "prefill", "time", est->ttft_s, t->forward[ENG_PREFILL], "sum of ops | median", e));
-    if (!decoded)
-        return KVP_OK;
-    return res_row(res, "decode step", "time", est->tpot_s, t->forward[ENG_DECODE], "sum of ops | median", e);
+    KVP_TRY(whole_row(res, "prefill", est->ttft_s, t, ENG_PREFILL, e));
+    return decoded ? whole_row(res, "decode step", est->tpot_s, t, ENG_DECODE, e) : KVP_OK;
+}
+
+/* FLOPs of the ops that are a matrix product and nothing else. */
+static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate *est, enum kvp_phase phase,
+                        uint64_t measured, struct kvp_error *e)
+{
+    static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
+                                            [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true};
+    double predicted = 0;
+
+    for (uint32_t i = 0; i < est->n_ops; i++)
+        if (est->ops[i].phase == phase && is_matrix[est->ops[i].op])
+            predicted += (double)est->ops[i].flops;
+    return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
+}
+
+static kvp_err flop_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, bool decoded,
+                         struct kvp_error *e)
+{
+    KVP_TRY(flop_row(res, "prefill matrices", est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
+    return decoded ? flop_row(res, "decode matrices", est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
+}
+
+/* Kernel calls that ran and bytes that were asked for: what the measured column rests on. */
+static void add_evidence(json_t *res, const struct eng *g)
+{
+    static const char *const tags[LED_TAGS] = {"weights", "cache", "metadata", "state", "activation", "workspace", "trace"};
+    const struct ledger *l = eng_ledger(g);
+    json_t *calls = json_object(), *tag, *ledger;
+
+    for (int op = 0; op < KVP_OPS; op++)
+        if (eng_calls(g)[op])
+            json_object_set_new(calls, kvp_op_name((enum kvp_op)op), json_integer((json_int_t)eng_calls(g)[op]));
+    json_object_set_new(res, "calls", calls);
+    ledger = json_pack("{s:I, s:I, s:I}", "allocations", (json_int_t)l->allocations, "cache_peak",
+                       (json_int_t)l->cache_peak, "total_peak", (json_int_t)l->total_peak);
+    for (int t = 0; t < LED_TAGS; t++) {
+        tag = json_pack("{s:I, s:I}", "now", (json_int_t)l->now[t], "peak", (json_int_t)l->peak[t]);
+        json_object_set_new(ledger, tags[t], tag);
+    }
+    json_object_set_new(res, "ledger", ledger);
 }
 
 /* ---- one stack --------------------------------------------------------------------------------- */
@@ -243,14 +213,14 @@ static json_t *result_head(const struct run *r, const struct kvp_stack *s)
     const struct kvp_model *m = q->model;
     const struct kvp_workload *w = &q->workload;
 
-    return json_pack("{s:s, s:s, s:{s:s,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:{s:s,s:I}, s:s, s:I, s:b, s:[]}",
+    return json_pack("{s:s, s:s, s:{s:s,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:{s:s,s:I}, s:s, s:I, s:[]}",
                      "schema", "kvproof-validate/1", "kvproof", KVP_VERSION, "model", "name", m->name, "layers",
                      (json_int_t)m->layers, "workload", "context", (json_int_t)w->context, "prompt",
                      (json_int_t)w->prompt, "generate", (json_int_t)w->generate, "batch", (json_int_t)w->batch,
                      "techniques", stack_json(s), "formats", "weights", kvp_format_name(q->formats.weights), "kv",
                      kvp_format_name(q->formats.kv), "backend", "name", r->be->name, "threads",
                      (json_int_t)q->threads, "weights_from", q->weights_dir ? q->weights_dir : "random",
-                     "seed", (json_int_t)q->seed, "simulated", 0, "rows");
+                     "seed", (json_int_t)q->seed, "rows");
 }
 
 static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
@@ -284,7 +254,8 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     const struct eng_options o = {.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
                                   .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
                                   .generate = q->workload.generate, .seed = q->seed,
-                                  .weights_dir = q->weights_dir, .trace = q->dump_kept != NULL};
+                                  .weights_dir = q->weights_dir, .all_logits = q->dump_logits != NULL,
+                                  .trace = q->dump_kept != NULL};
     struct eng *g = NULL;
     struct timing t;
     kvp_err rc;
@@ -294,11 +265,15 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)
+        rc = flop_rows(res, est, &t, q->workload.generate > 0, e);
+    if (rc == KVP_OK)
         rc = time_rows(res, est, &t, q->workload.generate > 0, e);
     if (rc == KVP_OK)
         rc = dump(g, q->dump_kept, eng_dump_kept, e);
     if (rc == KVP_OK)
         rc = dump(g, q->dump_cache, eng_dump_cache, e);
+    if (rc == KVP_OK)
+        add_evidence(res, g);
     eng_close(g);
     return rc;
 }
@@ -306,31 +281,38 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
 static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
+    struct kvp_options formats = q->formats;
     struct kvp_estimate est;
     struct kvp_device d;
     kvp_err rc;
 
+    formats.all_logits = q->dump_logits != NULL;
     device_of_probe(r, &d);
-    KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &q->formats, &d, e));
+    KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
     rc = measured_rows(r, s, &est, res, e);
     kvp_estimate_free(&est);
     return rc;
 }
 
-/* In a list, a stack that is not defined for this model is a row of its own, never a pass. */
+/* In a list, a stack that does not suit this model is a row of its own, never a pass. */
 static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
+    const struct val_request *q = r->req;
     struct kvp_error why = {0};
     kvp_err rc;
 
-    if (r->req->budget_s > 0 && now_s() - r->started > r->req->budget_s) {
+    if (q->budget_s > 0 && now_s() - r->started > q->budget_s) {
         json_object_set_new(res, "not_run", json_string("the budget was used up"));
         json_object_set_new(res, "not_applicable", json_string("not run, the budget was used up"));
         return KVP_OK;
     }
-    rc = run_stack(r, s, res, &why);
-    if (rc == KVP_ENOTSUP && r->req->n_stacks > 1) {
+    rc = kvp_stack_check(s, q->model, &q->workload, &why);
+    if (rc == KVP_OK)
+        rc = run_stack(r, s, res, &why);
+    else if (rc == KVP_EINPUT)
+        rc = KVP_ENOTSUP; /* a list's parameters are not the user's: they do not suit this model */
+    if (rc == KVP_ENOTSUP && q->n_stacks > 1) {
         json_object_set_new(res, "not_applicable", json_string(why.text));
         return KVP_OK;
     }
@@ -413,6 +395,21 @@ static kvp_err run_all(struct run *r, json_t *results, const char *part, struct 
     return KVP_OK;
 }
 
+/* A list in which nothing applies has shown nothing. */
+static kvp_err any_ran(const json_t *results, struct kvp_error *e)
+{
+    const char *why = "nothing to run";
+    size_t i;
+    json_t *res;
+
+    json_array_foreach(results, i, res) {
+        if (!json_object_get(res, "not_applicable") || json_object_get(res, "not_run"))
+            return KVP_OK;
+        why = json_string_value(json_object_get(res, "not_applicable"));
+    }
+    return kvp_fail(e, KVP_EINPUT, "no technique of the list applies: %s", why);
+}
+
 static kvp_err judge(const struct val_request *q, const json_t *results, struct kvp_error *e)
 {
     size_t i;
@@ -459,6 +456,7 @@ static kvp_err probe_machine(struct run *r, struct kvp_error *e)
 
 kvp_err val_run(const struct val_request *q, struct kvp_error *e)
 {
+    const bool dumps = q->dump_logits || q->dump_kept || q->dump_cache; /* only a run writes them */
     struct run r = {.req = q, .started = now_s()};
     json_t *results;
     char *part = NULL;
@@ -467,7 +465,7 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     /* What is wrong with the input is said before anything runs. */
     if (q->n_stacks == 1)
         KVP_TRY(kvp_stack_check(&q->stacks[0], q->model, &q->workload, e));
-    if (q->out && asprintf(&part, "%s.part", q->out) < 0)
+    if (q->out && !dumps && asprintf(&part, "%s.part", q->out) < 0)
         return kvp_fail(e, KVP_ENOMEM, "out of memory");
     results = json_array();
     rc = results ? kb_find(&r.be, q->backend, e) : kvp_fail(e, KVP_ENOMEM, "out of memory");
@@ -477,6 +475,8 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
         rc = probe_machine(&r, e);
     if (rc == KVP_OK)
         rc = run_all(&r, results, part, e);
+    if (rc == KVP_OK)
+        rc = any_ran(results, e);
     if (rc == KVP_OK)
         rc = print_results(q, results, e);
     if (rc == KVP_OK && part)

@@ -94,35 +94,78 @@ static void join_techniques(const json_t *result, char *buf, size_t n)
         snprintf(buf, n, "dense");
 }
 
+/* Three significant digits in the unit that suits: 1.23 us, 45.6 ms, 7.89 s; 384 MiB. */
+static void three_digits(double x, const char *unit, char *buf, size_t n)
+{
+    snprintf(buf, n, "%.*f %s", x < 9.995 ? 2 : x < 99.95 ? 1 : 0, x, unit);
+}
+
+static void human_time(double s, char *buf, size_t n)
+{
+    static const struct {
+        double below, times;
+        const char *unit;
+    } units[] = {{1e-6, 1e9, "ns"}, {1e-3, 1e6, "us"}, {1, 1e3, "ms"}, {INFINITY, 1, "s"}};
+    size_t i = 0;
+
+    while (s >= units[i].below)
+        i++;
+    three_digits(s * units[i].times, units[i].unit, buf, n);
+}
+
+static void human_size(double bytes, char *buf, size_t n)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    size_t i = 0;
+
+    for (; bytes >= 1024 && i + 1 < sizeof(units) / sizeof(units[0]); i++)
+        bytes /= 1024;
+    if (i == 0)
+        snprintf(buf, n, "%.0f B", bytes);
+    else
+        three_digits(bytes, units[i], buf, n);
+}
+
 static void human(const char *kind, const json_t *v, char *buf, size_t n)
 {
-    double x = json_number_value(v);
-
     if (!json_is_number(v))
         snprintf(buf, n, "-");
     else if (strcmp(kind, "time") == 0)
-        snprintf(buf, n, x < 1e-3 ? "%.1f us" : "%.2f ms", x < 1e-3 ? x * 1e6 : x * 1e3);
-    else if (strcmp(kind, "flops") == 0)
-        snprintf(buf, n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+        human_time(json_number_value(v), buf, n);
     else
-        snprintf(buf, n, "%" JSON_INTEGER_FORMAT " B", json_integer_value(v));
+        snprintf(buf, n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+}
+
+/* A reader's size of the predicted bytes, or of FLOPs. */
+static void about(const json_t *row, char *buf, size_t n)
+{
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    const double x = json_number_value(json_object_get(row, "predicted"));
+
+    if (is_bytes(kind))
+        human_size(x, buf, n);
+    else if (strcmp(kind, "flops") == 0)
+        three_digits(x * 1e-9, "GFLOP", buf, n);
+    else
+        snprintf(buf, n, "%s", "");
 }
 
 static void verdict(const json_t *row, char *buf, size_t n)
 {
     const char *kind = json_string_value(json_object_get(row, "kind"));
     const json_t *err = json_object_get(row, "error");
+    const bool counted = strcmp(kind, "time") != 0;
 
     if (!json_is_number(json_object_get(row, "measured")))
         snprintf(buf, n, "-");
-    else if (strcmp(kind, "bytes") == 0 && row_holds(row))
-        snprintf(buf, n, "exact");
     else if (strcmp(kind, "bound") == 0 && row_holds(row))
         snprintf(buf, n, "within");
+    else if (counted && json_equal(json_object_get(row, "predicted"), json_object_get(row, "measured")))
+        snprintf(buf, n, "agree");
     else if (!json_is_number(err))
-        snprintf(buf, n, "DIFFERS");
+        snprintf(buf, n, "%s", is_bytes(kind) ? "DIFFER" : "-");
     else
-        snprintf(buf, n, "%s%+.1f %%", is_bytes(kind) ? "DIFFERS " : "", 100 * json_number_value(err));
+        snprintf(buf, n, "%s%+.1f %%", is_bytes(kind) ? "DIFFER " : "", 100 * json_number_value(err));
 }
 
 /* One line of `n` cells; a negative width aligns left, 0 is as wide as the text. */
@@ -133,34 +176,62 @@ static void print_cells(FILE *f, bool md, const int *width, const char *const *c
     fprintf(f, md ? "|\n" : "\n");
 }
 
-static const int row_width[] = {-24, 20, 20, 12, 0};
-static const int summary_width[] = {-46, 15, 15, 15, 15, 11, 11, 0};
+static const int row_width[] = {-22, 16, 16, 10, 12, 0};
+static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 0};
 
-static void print_rows(FILE *f, const json_t *result, bool md)
+static bool is_step(const json_t *row)
 {
-    char name[512], p[64], m[64], v[64];
+    const char *name = json_string_value(json_object_get(row, "row"));
+
+    return strcmp(name, "prefill") == 0 || strcmp(name, "decode step") == 0;
+}
+
+static void print_row(FILE *f, const json_t *row, bool md)
+{
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    char p[64], m[64], a[64], v[64];
+
+    human(kind, json_object_get(row, "predicted"), p, sizeof(p));
+    human(kind, json_object_get(row, "measured"), m, sizeof(m));
+    about(row, a, sizeof(a));
+    verdict(row, v, sizeof(v));
+    print_cells(f, md, row_width,
+                (const char *const[]){json_string_value(json_object_get(row, "row")), p, m, a, v,
+                                      json_string_value(json_object_get(row, "how"))}, 6);
+}
+
+static const char *why_not(const json_t *result)
+{
+    return json_string_value(json_object_get(result, "not_applicable"));
+}
+
+/* `ops`: every op; otherwise memory, FLOPs and whole forwards. */
+static void print_rows(FILE *f, const json_t *result, bool md, bool ops)
+{
+    bool timed = false;
+    char name[512];
     size_t i;
     json_t *row;
 
     join_techniques(result, name, sizeof(name));
     fprintf(f, md ? "\n### %s\n\n" : "\n%s\n", name);
-    if (json_object_get(result, "not_applicable")) {
-        fprintf(f, "  not applicable: %s\n", json_string_value(json_object_get(result, "not_applicable")));
+    if (why_not(result)) {
+        fprintf(f, "  not applicable: %s\n", why_not(result));
         return;
     }
     print_cells(f, md, row_width,
-                (const char *const[]){"row", "predicted", "measured", "error", "how known"}, 5);
+                (const char *const[]){"row", "predicted", "measured", "about", "error", "how known: predicted | measured"}, 6);
     if (md)
-        fprintf(f, "| --- | ---: | ---: | ---: | --- |\n");
+        fprintf(f, "| --- | ---: | ---: | ---: | ---: | --- |\n");
     json_array_foreach(json_object_get(result, "rows"), i, row) {
-        const char *kind = json_string_value(json_object_get(row, "kind"));
+        const bool time = strcmp(json_string_value(json_object_get(row, "kind")), "time") == 0;
 
-        human(kind, json_object_get(row, "predicted"), p, sizeof(p));
-        human(kind, json_object_get(row, "measured"), m, sizeof(m));
-        verdict(row, v, sizeof(v));
-        print_cells(f, md, row_width,
-                    (const char *const[]){json_string_value(json_object_get(row, "row")), p, m, v,
-                                          json_string_value(json_object_get(row, "how"))}, 5);
+        if (time && !ops && !is_step(row))
+            continue;
+        if (time && !timed && !md)
+            fprintf(f, "\n");
+        timed = timed || time;
+        print_row(f, row, md);
     }
 }
 
@@ -185,32 +256,35 @@ static void cell(const json_t *result, const char *row, const char *field, const
 /* One line a stack: the answer a reader came for. */
 static void print_summary(FILE *f, const json_t *results, bool md)
 {
+    static const struct {
+        const char *row, *field, *kind;
+    } columns[] = {{"cache at rest", "predicted", "bytes"}, {"cache at rest", "measured", "bytes"},
+                   {"cache at peak", "predicted", "bytes"}, {"cache at peak", "measured", "bytes"},
+                   {"decode step", "predicted", "time"}, {"decode step", "measured", "time"}};
     size_t i;
     json_t *r;
 
     fprintf(f, "\n");
     print_cells(f, md, summary_width,
-                (const char *const[]){"technique", "rest predicted", "rest measured", "peak predicted",
-                                      "peak measured", "step pred.", "step meas.", "bytes"}, 8);
+                (const char *const[]){"technique", "rest predicted", "rest measured", "about", "peak predicted",
+                                      "peak measured", "step pred.", "step meas.", "bytes"}, 9);
     if (md)
-        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
     json_array_foreach(results, i, r) {
-        char name[512], a[64], b[64], c[64], d[64], s[64], t[64];
+        char name[512], size[64], c[6][64];
+        const json_t *rest = find_row(r, "cache at rest");
 
         join_techniques(r, name, sizeof(name));
-        if (json_object_get(r, "not_applicable")) {
-            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-46s  not applicable: %s\n", name,
-                    json_string_value(json_object_get(r, "not_applicable")));
+        if (why_not(r)) {
+            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-52s  not applicable: %s\n", name, why_not(r));
             continue;
         }
-        cell(r, "cache at rest", "predicted", "bytes", a, sizeof(a));
-        cell(r, "cache at rest", "measured", "bytes", b, sizeof(b));
-        cell(r, "cache at peak", "predicted", "bytes", c, sizeof(c));
-        cell(r, "cache at peak", "measured", "bytes", d, sizeof(d));
-        cell(r, "decode step", "predicted", "time", s, sizeof(s));
-        cell(r, "decode step", "measured", "time", t, sizeof(t));
+        for (size_t k = 0; k < 6; k++)
+            cell(r, columns[k].row, columns[k].field, columns[k].kind, c[k], sizeof(c[k]));
+        human_size(rest ? json_number_value(json_object_get(rest, "measured")) : 0, size, sizeof(size));
         print_cells(f, md, summary_width,
-                    (const char *const[]){name, a, b, c, d, s, t, res_bytes_agree(r) ? "agree" : "DIFFER"}, 8);
+                    (const char *const[]){name, c[0], c[1], size, c[2], c[3], c[4], c[5],
+                                          res_bytes_agree(r) ? "agree" : "DIFFER"}, 9);
     }
 }
 
@@ -281,7 +355,7 @@ static void print_text(FILE *f, const json_t *results, bool md)
             break;
         }
     json_array_foreach(results, i, r)
-        print_rows(f, r, md);
+        print_rows(f, r, md, json_array_size(results) == 1);
     if (json_array_size(results) > 1)
         print_summary(f, results, md);
 }

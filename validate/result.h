@@ -16,8 +16,8 @@ bool res_bytes_agree(const json_t *result);
 /* The largest |error| over time rows of whole steps ("prefill", "decode step"); 0 when there is none. */
 double res_time_error(const json_t *result);
 
-/* Print results (an array) as table, md, csv, json or jsonl. `detail`: every op row, not only the
- * steps. */
+/* Print results (an array) as table, md, csv, json or jsonl. A table of one result has every op; of
+ * several, memory, FLOPs and whole forwards, and a summary of one line each at the end. */
 kvp_err res_print(FILE *f, const char *format, const json_t *results, struct kvp_error *e);
 
 #endif

@@ -111,12 +111,6 @@ kvp_err tokens_load(struct tokens *t, const char *file, uint32_t vocab, const st
     return rc;
 }
 
-void tokens_at(const struct tokens *t, uint64_t position, int32_t *out)
-{
-    for (uint64_t b = 0; b < t->batch; b++)
-        out[b] = t->rest[b * t->n_rest + position - t->n_prompt];
-}
-
 void tokens_free(struct tokens *t)
 {
     free(t->prompt);

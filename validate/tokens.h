@@ -14,7 +14,6 @@ struct tokens {
  * seed when `file` is NULL. KVP_EINPUT for a bad id, naming the file and its place. */
 kvp_err tokens_load(struct tokens *t, const char *file, uint32_t vocab, const struct kvp_workload *w,
                     uint64_t seed, struct kvp_error *e);
-void tokens_at(const struct tokens *t, uint64_t position, int32_t *out); /* [batch]; position >= prompt */
 void tokens_free(struct tokens *t);
 /* How many ids `file` holds. */
 kvp_err tokens_count(const char *file, uint64_t *n, struct kvp_error *e);

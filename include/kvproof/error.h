@@ -52,7 +52,7 @@ static inline int kvp_exit_status(kvp_err code)
 
 /* Fill *e unless it is NULL or already set, and return `code`, so that `return kvp_fail(...)` is
  * one step. The message is one sentence with the values in it, naming the file, key or flag and
- * what was expected; no full stop, no newline. */
+ * what was expected; no full stop. Control characters of quoted input become '?': one error is one line. */
 #ifdef __GNUC__
 __attribute__((format(printf, 3, 4), unused))
 #endif
@@ -65,6 +65,9 @@ static kvp_err kvp_fail(struct kvp_error *e, kvp_err code, const char *fmt, ...)
         va_start(ap, fmt);
         vsnprintf(e->text, sizeof(e->text), fmt, ap);
         va_end(ap);
+        for (char *c = e->text; *c; c++)
+            if ((unsigned char)*c < ' ' || *c == 127)
+                *c = '?';
     }
     return code;
 }

@@ -33,6 +33,7 @@ struct kvp_options {
     bool weights_given, kv_given;
     enum kvp_format weights; /* not given: the model's dtype */
     enum kvp_format kv;      /* not given: the weights' format */
+    bool all_logits;         /* logits of every row of the prompt, not only of the last (--dump-logits) */
     /* Exact allocation of kvproof's own engine (validate) or the general case (estimate): the same
      * rows; only device_context_bytes and workspace differ in how they are known. */
 };
@@ -138,6 +139,11 @@ struct kvp_technique_info {
     const char *params;  /* "bits=2,group=32,residual=128" with defaults */
 };
 const struct kvp_technique_info *kvp_technique_at(uint32_t i);
+
+/* A spec of technique `i` that has something to do on this model at this workload (resolved), for runs
+ * over all of them: its own words, `window:128` say. Always terminated. KVP_EINPUT past the end. */
+kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n,
+                              struct kvp_error *e);
 
 /* One row of the composition table: a pair, whether it is allowed, and why. */
 struct kvp_pair {

@@ -23,7 +23,7 @@ struct kb_attn_kivi {
     struct kb_span q;            /* f32 */
     uint64_t first;              /* first token the query sees */
     uint64_t k_packed, k_full, v_packed, v_full, v_first;
-    struct kb_kivi k, v;         /* optional spans when k_packed, v_packed is 0 */
+    struct kb_kivi k, v;         /* optional spans when no packed token is seen: k_packed, v_packed <= first */
     uint64_t k_res_slots, v_res_slots;
     struct kb_span k_res;        /* format [B, kv_heads, k_res_slots, head_dim] */
     struct kb_span v_res;        /* format [B, kv_heads, v_res_slots, head_dim], ring */

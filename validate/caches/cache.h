@@ -22,6 +22,10 @@ struct cache_env {
     bool trace;
     /* Run a kernel, timed under `op`. */
     kvp_err (*run)(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);
+    /* Copy `rows` runs of `bytes`, `dst_pitch` and `src_pitch` bytes apart, timed under `op` as one
+     * call (optional; NULL: the cache copies through the backend and nobody times it). */
+    kvp_err (*copy)(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
+                    uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
     void *self;
 };
 

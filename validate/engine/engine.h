@@ -21,6 +21,7 @@ struct eng_options {
     uint64_t batch, prompt, generate; /* context = prompt + generate; prompt >= 1 */
     uint64_t seed;                 /* random weights and tokens */
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
+    bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
     bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
 };
 
@@ -29,9 +30,12 @@ enum { ENG_PREFILL, ENG_DECODE, ENG_PHASES };
 struct eng_op_time {
     uint64_t calls;   /* kernel calls in the last forward of that phase */
     uint64_t ns;      /* their sum in the last forward */
+    uint64_t gemm_flops; /* of its GEMMs, from their arguments: 2 m n k */
 };
 
-/* Builds weights and cache. On failure *out is NULL and everything is released. */
+/* Builds weights and cache. On failure *out is NULL and everything is released. `m` stays the caller's
+ * and must outlive the engine. KVP_EINPUT: a context beyond a table of learned positions; KVP_ENOTSUP: a
+ * RoPE scaling that is not plain, linear or llama3. */
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 void eng_close(struct eng *g); /* NULL is fine */
 
@@ -52,6 +56,9 @@ kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct k
 void eng_time_ops(struct eng *g, bool on);
 const struct eng_op_time *eng_op_times(const struct eng *g, int phase); /* [KVP_OPS] */
 uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the whole last forward */
+
+/* Kernel calls of each op in all forwards since eng_open: what really ran. [KVP_OPS] */
+const uint64_t *eng_calls(const struct eng *g);
 
 /* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
  * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */

@@ -4,7 +4,8 @@
 #include <gsl/gsl_sort.h>
 #include <gsl/gsl_statistics_double.h>
 
-enum { PROBE_BYTES = 256 << 20, PROBE_M = 512, PROBE_NK = 1024, PROBE_RUNS = 7, PROBE_LAUNCHES = 200 };
+enum { PROBE_BYTES = 256 << 20, PROBE_M = 512, PROBE_NK = 1024, PROBE_RUNS = 7, PROBE_LAUNCHES = 200,
+       PROBE_SLOW_NS = 200000000 };
 
 struct probe_run {
     const struct kb_backend *be;
@@ -17,11 +18,14 @@ static kvp_err median_time(const struct probe_run *p, enum kb_kernel k, const vo
                            struct kvp_error *e)
 {
     double t[PROBE_LAUNCHES];
+    uint64_t t0 = 0, t1 = 0;
 
-    KVP_TRY(p->be->run(p->dev, k, args, e));
+    KVP_TRY(p->be->now(p->dev, &t0, e));
+    KVP_TRY(p->be->run(p->dev, k, args, e)); /* warms up */
+    KVP_TRY(p->be->now(p->dev, &t1, e));
+    if (t1 - t0 > PROBE_SLOW_NS)
+        runs = 1;
     for (int i = 0; i < runs; i++) {
-        uint64_t t0 = 0, t1 = 0;
-
         KVP_TRY(p->be->now(p->dev, &t0, e));
         KVP_TRY(p->be->run(p->dev, k, args, e));
         KVP_TRY(p->be->now(p->dev, &t1, e));

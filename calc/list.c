@@ -1,0 +1,147 @@
+/* list.c - `kvproof list`: what there is to choose from. */
+#include "calc/print.h"
+#include "calc/table.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static kvp_err list_techniques(struct table *t, struct kvp_error *e)
+{
+    const struct kvp_technique_info *x;
+
+    (void)e;
+    *t = (struct table){.columns = 5, .head = {"name", "axis", "parameters", "summary", "source"}};
+    for (uint32_t i = 0; (x = kvp_technique_at(i)); i++)
+        table_row(t, x->name, kvp_axis_name(x->axis), x->params, x->summary, x->source);
+    return KVP_OK;
+}
+
+static kvp_err list_pairs(struct table *t, struct kvp_error *e)
+{
+    const struct kvp_pair *x;
+
+    (void)e;
+    *t = (struct table){.columns = 4, .head = {"a", "b", "composes", "reason"}};
+    for (uint32_t i = 0; (x = kvp_pair_at(i)); i++)
+        table_row(t, x->a, x->b, x->allowed ? "yes" : "no", x->reason);
+    return KVP_OK;
+}
+
+static kvp_err list_formats(struct table *t, struct kvp_error *e)
+{
+    static const struct {
+        enum kvp_format f;
+        const char *bits, *use;
+    } rows[] = {
+        {KVP_F32, "32", "weights, cache, activations, h2o scores"}, {KVP_F16, "16", "weights, cache, h2o scores"},
+        {KVP_BF16, "16", "weights, cache"},                         {KVP_I32, "32", "tables, token ids"},
+        {KVP_INT4, "4", "kivi codes, eight in a 32-bit word"},      {KVP_INT2, "2", "kivi codes, sixteen in a 32-bit word"},
+    };
+
+    (void)e;
+    *t = (struct table){.columns = 3, .head = {"name", "bits", "where"}, .right = {[1] = true}, .number = {[1] = true}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        table_row(t, kvp_format_name(rows[i].f), rows[i].bits, rows[i].use);
+    return KVP_OK;
+}
+
+/* ---- what lies in data/ --------------------------------------------------------------------------- */
+
+static int is_json(const struct dirent *d)
+{
+    const size_t n = strlen(d->d_name);
+
+    return n > 5 && d->d_name[0] != '.' && strcmp(d->d_name + n - 5, ".json") == 0;
+}
+
+/* Call `each` with the name (without .json) of every file of data/FOLDER, in order. */
+static kvp_err each_file(const char *folder, struct table *t, kvp_err (*each)(struct table *, const char *, struct kvp_error *),
+                         struct kvp_error *e)
+{
+    struct dirent **files = NULL;
+    char *path = NULL;
+    kvp_err rc = KVP_OK;
+    int n;
+
+    if (asprintf(&path, "%s/%s", kvp_data_dir(), folder) < 0)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory");
+    n = scandir(path, &files, is_json, alphasort);
+    if (n < 0)
+        rc = kvp_fail(e, KVP_EINPUT, "%s: %s", path, strerror(errno));
+    for (int i = 0; i < n; i++) {
+        files[i]->d_name[strlen(files[i]->d_name) - 5] = '\0';
+        if (rc == KVP_OK)
+            rc = each(t, files[i]->d_name, e);
+        free(files[i]);
+    }
+    free(files);
+    free(path);
+    return rc;
+}
+
+static kvp_err model_row(struct table *t, const char *name, struct kvp_error *e)
+{
+    struct kvp_model m;
+    char layers[16], kv[64], context[32];
+
+    KVP_TRY(kvp_model_load(&m, name, e));
+    snprintf(layers, sizeof(layers), "%u", m.layers);
+    snprintf(kv, sizeof(kv), "%u of %u x %u", m.cls[0].kv_heads, m.cls[0].heads, m.cls[0].head_dim);
+    snprintf(context, sizeof(context), "%" PRIu64, m.max_positions);
+    table_row(t, name, m.model_type, layers, kv, context, kvp_format_name(m.dtype));
+    kvp_model_free(&m);
+    return KVP_OK;
+}
+
+static kvp_err list_models(struct table *t, struct kvp_error *e)
+{
+    *t = (struct table){.columns = 6, .head = {"name", "model_type", "layers", "kv_heads", "max_context", "dtype"},
+                        .right = {[2] = true, [4] = true}, .number = {[2] = true, [4] = true}};
+    return each_file("models", t, model_row, e);
+}
+
+static kvp_err device_row(struct table *t, const char *name, struct kvp_error *e)
+{
+    struct kvp_device d;
+    char memory[32], bandwidth[32], f16[32];
+
+    KVP_TRY(kvp_device_load(&d, name, e));
+    snprintf(memory, sizeof(memory), "%" PRIu64, d.memory_bytes);
+    snprintf(bandwidth, sizeof(bandwidth), "%.0f", d.bandwidth * 1e-9);
+    snprintf(f16, sizeof(f16), "%.1f", d.flops_f16 * 1e-12);
+    table_row(t, name, d.name, memory, bandwidth, f16, d.source);
+    return KVP_OK;
+}
+
+static kvp_err list_devices(struct table *t, struct kvp_error *e)
+{
+    *t = (struct table){.columns = 6, .head = {"name", "device", "memory_bytes", "GB/s", "f16_TFLOP/s", "source"},
+                        .right = {[2] = true, [3] = true, [4] = true}, .number = {[2] = true, [3] = true}};
+    return each_file("devices", t, device_row, e);
+}
+
+kvp_err kvp_list_print(FILE *f, const char *what, const char *format, struct kvp_error *e)
+{
+    static const struct {
+        const char *name;
+        kvp_err (*fill)(struct table *t, struct kvp_error *e);
+    } lists[] = {{"techniques", list_techniques}, {"models", list_models}, {"devices", list_devices}, {"formats", list_formats},
+                 {"pairs", list_pairs}};
+    struct table t = {0};
+    kvp_err rc;
+
+    KVP_TRY(table_format_check(format, e));
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+        if (strcmp(lists[i].name, what) != 0)
+            continue;
+        rc = lists[i].fill(&t, e);
+        if (rc == KVP_OK)
+            rc = table_print(f, format, &t, e);
+        table_free(&t);
+        return rc;
+    }
+    return kvp_fail(e, KVP_EINPUT, "list %s: expected techniques, models, devices, formats, pairs or charts", what);
+}

@@ -1,0 +1,497 @@
+/* model.c - from config.json to layer classes. Every size comes from a key of the config, or from the
+ * default of the class that model_type names; never from a repository's name.
+ *
+ * A config of a backbone or of a classifier (MistralModel, LlamaForSequenceClassification) is read as
+ * the language model of the same sizes: its head is counted. */
+#include <kvproof/model.h>
+
+#include "calc/dialects.h"
+#include "calc/json.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* No later product of a few dimensions comes near what doubles hold exactly, and none is absurd. */
+static const struct {
+    const char *what;
+    uint64_t least, most;
+} limits[KVP_SIZES] = {
+    [KVP_SIZE_VOCAB] = {"the vocabulary", 1, 1 << 28},
+    [KVP_SIZE_WIDTH] = {"the width", 1, 1 << 20},
+    [KVP_SIZE_LAYERS] = {"the number of layers", 1, 4096},
+    [KVP_SIZE_HEADS] = {"the number of heads", 1, 1 << 16},
+    [KVP_SIZE_KV_HEADS] = {"the number of KV heads", 1, 1 << 16},
+    [KVP_SIZE_HEAD_DIM] = {"the head size", 1, 1 << 16},
+    [KVP_SIZE_FFN] = {"the feed-forward width", 1, 1 << 24},
+    [KVP_SIZE_POSITIONS] = {"the trained context", 1, UINT64_C(1) << 40},
+};
+static const uint64_t max_window = UINT64_C(1) << 40;
+
+struct reader {
+    struct kvp_json j;
+    const struct kvp_dialect *d;
+    struct kvp_model *m;
+};
+
+/* ---- sizes ------------------------------------------------------------------------------------------- */
+
+/* The first spelling that has a value; else the class default where no spelling is there at all; else 0. */
+static kvp_err read_size(const struct reader *r, enum kvp_size s, uint64_t *out)
+{
+    bool found = false, present = false;
+
+    *out = 0;
+    for (int k = 0; k < 3 && r->d->key[s][k] && !found; k++) {
+        present |= json_object_get(r->j.object, r->d->key[s][k]) != NULL;
+        KVP_TRY(kvp_json_u64(&r->j, r->d->key[s][k], limits[s].least, limits[s].most, out, &found));
+    }
+    if (!found && !present)
+        *out = r->d->absent[s];
+    return KVP_OK;
+}
+
+static kvp_err need_size(const struct reader *r, enum kvp_size s, uint64_t *out)
+{
+    KVP_TRY(read_size(r, s, out));
+    if (!*out)
+        return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s is missing: %s", r->j.origin, r->d->key[s][0],
+                        limits[s].what);
+    return KVP_OK;
+}
+
+static kvp_err read_heads(const struct reader *r, struct kvp_layer_class *c)
+{
+    uint64_t heads, kv_heads, head_dim;
+    const char *name = r->d->key[KVP_SIZE_HEADS][0], *width = r->d->key[KVP_SIZE_WIDTH][0];
+
+    KVP_TRY(need_size(r, KVP_SIZE_HEADS, &heads));
+    KVP_TRY(read_size(r, KVP_SIZE_KV_HEADS, &kv_heads));
+    KVP_TRY(read_size(r, KVP_SIZE_HEAD_DIM, &head_dim));
+    if (!kv_heads)
+        kv_heads = heads;
+    if (heads % kv_heads)
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: %s %" PRIu64 " is not a multiple of the %" PRIu64 " KV heads", r->j.origin, name,
+                        heads, kv_heads);
+    if (!head_dim && r->m->width % heads)
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: head_dim is absent and %s %" PRIu32 " is not a multiple of %s %" PRIu64,
+                        r->j.origin, width, r->m->width, name, heads);
+    if (!head_dim)
+        head_dim = r->m->width / heads;
+    if (r->d->position == KVP_POS_ROPE && head_dim % 2)
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: the head size %" PRIu64 " is odd, and rotary positions pair its elements",
+                        r->j.origin, head_dim);
+    c->heads = (uint32_t)heads;
+    c->kv_heads = (uint32_t)kv_heads;
+    c->head_dim = (uint32_t)head_dim;
+    return KVP_OK;
+}
+
+static kvp_err read_act(const struct reader *r, enum kvp_act *out)
+{
+    static const struct {
+        const char *name;
+        enum kvp_act act;
+    } acts[] = {{"silu", KVP_ACT_SILU},
+                {"swish", KVP_ACT_SILU},
+                {"gelu_new", KVP_ACT_GELU_TANH},
+                {"gelu_pytorch_tanh", KVP_ACT_GELU_TANH},
+                {"gelu_fast", KVP_ACT_GELU_TANH},
+                {"gelu", KVP_ACT_GELU},
+                {"relu", KVP_ACT_RELU}};
+    const char *name = r->d->act;
+    char word[64];
+
+    KVP_TRY(kvp_json_text(&r->j, r->d->act_key, &name, NULL));
+    for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++)
+        if (strcmp(acts[i].name, name) == 0) {
+            *out = acts[i].act;
+            return KVP_OK;
+        }
+    kvp_json_word(word, sizeof(word), name);
+    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; silu, gelu, gelu_new and relu are",
+                    r->j.origin, r->d->act_key, word);
+}
+
+static kvp_err read_biases(const struct reader *r, struct kvp_layer_class *c)
+{
+    bool attn = false, mlp = false;
+
+    if (r->d->bias == KVP_BIAS_KEYS || r->d->bias == KVP_BIAS_ATTN)
+        KVP_TRY(kvp_json_bool(&r->j, "attention_bias", &attn, NULL));
+    if (r->d->bias == KVP_BIAS_KEYS)
+        KVP_TRY(kvp_json_bool(&r->j, "mlp_bias", &mlp, NULL));
+    c->qkv_bias = attn || r->d->bias == KVP_BIAS_QKV || r->d->bias == KVP_BIAS_ALL;
+    c->o_bias = attn || r->d->bias == KVP_BIAS_ALL;
+    c->ffn_bias = mlp || r->d->bias == KVP_BIAS_ALL;
+    return KVP_OK;
+}
+
+/* ---- windows ----------------------------------------------------------------------------------------- */
+
+/* The window that sliding layers have; 0: none do. */
+static kvp_err read_window(const struct reader *r, uint64_t *window)
+{
+    bool use = false;
+
+    *window = 0;
+    if (r->d->window == KVP_WINDOW_FROM) {
+        KVP_TRY(kvp_json_bool(&r->j, "use_sliding_window", &use, NULL));
+        if (!use)
+            return KVP_OK;
+    }
+    if (!json_object_get(r->j.object, "sliding_window"))
+        *window = r->d->window_absent;
+    return kvp_json_u64(&r->j, "sliding_window", 1, max_window, window, NULL);
+}
+
+static kvp_err windows_from_types(const struct reader *r, const json_t *types, uint64_t window, uint64_t *of)
+{
+    if (!json_is_array(types) || json_array_size(types) != r->m->layers)
+        return kvp_fail(r->j.e, KVP_EINPUT,
+                        "%s: layer_types: expected a list of %" PRIu32 " names, one a layer", r->j.origin,
+                        r->m->layers);
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        char word[64];
+
+        if (type && strcmp(type, "full_attention") == 0) {
+            of[i] = 0;
+        } else if (type && strcmp(type, "sliding_attention") == 0) {
+            if (!window)
+                return kvp_fail(r->j.e, KVP_EINPUT,
+                                "%s: layer_types: layer %" PRIu32
+                                " slides, but no sliding_window is in force",
+                                r->j.origin, i);
+            of[i] = window;
+        } else {
+            kvp_json_word(word, sizeof(word), type ? type : "(not a string)");
+            return kvp_fail(r->j.e, KVP_ENOTSUP,
+                            "%s: layer_types: layer %" PRIu32
+                            " is \"%s\"; full_attention and sliding_attention are supported",
+                            r->j.origin, i, word);
+        }
+    }
+    return KVP_OK;
+}
+
+/* of[layers]: each layer's window. */
+static kvp_err read_windows(const struct reader *r, uint64_t *of)
+{
+    const json_t *types = kvp_json_get(&r->j, "layer_types");
+    uint64_t window, from = 0;
+
+    KVP_TRY(read_window(r, &window));
+    if (types)
+        return windows_from_types(r, types, window, of);
+    if (window && r->d->window == KVP_WINDOW_NONE)
+        return kvp_fail(r->j.e, KVP_ENOTSUP,
+                        "%s: sliding_window is set, but model_type %s has none and layer_types is absent",
+                        r->j.origin, r->d->model_type);
+    if (r->d->window == KVP_WINDOW_FROM) {
+        from = r->d->window_from_absent;
+        KVP_TRY(kvp_json_u64(&r->j, "max_window_layers", 0, UINT32_MAX, &from, NULL));
+    }
+    for (uint32_t i = 0; i < r->m->layers; i++)
+        of[i] = i >= from ? window : 0;
+    return KVP_OK;
+}
+
+/* ---- layer classes ----------------------------------------------------------------------------------- */
+
+static uint32_t class_with_window(struct kvp_model *m, const struct kvp_layer_class *like, uint64_t window)
+{
+    uint32_t i = 0;
+
+    while (i < m->classes && m->cls[i].window != window)
+        i++;
+    if (i == m->classes) {
+        m->cls[i] = *like;
+        m->cls[i].window = window;
+        m->classes++;
+    }
+    return i;
+}
+
+static kvp_err build_classes(const struct reader *r, const struct kvp_layer_class *like)
+{
+    struct kvp_model *m = r->m;
+    uint64_t *window = calloc(m->layers, sizeof(*window));
+    kvp_err rc;
+
+    m->cls = calloc(m->layers, sizeof(*m->cls));
+    m->class_of = calloc(m->layers, sizeof(*m->class_of));
+    if (!window || !m->cls || !m->class_of)
+        rc = kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    else
+        rc = read_windows(r, window);
+    for (uint32_t i = 0; rc == KVP_OK && i < m->layers; i++) {
+        m->class_of[i] = class_with_window(m, like, window[i]);
+        m->cls[m->class_of[i]].count++;
+    }
+    free(window);
+    return rc;
+}
+
+static kvp_err read_layers(const struct reader *r)
+{
+    struct kvp_layer_class c = {.mixer = KVP_MIX_ATTENTION, .ffn = r->d->ffn, .qk_norm = r->d->qk_norm};
+    uint64_t ffn;
+
+    KVP_TRY(read_heads(r, &c));
+    KVP_TRY(read_size(r, KVP_SIZE_FFN, &ffn));
+    if (!ffn && r->d->ffn_per_width)
+        ffn = r->d->ffn_per_width * r->m->width;
+    if (!ffn)
+        KVP_TRY(need_size(r, KVP_SIZE_FFN, &ffn));
+    c.ffn_width = (uint32_t)ffn;
+    KVP_TRY(read_act(r, &c.act));
+    KVP_TRY(read_biases(r, &c));
+    return build_classes(r, &c);
+}
+
+/* ---- positions --------------------------------------------------------------------------------------- */
+
+static kvp_err need_real(const struct kvp_json *j, const char *key, double *out)
+{
+    bool found;
+
+    KVP_TRY(kvp_json_real(j, key, out, &found));
+    return found ? KVP_OK : kvp_fail(j->e, KVP_EINPUT, "%s: %s is missing", j->origin, key);
+}
+
+static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
+{
+    KVP_TRY(need_real(j, "factor", &m->rope_factor));
+    KVP_TRY(need_real(j, "low_freq_factor", &m->rope_low_freq));
+    KVP_TRY(need_real(j, "high_freq_factor", &m->rope_high_freq));
+    KVP_TRY(need_real(j, "original_max_position_embeddings", &m->rope_original_context));
+    if (m->rope_high_freq <= m->rope_low_freq)
+        return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is not above low_freq_factor %g",
+                        j->origin, m->rope_high_freq, m->rope_low_freq);
+    return KVP_OK;
+}
+
+static kvp_err refuse_partial(const struct kvp_json *j)
+{
+    double partial = 1;
+
+    KVP_TRY(kvp_json_real(j, "partial_rotary_factor", &partial, NULL));
+    if (partial == 1)
+        return KVP_OK;
+    return kvp_fail(j->e, KVP_ENOTSUP, "%s: partial_rotary_factor %g is not supported, only 1", j->origin,
+                    partial);
+}
+
+/* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
+static kvp_err read_rope_object(const struct reader *r, const char *key, const json_t *object)
+{
+    char origin[320];
+    struct kvp_json j = {object, origin, r->j.e};
+    const char *type = "default";
+    bool found = false;
+
+    snprintf(origin, sizeof(origin), "%s: %s", r->j.origin, key);
+    if (!json_is_object(object))
+        return kvp_fail(r->j.e, KVP_EINPUT, "%s: expected an object", origin);
+    KVP_TRY(kvp_json_text(&j, "rope_type", &type, &found));
+    if (!found)
+        KVP_TRY(kvp_json_text(&j, "type", &type, NULL));
+    if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
+        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set a layer type is not supported", origin);
+    KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
+    KVP_TRY(refuse_partial(&j));
+    kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
+    if (strcmp(type, "default") == 0)
+        return KVP_OK;
+    if (strcmp(type, "llama3") == 0) {
+        r->m->rope_scaling = KVP_ROPE_LLAMA3;
+        return read_llama3(&j, r->m);
+    }
+    if (strcmp(type, "linear") == 0) {
+        r->m->rope_scaling = KVP_ROPE_LINEAR;
+        return need_real(&j, "factor", &r->m->rope_factor);
+    }
+    r->m->rope_scaling = KVP_ROPE_OTHER; /* no effect on sizes; who computes with it refuses it */
+    return KVP_OK;
+}
+
+static kvp_err read_positions(const struct reader *r)
+{
+    static const char *const keys[] = {"rope_parameters", "rope_scaling"};
+
+    KVP_TRY(need_size(r, KVP_SIZE_POSITIONS, &r->m->max_positions));
+    r->m->position = r->d->position;
+    if (r->d->position != KVP_POS_ROPE)
+        return KVP_OK;
+    kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
+    r->m->rope_theta = 10000;
+    KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
+    KVP_TRY(refuse_partial(&r->j));
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        const json_t *object = kvp_json_get(&r->j, keys[i]);
+
+        if (object)
+            return read_rope_object(r, keys[i], object);
+    }
+    return KVP_OK;
+}
+
+/* ---- the rest ---------------------------------------------------------------------------------------- */
+
+static kvp_err read_dtype(const struct reader *r)
+{
+    static const struct {
+        const char *name;
+        enum kvp_format format;
+    } names[] = {{"float32", KVP_F32}, {"float16", KVP_F16}, {"bfloat16", KVP_BF16}};
+    static const char prefix[] = "torch.";
+    const char *name = NULL, *key = kvp_json_get(&r->j, "dtype") ? "dtype" : "torch_dtype";
+    char word[64];
+
+    r->m->dtype = KVP_F32;
+    KVP_TRY(kvp_json_text(&r->j, key, &name, NULL));
+    if (!name || strcmp(name, "auto") == 0)
+        return KVP_OK;
+    if (strncmp(name, prefix, strlen(prefix)) == 0)
+        name += strlen(prefix);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(names[i].name, name) == 0) {
+            r->m->dtype = names[i].format;
+            r->m->dtype_given = true;
+            return KVP_OK;
+        }
+    kvp_json_word(word, sizeof(word), name);
+    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; float32, float16 and bfloat16 are",
+                    r->j.origin, key, word);
+}
+
+/* Quantized weights are refused by the name that the config gives them. */
+static kvp_err refuse_quantized(const struct kvp_json *j)
+{
+    static const char *const keys[] = {"quantization_config", "compression_config", "quantization"};
+    static const char *const names[] = {"quant_method", "quant_algo"};
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        const json_t *v = kvp_json_get(j, keys[i]);
+        const char *name = NULL;
+        char word[64];
+
+        if (!v)
+            continue;
+        for (size_t k = 0; k < sizeof(names) / sizeof(names[0]) && !name; k++)
+            name = json_string_value(json_object_get(v, names[k]));
+        kvp_json_word(word, sizeof(word), name ? name : "without a method's name");
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s (%s): quantized weights are not supported", j->origin,
+                        keys[i], word);
+    }
+    return KVP_OK;
+}
+
+static kvp_err read_model(const struct reader *r)
+{
+    struct kvp_model *m = r->m;
+    uint64_t vocab, width, layers;
+
+    KVP_TRY(refuse_quantized(&r->j));
+    KVP_TRY(kvp_dialect_check_keys(&r->j, r->d));
+    KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
+    KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
+    KVP_TRY(need_size(r, KVP_SIZE_LAYERS, &layers));
+    m->vocab = (uint32_t)vocab;
+    m->width = (uint32_t)width;
+    m->layers = (uint32_t)layers;
+    kvp_json_word(m->model_type, sizeof(m->model_type), r->d->model_type);
+    m->norm = r->d->norm;
+    m->norm_eps = r->d->eps;
+    KVP_TRY(kvp_json_real(&r->j, r->d->eps_key, &m->norm_eps, NULL));
+    m->tied = r->d->tied;
+    KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
+    KVP_TRY(read_dtype(r));
+    KVP_TRY(read_positions(r));
+    return read_layers(r);
+}
+
+static void cut_slashes(char *path)
+{
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
+        path[n - 1] = 0;
+}
+
+/* "DIR/llama/config.json" is llama, "llama.json" is llama, "config.json" is config. */
+static void name_after(char *buf, size_t n, const char *origin)
+{
+    char path[512], *base;
+
+    kvp_json_word(path, sizeof(path), origin);
+    base = strrchr(path, '/');
+    if (base && strcmp(base, "/config.json") == 0) {
+        *base = 0;
+        cut_slashes(path);
+    }
+    base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    if (strlen(base) > 5 && strcmp(base + strlen(base) - 5, ".json") == 0)
+        base[strlen(base) - 5] = 0;
+    kvp_json_word(buf, n, *base ? base : "model");
+}
+
+kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, const char *origin,
+                        struct kvp_error *e)
+{
+    struct kvp_model m = {0};
+    char shown[256];
+    json_t *root = NULL;
+    struct reader r = {.j = {NULL, shown, e}, .m = &m};
+    kvp_err rc;
+
+    memset(out, 0, sizeof(*out));
+    kvp_json_word(shown, sizeof(shown), origin);
+    KVP_TRY(kvp_json_parse(&root, json, len, shown, e));
+    r.j.object = root;
+    if (!json_is_object(root))
+        rc = kvp_fail(e, KVP_EINPUT, "%s: expected a JSON object", shown);
+    else
+        rc = kvp_dialect_of(&r.j, &r.d);
+    if (rc == KVP_OK)
+        rc = read_model(&r);
+    json_decref(root);
+    if (rc != KVP_OK) {
+        kvp_model_free(&m);
+        return rc;
+    }
+    name_after(m.name, sizeof(m.name), origin);
+    *out = m;
+    return KVP_OK;
+}
+
+/* ---- after parsing ----------------------------------------------------------------------------------- */
+
+kvp_err kvp_model_truncate(struct kvp_model *m, uint32_t layers, struct kvp_error *e)
+{
+    uint32_t kept = 0;
+
+    if (!layers || layers > m->layers)
+        return kvp_fail(e, KVP_EINPUT, "%s has %" PRIu32 " layers, so the first %" PRIu32 " cannot be taken",
+                        m->name, m->layers, layers);
+    for (uint32_t c = 0; c < m->classes; c++)
+        m->cls[c].count = 0;
+    for (uint32_t i = 0; i < layers; i++) /* classes are numbered in the order of their first layer */
+        if (m->cls[m->class_of[i]].count++ == 0)
+            kept++;
+    m->layers = layers;
+    m->classes = kept;
+    return KVP_OK;
+}
+
+void kvp_model_free(struct kvp_model *m)
+{
+    if (!m)
+        return;
+    free(m->cls);
+    free(m->class_of);
+    memset(m, 0, sizeof(*m));
+}

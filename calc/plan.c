@@ -1,0 +1,303 @@
+#include "calc/technique.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+uint64_t law_ring(const struct law *l, uint64_t seen)
+{
+    return num_min(seen, l->cap);
+}
+
+uint64_t law_ring_before(const struct law *l, uint64_t seen)
+{
+    return num_min(seen - 1, l->cap);
+}
+
+/* ---- building ------------------------------------------------------------------------------------ */
+
+struct part *plan_add_part(struct plan_class *c, const char *name)
+{
+    struct part *p = &c->parts[c->n_parts++];
+
+    *p = (struct part){.name = name, .tag = KVP_TAG_CACHE, .unit = 1, .paged_as = UINT32_MAX,
+                       .law = {.held = law_ring, .cap = PLAN_NO_LIMIT}};
+    return p;
+}
+
+void plan_drop_parts(struct plan_class *c)
+{
+    c->n_parts = 0;
+}
+
+void plan_add_table(struct plan *p, uint64_t pages)
+{
+    for (uint32_t i = 0; i < p->n_tables; i++)
+        if (p->tables[i] == pages)
+            return;
+    p->tables[p->n_tables++] = pages;
+}
+
+/* Layers take turns: one scratch serves all of them, so the biggest counts. */
+void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c)
+{
+    struct plan_scratch *s = p->scratch;
+
+    while (s < p->scratch + p->n_scratch && strcmp(s->name, name) != 0)
+        s++;
+    if (s == p->scratch + p->n_scratch)
+        *(p->n_scratch++, s) = (struct plan_scratch){.name = name, .format = f};
+    if (NUM_PROD(&p->over, s->shape[0], s->shape[1], s->shape[2]) < NUM_PROD(&p->over, a, b, c))
+        *s = (struct plan_scratch){name, f, {a, b, c}};
+}
+
+static kvp_err check_pairs(const struct kvp_stack *s, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        for (uint32_t j = i + 1; j < s->n; j++) {
+            const struct kvp_pair *p = pair_find(s->spec[i].name, s->spec[j].name);
+
+            if (!p || !p->allowed)
+                return kvp_fail(e, KVP_ENOTSUP, "%s with %s: %s", s->spec[i].name, s->spec[j].name,
+                                p ? p->reason : "not in the composition table");
+        }
+    return KVP_OK;
+}
+
+static kvp_err rewrite(struct plan *p, struct kvp_error *e)
+{
+    const struct technique *t;
+
+    for (uint32_t i = 0; (t = technique_at(i)); i++)
+        if (t->baseline && t->cache_rewrite)
+            KVP_TRY(t->cache_rewrite(p, NULL, e));
+    for (uint32_t i = 0; i < p->stack->n; i++) {
+        const struct kvp_spec *s = &p->stack->spec[i];
+
+        t = technique_find(s->name, strlen(s->name));
+        if (t && t->cache_rewrite)
+            KVP_TRY(t->cache_rewrite(p, s, e));
+    }
+    return KVP_OK;
+}
+
+/* Without a store a tensor has room for exactly what it will hold. */
+static void exact_room(struct plan *p)
+{
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            struct part *x = &p->cls[c].parts[i];
+
+            if (x->slots)
+                continue;
+            x->slots = x->law.held(&x->law, p->w.context);
+            x->slots_most = x->law.most ? x->law.most(&x->law, p->w.prompt, p->w.context) : x->slots;
+        }
+}
+
+static kvp_err check_positions(const struct plan *p, struct kvp_error *e)
+{
+    if (p->model->position != KVP_POS_LEARNED || p->w.context <= p->model->max_positions)
+        return KVP_OK;
+    return kvp_fail(e, KVP_EINPUT, "context %" PRIu64 ": %s has learned positions for %" PRIu64 " tokens only", p->w.context,
+                    p->model->name, p->model->max_positions);
+}
+
+static kvp_err fill(struct plan *p, struct kvp_error *e)
+{
+    KVP_TRY(kvp_workload_resolve(&p->w, e));
+    KVP_TRY(check_positions(p, e));
+    KVP_TRY(check_pairs(p->stack, e));
+    KVP_TRY(rewrite(p, e));
+    exact_room(p);
+    return KVP_OK;
+}
+
+kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
+                   enum kvp_format kv, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = (struct plan){.model = m, .stack = s, .w = *w, .kv = kv, .n_classes = m->classes};
+    out->cls = calloc(m->classes ? m->classes : 1, sizeof(*out->cls));
+    out->tables = calloc(m->classes ? m->classes : 1, sizeof(*out->tables));
+    rc = out->cls && out->tables ? fill(out, e) : kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
+    if (rc != KVP_OK)
+        plan_free(out);
+    return rc;
+}
+
+void plan_free(struct plan *p)
+{
+    free(p->cls);
+    free(p->tables);
+    *p = (struct plan){0};
+}
+
+kvp_err kvp_stack_check(const struct kvp_stack *s, const struct kvp_model *m, const struct kvp_workload *w, struct kvp_error *e)
+{
+    struct plan p;
+
+    KVP_TRY(plan_build(&p, m, s, w, m->dtype, e));
+    plan_free(&p);
+    return KVP_OK;
+}
+
+/* ---- lowering ------------------------------------------------------------------------------------ */
+
+uint64_t part_bytes(bool *over, const struct part *p, uint64_t tokens)
+{
+    const uint64_t bits = NUM_PROD(over, p->heads, p->width, tokens / p->unit, format_bits(p->format));
+
+    return bits / 8;
+}
+
+uint64_t part_read(const struct part *p, uint64_t seen)
+{
+    return p->law.read ? p->law.read(&p->law, seen) : p->law.held(&p->law, seen);
+}
+
+static void lower(struct plan *p, uint32_t cls, const struct part *x, struct tensors *out)
+{
+    const uint64_t first = x->pages ? num_mul(&p->over, p->w.batch, x->pages) : p->w.batch;
+    const uint64_t tokens = (x->pages ? x->block : x->slots) / x->unit;
+
+    if (x->channels_first)
+        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, x->width, tokens);
+    else if (x->width > 1)
+        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, tokens, x->width);
+    else
+        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, tokens);
+}
+
+void plan_tensors(struct plan *p, struct tensors *out)
+{
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
+            lower(p, c, &p->cls[c].parts[i], out);
+    for (uint32_t i = 0; i < p->n_tables; i++)
+        TENSOR(out, "block_table", KVP_TAG_METADATA, WHOLE_MODEL, 1, KVP_I32, p->w.batch, p->tables[i]);
+    for (uint32_t i = 0; i < p->n_scratch; i++) {
+        const struct plan_scratch *s = &p->scratch[i];
+
+        TENSOR(out, s->name, KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, s->format, s->shape[0], s->shape[1], s->shape[2]);
+    }
+    out->over = out->over || p->over;
+}
+
+/* ---- totals -------------------------------------------------------------------------------------- */
+
+static uint64_t all_layers(struct plan *p, const struct part *x, uint32_t cls, uint64_t tokens)
+{
+    return NUM_PROD(&p->over, part_bytes(&p->over, x, tokens), p->cls[cls].count, p->w.batch);
+}
+
+/* Bytes of one sequence that one more token adds in the long run. */
+static uint64_t per_token(struct plan *p)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const struct part *x = &p->cls[c].parts[i];
+
+            /* `unit` tokens add one element of each channel: exact, since the widths divide. */
+            if (x->law.endless)
+                sum = num_add(&p->over, sum,
+                              num_mul(&p->over, part_bytes(&p->over, x, x->unit), p->cls[c].count) / x->unit);
+        }
+    return sum;
+}
+
+static uint64_t held_sum(struct plan *p, uint64_t seen)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const struct part *x = &p->cls[c].parts[i];
+
+            sum = num_add(&p->over, sum, all_layers(p, x, c, x->law.held(&x->law, seen)));
+        }
+    return sum;
+}
+
+static bool any_grows(const struct plan *p)
+{
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
+            if (p->cls[c].parts[i].grows)
+                return true;
+    return false;
+}
+
+/* The step that brings token `seen`: layer by layer and tensor by tensor, the new one is allocated while
+ * the old one lives, then the old one goes. */
+static uint64_t growth_peak(struct plan *p, uint64_t seen)
+{
+    uint64_t now = held_sum(p, seen - 1), peak = 0;
+
+    for (uint32_t l = 0; l < p->model->layers; l++) {
+        const struct plan_class *c = &p->cls[p->model->class_of[l]];
+
+        for (uint32_t i = 0; i < c->n_parts; i++) {
+            const struct part *x = &c->parts[i];
+            const uint64_t before = x->law.held(&x->law, seen - 1), after = x->law.held(&x->law, seen);
+            const uint64_t old = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
+            const uint64_t new = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
+
+            if (after == before)
+                continue;
+            now = num_add(&p->over, now, new);
+            peak = num_max(peak, now);
+            now = num_less(now, old);
+        }
+    }
+    return peak;
+}
+
+/* Sizes only rise, so the highest step is the last at which some class still grows. */
+static uint64_t growing_peak(struct plan *p)
+{
+    uint64_t peak = held_sum(p, p->w.context);
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const uint64_t last = num_min(p->w.context, p->cls[c].parts[i].law.cap);
+
+            if (last > p->w.prompt)
+                peak = num_max(peak, growth_peak(p, last));
+        }
+    return peak;
+}
+
+static uint64_t reserved_peak(struct plan *p)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
+            sum = num_add(&p->over, sum, all_layers(p, &p->cls[c].parts[i], c, p->cls[c].parts[i].slots_most));
+    for (uint32_t i = 0; i < p->n_tables; i++)
+        sum = num_add(&p->over, sum, NUM_PROD(&p->over, 4, p->w.batch, p->tables[i]));
+    return sum;
+}
+
+void plan_totals(struct plan *p, struct kvp_memory *m)
+{
+    uint64_t rounding = 0, fixed;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const struct part *x = &p->cls[c].parts[i];
+            const uint64_t used = all_layers(p, x, c, x->law.held(&x->law, p->w.context));
+
+            rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, c, x->slots), used));
+        }
+    m->bytes_per_token = per_token(p);
+    m->rounding_bytes = (int64_t)rounding;
+    m->shared_bytes = 0;
+    fixed = num_less(m->cache_bytes, rounding) / p->w.batch;
+    m->fixed_bytes_per_sequence =
+        (int64_t)fixed - (int64_t)num_mul(&p->over, m->bytes_per_token, p->w.context);
+    m->cache_peak_bytes = any_grows(p) ? growing_peak(p) : reserved_peak(p);
+}

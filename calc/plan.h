@@ -1,0 +1,109 @@
+/* plan.h - what every layer keeps between steps, before any byte is counted.
+ *
+ * A plan has one entry per layer class of the model. It starts as the dense cache (the baseline
+ * technique) and the stack's techniques rewrite it in the order of their axes. Then it is lowered to
+ * tensors, and everything else (rest, peak, the fixed + per-token form) is read off it. */
+#ifndef KVPROOF_CALC_PLAN_H
+#define KVPROOF_CALC_PLAN_H
+
+#include "calc/num.h"
+#include "calc/tensors.h"
+
+#include <kvproof/kvproof.h>
+
+#define PLAN_NO_LIMIT UINT64_MAX
+
+/* How many tokens a tensor holds after a query has seen `seen` tokens, as functions of the numbers in
+ * `cap` and `residual` (a technique gives them a meaning). `held` never falls, unless `most` is there. */
+struct law {
+    uint64_t (*held)(const struct law *l, uint64_t seen);
+    /* (optional) stored tokens that the decode step of token `seen` reads. NULL: held. */
+    uint64_t (*read)(const struct law *l, uint64_t seen);
+    /* (optional) most tokens' room while a prompt of `prompt` grows to `seen`. NULL: held(seen). */
+    uint64_t (*most)(const struct law *l, uint64_t prompt, uint64_t seen);
+    /* (optional) room in a strip made for max_len tokens. NULL: held(max_len). */
+    uint64_t (*strip)(const struct law *l, uint64_t max_len);
+    bool endless; /* another token always adds one: counts in bytes_per_token */
+    uint64_t cap; /* PLAN_NO_LIMIT: none */
+    uint64_t residual;
+};
+
+uint64_t law_ring(const struct law *l, uint64_t seen);           /* min(seen, cap) */
+uint64_t law_ring_before(const struct law *l, uint64_t seen);    /* the ring, without the newest token */
+
+/* One kind of tensor of a class: [batch, heads, tokens / unit, width], or with channels_first
+ * [batch, heads, width, tokens / unit]. In pages the first index is the page and the tokens are the
+ * page's. */
+struct part {
+    const char *name;
+    enum kvp_tag tag; /* CACHE or METADATA */
+    enum kvp_format format;
+    uint64_t heads, width, unit;
+    bool channels_first;
+    struct law law;
+    bool rows;            /* plain rows of k or v, written one by one: can grow, can be paged */
+    bool attended;        /* attention reads it */
+    bool append_prefill, append_decode; /* written by cache_append in that phase */
+    bool follows_growth;  /* reallocated along with the rows of a growing store */
+    bool strips;          /* a store that reserves a strip reserves it for this too */
+    uint32_t paged_as;    /* index of the part whose tokens decide the pages; UINT32_MAX: never paged */
+    /* Set by the store, or by plan_build when there is none. */
+    uint64_t slots, slots_most; /* tokens' room per sequence: at rest, and at its highest */
+    uint64_t block, pages;      /* pages > 0: slots = pages * block */
+    bool grows;
+};
+
+enum { PLAN_MAX_PARTS = 10 };
+
+struct plan_class {
+    uint32_t count;
+    const struct kvp_layer_class *model;
+    uint64_t band; /* prefill: query i sees keys with i - j < band; PLAN_NO_LIMIT: all j <= i */
+    uint64_t span; /* decode: most keys a query sees, itself included */
+    uint32_t n_parts;
+    struct part parts[PLAN_MAX_PARTS];
+};
+
+enum { PLAN_MAX_SCRATCH = 4 };
+
+struct plan_scratch {
+    const char *name;
+    enum kvp_format format;
+    uint64_t shape[3];
+};
+
+struct plan {
+    const struct kvp_model *model;
+    const struct kvp_stack *stack;
+    struct kvp_workload w; /* resolved */
+    enum kvp_format kv;
+    uint32_t n_classes;
+    struct plan_class *cls; /* as in the model */
+    uint32_t n_tables;
+    uint64_t *tables; /* pages per sequence, each different number once; [n_classes] */
+    uint32_t n_scratch;
+    struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
+    bool over; /* a count did not fit */
+};
+
+/* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,
+ * KVP_ERANGE with the reason. plan_free() on success. */
+kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
+                   enum kvp_format kv, struct kvp_error *e);
+void plan_free(struct plan *p);
+
+/* For techniques: a new part (zeroed but for the law), or KVP_ERANGE when there is no place left. */
+struct part *plan_add_part(struct plan_class *c, const char *name);
+void plan_drop_parts(struct plan_class *c);
+void plan_add_table(struct plan *p, uint64_t pages);
+void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
+
+/* Bytes of `tokens` tokens of a part, one sequence, one layer. */
+uint64_t part_bytes(bool *over, const struct part *p, uint64_t tokens);
+uint64_t part_read(const struct part *p, uint64_t seen);
+
+/* Lower the cache to tensors, as allocated at rest, and add up the totals of memory that are about it. */
+void plan_tensors(struct plan *p, struct tensors *out);
+void plan_totals(struct plan *p, struct kvp_memory *m);
+
+#endif

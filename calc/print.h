@@ -1,0 +1,17 @@
+/* print.h - estimates and lists as tables for people and as JSON, JSON lines, CSV and Markdown for programs. */
+#ifndef KVPROOF_CALC_PRINT_H
+#define KVPROOF_CALC_PRINT_H
+
+#include <kvproof/kvproof.h>
+
+#include <stdio.h>
+
+/* `format`: table, json, jsonl, csv, md. `detail`: every tensor and every op. `device` may be NULL.
+ * KVP_EINPUT: an unknown format; nothing is written then. KVP_ESYS: writing failed. */
+kvp_err kvp_estimate_print(FILE *f, const char *format, bool detail, const struct kvp_model *m, const struct kvp_stack *s,
+                           const struct kvp_estimate *est, const struct kvp_device *device, struct kvp_error *e);
+
+/* `what`: techniques, models, devices, formats, pairs; otherwise KVP_EINPUT. */
+kvp_err kvp_list_print(FILE *f, const char *what, const char *format, struct kvp_error *e);
+
+#endif

@@ -1,0 +1,50 @@
+/* technique.h - a technique is data and a few optional hooks. One file in calc/techniques/, one row in
+ * techniques/table.c; no other file names it (but the composition table, pairs.c, which is names). */
+#ifndef KVPROOF_CALC_TECHNIQUE_H
+#define KVPROOF_CALC_TECHNIQUE_H
+
+#include "calc/ops.h"
+#include "calc/plan.h"
+
+#include <kvproof/kvproof.h>
+
+/* One parameter: `key=value`, or the plain value after the colon when positional. */
+struct tech_param {
+    const char *key;
+    enum kvp_param_kind kind;
+    bool positional;
+    bool no_default;      /* absent unless given: something else decides then */
+    const char *excludes; /* giving both is an error; giving this one switches that one off */
+    int64_t i, min, max;  /* INT: default and range */
+    double r, r_min, r_max; /* RATIO */
+    enum kvp_format f;    /* FORMAT: default */
+    unsigned formats;     /* FORMAT: allowed, 1 << format */
+};
+
+struct technique {
+    struct kvp_technique_info info;
+    bool baseline; /* what an empty stack is; adds nothing to a stack */
+    uint32_t n_params;
+    struct tech_param params[KVP_MAX_PARAMS];
+    /* (optional) Parameters that bite on this model at this workload, as the text after "NAME:"; empty:
+     * the defaults do. NULL: they always do. */
+    void (*example)(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n);
+    /* (optional) What a layer keeps: rewrite the plan, in the axes' order. Says here, too, what it
+     * cannot do with this model, workload or parameters. `s` is NULL for the baseline. */
+    kvp_err (*cache_rewrite)(struct plan *p, const struct kvp_spec *s, struct kvp_error *e);
+    /* (optional) Work that no tensor shows, of one layer class in one phase; called when the attention
+     * ops of the class are listed and the output projection is not. */
+    void (*extra_ops)(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase);
+};
+
+/* NULL past the end; NULL when there is none of that name. */
+const struct technique *technique_at(uint32_t i);
+const struct technique *technique_find(const char *name, size_t len);
+
+/* The value of an INT parameter of the technique's own table. */
+uint64_t spec_int(const struct kvp_spec *s, const char *key);
+
+/* The composition table's row for two techniques, in either order; NULL: there is none. */
+const struct kvp_pair *pair_find(const char *a, const char *b);
+
+#endif

@@ -1,0 +1,200 @@
+/* kivi.c - keys quantized per channel over groups of tokens, values per token over groups of channels.
+ *
+ *   q bits, group G, residual R:   Kq = floor(T/R)*R   Kf = T - Kq   Vq = max(0, T-R)   Vf = min(T, R)
+ *   per layer, sequence and kv head:  d*Kq*q/8 codes + 2*d*(Kq/G)*b scale and min
+ *                                   + Vq*d*q/8 codes + 2*Vq*(d/G)*b scale and min + d*(Kf+Vf)*b rows
+ *
+ * At T mod R = 0 no key is left unpacked: one token fewer can be bigger. In a window of W tokens packed
+ * keys are a ring of whole groups, ceil(W/G)*G, packed values a ring of W - R, rows of v the newest R. */
+#include "calc/technique.h"
+
+#include <inttypes.h>
+
+static uint64_t keys_packed(const struct law *l, uint64_t seen)
+{
+    return num_min(seen / l->residual * l->residual, l->cap);
+}
+
+/* A step packs after its attention: it still reads what the step before had left. */
+static uint64_t keys_packed_before(const struct law *l, uint64_t seen)
+{
+    return keys_packed(l, seen - 1);
+}
+
+static uint64_t keys_full(const struct law *l, uint64_t seen)
+{
+    return seen % l->residual;
+}
+
+static uint64_t keys_full_during(const struct law *l, uint64_t seen)
+{
+    return (seen - 1) % l->residual + 1;
+}
+
+/* The first residual is never shorter than a later one. */
+static uint64_t keys_full_most(const struct law *l, uint64_t prompt, uint64_t seen)
+{
+    return num_min(l->residual, seen - prompt / l->residual * l->residual);
+}
+
+static uint64_t whole_residual(const struct law *l, uint64_t max_len)
+{
+    (void)max_len;
+    return l->residual;
+}
+
+static uint64_t values_packed(const struct law *l, uint64_t seen)
+{
+    return num_min(num_less(seen, l->residual), l->cap);
+}
+
+static uint64_t values_full(const struct law *l, uint64_t seen)
+{
+    return num_min(seen, l->residual);
+}
+
+struct numbers {
+    uint64_t bits, group, residual;
+};
+
+static struct numbers numbers(const struct kvp_spec *s)
+{
+    return (struct numbers){spec_int(s, "bits"), spec_int(s, "group"), spec_int(s, "residual")};
+}
+
+static kvp_err check(const struct plan *p, const struct numbers *n, struct kvp_error *e)
+{
+    const uint64_t word = 32 / (n->bits ? n->bits : 1);
+
+    if (n->bits != 2 && n->bits != 4)
+        return kvp_fail(e, KVP_EINPUT, "kivi: bits=%" PRIu64 ", expected 2 or 4", n->bits);
+    if (n->group % word)
+        return kvp_fail(e, KVP_EINPUT, "kivi: group=%" PRIu64 " is not a multiple of the %" PRIu64 " codes in a 32-bit word", n->group, word);
+    if (n->residual % n->group)
+        return kvp_fail(e, KVP_EINPUT, "kivi: residual=%" PRIu64 " is not a multiple of group=%" PRIu64, n->residual, n->group);
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const struct plan_class *c = &p->cls[i];
+
+        if (c->model->head_dim % n->group)
+            return kvp_fail(e, KVP_EINPUT, "kivi: head_dim %u of %s is not a multiple of group=%" PRIu64, c->model->head_dim,
+                            p->model->name, n->group);
+        if (p->w.context > c->span && c->span < n->residual)
+            return kvp_fail(e, KVP_EINPUT, "kivi: a window of %" PRIu64 " tokens is smaller than residual=%" PRIu64, c->span, n->residual);
+    }
+    return KVP_OK;
+}
+
+static void add_packed(struct plan *p, struct plan_class *c, const char *const names[3], const struct law *law, bool keys,
+                       const struct numbers *n, uint32_t paged_as)
+{
+    const uint64_t d = c->model->head_dim;
+
+    for (int i = 0; i < 3; i++) {
+        struct part *x = plan_add_part(c, names[i]);
+
+        x->heads = c->model->kv_heads;
+        x->law = *law;
+        x->tag = i ? KVP_TAG_METADATA : KVP_TAG_CACHE;
+        x->format = i ? p->kv : n->bits == 2 ? KVP_INT2 : KVP_INT4;
+        x->channels_first = keys;
+        x->width = i && !keys ? d / n->group : d;
+        x->unit = i && keys ? n->group : 1;
+        x->attended = x->strips = true;
+        x->paged_as = paged_as;
+    }
+}
+
+static void add_rows(struct plan *p, struct plan_class *c, const char *name, const struct law *law)
+{
+    struct part *x = plan_add_part(c, name);
+
+    x->format = p->kv;
+    x->heads = c->model->kv_heads;
+    x->width = c->model->head_dim;
+    x->law = *law;
+    x->attended = x->append_prefill = x->append_decode = x->strips = true;
+}
+
+static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    static const char *const k_names[] = {"k_codes", "k_scale", "k_min"}, *const v_names[] = {"v_codes", "v_scale", "v_min"};
+    const struct numbers n = numbers(s);
+    const uint64_t R = n.residual;
+
+    KVP_TRY(check(p, &n, e));
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        struct plan_class *c = &p->cls[i];
+        const bool ring = c->span != PLAN_NO_LIMIT;
+        const uint64_t groups = ring ? num_mul(&p->over, num_cdiv(c->span, n.group), n.group) : PLAN_NO_LIMIT;
+
+        plan_drop_parts(c);
+        add_packed(p, c, k_names, &(struct law){.held = keys_packed, .read = keys_packed_before, .endless = !ring, .cap = groups, .residual = R},
+                   true, &n, 0);
+        add_packed(p, c, v_names, &(struct law){.held = values_packed, .endless = !ring, .cap = ring ? num_less(c->span, R) : PLAN_NO_LIMIT, .residual = R},
+                   false, &n, 0);
+        add_rows(p, c, "k_residual", &(struct law){.held = keys_full, .read = keys_full_during, .most = keys_full_most, .strip = whole_residual, .residual = R});
+        add_rows(p, c, "v_residual", &(struct law){.held = values_full, .strip = whole_residual, .residual = R});
+    }
+    return KVP_OK;
+}
+
+/* Packing `keys` and `values` tokens from rows of `source` bytes an element: a subtraction and a division
+ * for each; the codes, scales and mins are written. */
+static void quantize(struct ops *o, struct plan *p, uint32_t cls, enum kvp_phase phase, uint64_t keys, uint64_t values, uint64_t source)
+{
+    const struct plan_class *c = &p->cls[cls];
+    const uint64_t row = NUM_PROD(&o->over, p->w.batch, c->model->kv_heads, c->model->head_dim);
+    const uint64_t elements = num_mul(&o->over, row, num_add(&o->over, keys, values));
+    struct cost cost = {.flops = num_mul(&o->over, 2, elements), .read = num_mul(&o->over, source, elements)};
+
+    cost.flops_full = cost.flops;
+    for (uint32_t i = 0; i < 6; i++) /* three tensors of keys, three of values */
+        cost.written = num_add(&o->over, cost.written,
+                               num_mul(&o->over, part_bytes(&o->over, &c->parts[i], i < 3 ? keys : values), p->w.batch));
+    if (elements)
+        ops_add(o, KVP_OP_QUANT, phase, cls, c->count, cost);
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    const struct plan_class *c = &p->cls[cls];
+    const struct law *k = &c->parts[0].law, *v = &c->parts[3].law;
+    const uint64_t T = p->w.context, R = spec_int(s, "residual"), P = p->w.prompt;
+    uint64_t unpacked;
+
+    if (phase == KVP_PREFILL) {
+        quantize(o, p, cls, phase, keys_packed(k, P), values_packed(v, P), 4);
+        return;
+    }
+    /* code * scale + min: 2 for each packed element attention reads */
+    unpacked = NUM_PROD(&o->over, 2, p->w.batch, c->model->kv_heads, c->model->head_dim,
+                        num_add(&o->over, keys_packed_before(k, T), values_packed(v, T)));
+    ops_more(o, KVP_OP_ATTN, phase, cls, (struct cost){.flops = unpacked, .flops_full = unpacked});
+    quantize(o, p, cls, phase, T % R ? 0 : R, T > R && v->cap ? 1 : 0, format_bits(p->kv) / 8);
+}
+
+/* The largest group up to 32 that the heads allow, and a residual that is full and flushed by now. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    uint64_t group = 32, residual = 128;
+
+    for (uint32_t i = 0; i < m->classes; i++)
+        while (group > 16 && m->cls[i].head_dim % group)
+            group /= 2;
+    while (residual > group && residual * 2 > w->prompt)
+        residual /= 2;
+    snprintf(buf, n, "group=%" PRIu64 ",residual=%" PRIu64, group, residual);
+}
+
+const struct technique technique_kivi = {
+    .info = {.name = "kivi", .axis = KVP_AXIS_ENCODE, .summary = "2- or 4-bit keys per channel and values per token, newest rows whole",
+             .source = "Liu et al. 2024, arXiv:2402.02750, section 4; jy-yuan/KIVI models/llama_kivi.py, quant/new_pack.py",
+             .params = "bits=2,group=32,residual=128"},
+    .n_params = 3,
+    .params = {{.key = "bits", .kind = KVP_PARAM_INT, .i = 2, .min = 2, .max = 4},
+               {.key = "group", .kind = KVP_PARAM_INT, .i = 32, .min = 1, .max = 1 << 20},
+               {.key = "residual", .kind = KVP_PARAM_INT, .i = 128, .min = 1, .max = 1 << 30}},
+    .example = example,
+    .cache_rewrite = cache_rewrite,
+    .extra_ops = extra_ops,
+};

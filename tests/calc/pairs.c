@@ -1,0 +1,132 @@
+/* pairs.c - the composition table covers every pair of techniques, and what it says is what happens. */
+#include "calc/technique.h"
+#include "tests/calc/calc_test.h"
+
+START_TEST(every_pair_once)
+{
+    const struct technique *a, *b;
+
+    for (uint32_t i = 0; (a = technique_at(i)); i++)
+        for (uint32_t k = i + 1; (b = technique_at(k)); k++) {
+            uint32_t rows = 0;
+            const struct kvp_pair *p;
+
+            for (uint32_t r = 0; (p = kvp_pair_at(r)); r++)
+                rows += (strcmp(p->a, a->info.name) == 0 && strcmp(p->b, b->info.name) == 0) ||
+                        (strcmp(p->b, a->info.name) == 0 && strcmp(p->a, b->info.name) == 0);
+            ck_assert_msg(rows == (a->baseline || b->baseline ? 0 : 1), "%s and %s: %u rows", a->info.name, b->info.name, rows);
+        }
+}
+END_TEST
+
+START_TEST(rows_name_techniques)
+{
+    const struct kvp_pair *p;
+
+    for (uint32_t r = 0; (p = kvp_pair_at(r)); r++) {
+        const struct technique *a = technique_find(p->a, strlen(p->a)), *b = technique_find(p->b, strlen(p->b));
+
+        ck_assert_msg(a && b, "%s and %s", p->a, p->b);
+        ck_assert(strlen(p->reason) > 10);
+        ck_assert_msg(p->allowed || a->info.axis == b->info.axis || strlen(p->reason) > 20, "%s and %s", p->a, p->b);
+        ck_assert_msg(!p->allowed || a->info.axis != b->info.axis, "%s and %s are on one axis", p->a, p->b);
+    }
+}
+END_TEST
+
+/* What each technique of a pair needs to be defined on llama-3-8b at 4096. */
+static const struct {
+    const char *name, *spec;
+} specs[] = {{"window", "window:1024"}, {"h2o", "h2o"}, {"kivi", "kivi"}, {"contiguous", "contiguous"}, {"growing", "growing"}, {"paged", "paged:32"}};
+
+static const char *spec_of(const char *name)
+{
+    for (size_t i = 0; i < COUNT(specs); i++)
+        if (strcmp(specs[i].name, name) == 0)
+            return specs[i].spec;
+    return NULL;
+}
+
+START_TEST(table_is_what_happens)
+{
+    struct kvp_model m = load("llama-3-8b");
+    const struct kvp_workload w = {.prompt = 4090, .generate = 6};
+    const struct kvp_pair *p;
+
+    for (uint32_t r = 0; (p = kvp_pair_at(r)); r++) {
+        struct kvp_stack s = {0};
+        struct kvp_error e = {0};
+        kvp_err rc;
+
+        ck_assert_msg(spec_of(p->a) && spec_of(p->b), "no spec for %s or %s: add it above", p->a, p->b);
+        rc = kvp_stack_add(&s, spec_of(p->a), &e);
+        if (rc == KVP_OK)
+            rc = kvp_stack_add(&s, spec_of(p->b), &e);
+        if (rc == KVP_OK)
+            rc = kvp_stack_check(&s, &m, &w, &e);
+        ck_assert_msg((rc == KVP_OK) == p->allowed, "%s with %s: %s", p->a, p->b, e.text);
+        ck_assert_int_eq(kvp_exit_status(rc), p->allowed ? 0 : 2);
+        if (!p->allowed && technique_find(p->a, strlen(p->a))->info.axis != technique_find(p->b, strlen(p->b))->info.axis) {
+            ck_assert_int_eq(rc, KVP_ENOTSUP);
+            ck_assert_ptr_nonnull(strstr(e.text, p->reason));
+        }
+    }
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* Parameters that a model or a workload does not suit. */
+static const struct {
+    const char *model, *specs;
+    struct kvp_workload w;
+    kvp_err rc;
+    const char *says;
+} refused[] = {
+    {"llama-2-7b", "kivi:residual=100", {.context = 4096}, KVP_EINPUT, "residual=100 is not a multiple of group=32"},
+    {"llama-2-7b", "kivi:group=24,residual=120", {.context = 4096}, KVP_EINPUT, "group=24 is not a multiple of the 16 codes"},
+    {"llama-2-7b", "kivi:bits=4,group=24,residual=120", {.context = 4096}, KVP_EINPUT, "head_dim 128 of llama-2-7b is not a multiple of group=24"},
+    {"llama-2-7b", "kivi:bits=3", {.context = 4096}, KVP_EINPUT, "bits=3, expected 2 or 4"},
+    {"llama-3.2-1b", "kivi:group=128", {.context = 4096}, KVP_EINPUT, "head_dim 64"},
+    {"llama-2-7b", "kivi paged:16", {.context = 4096}, KVP_EINPUT, "block=16 is not a multiple"},
+    {"llama-2-7b", "kivi paged:64", {.context = 4096}, KVP_OK, NULL},
+    {"llama-2-7b", "window:64 kivi", {.context = 4096}, KVP_EINPUT, "window of 64 tokens is smaller than residual=128"},
+    {"llama-2-7b", "window:64 kivi", {.context = 64}, KVP_OK, NULL},
+    {"llama-2-7b", "window:128 kivi", {.context = 4096}, KVP_OK, NULL},
+    {"llama-2-7b", "h2o", {.context = 9}, KVP_EINPUT, "heavy_ratio=0.1 of a prompt of 9 tokens is 0 tokens"},
+    {"llama-2-7b", "h2o", {.context = 10}, KVP_OK, NULL},
+    {"llama-2-7b", "h2o:heavy=1,recent_ratio=0", {.context = 4096}, KVP_EINPUT, "recent_ratio=0"},
+    {"mistral-7b-v0.1", "h2o", {.context = 8192}, KVP_ENOTSUP, "its window of 4096"},
+    {"mistral-7b-v0.1", "h2o", {.context = 4096}, KVP_OK, NULL},
+    {"llama-3-8b", "contiguous:100", {.context = 101}, KVP_EINPUT, "max_len 100 is less than the context of 101"},
+    {"llama-3-8b", "contiguous", {.context = 8193}, KVP_EINPUT, "max_len 8192 (the model's own limit)"},
+    {"llama-3-8b", "contiguous:100", {.context = 100}, KVP_OK, NULL},
+    {"gpt2", "", {.context = 1025}, KVP_EINPUT, "learned positions for 1024 tokens"},
+    {"gpt2", "", {.context = 1024}, KVP_OK, NULL},
+};
+
+START_TEST(model_and_workload)
+{
+    struct kvp_model m = load(refused[_i].model);
+    struct kvp_stack s = {0};
+    struct kvp_error e = {0};
+    kvp_err rc;
+
+    ck_assert_int_eq(add_specs(&s, refused[_i].specs), KVP_OK);
+    rc = kvp_stack_check(&s, &m, &refused[_i].w, &e);
+    ck_assert_msg(rc == refused[_i].rc, "%s %s: %d %s", refused[_i].model, refused[_i].specs, rc, e.text);
+    if (refused[_i].says)
+        ck_assert_msg(strstr(e.text, refused[_i].says) != NULL, "says: %s", e.text);
+    kvp_model_free(&m);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *t = tcase_create("pairs");
+
+    tcase_add_test(t, every_pair_once);
+    tcase_add_test(t, rows_name_techniques);
+    tcase_add_test(t, table_is_what_happens);
+    tcase_add_loop_test(t, model_and_workload, 0, (int)COUNT(refused));
+    return run("calc: composition", &t, 1);
+}

@@ -1,0 +1,1 @@
+estimate fixtures/small.json -c 100 -t contiguous -o md

@@ -1,0 +1,1 @@
+list pairs -o md

@@ -1,0 +1,2 @@
+/* cuda_bf16.h - in cuda_runtime.h */
+#include <cuda_runtime.h>

@@ -1,0 +1,85 @@
+/* tiny.h - tiny models of every dialect, with whatever each has that the others lack. */
+#ifndef KVPROOF_TESTS_TINY_H
+#define KVPROOF_TESTS_TINY_H
+
+#include "validate/engine/engine.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TINY_VOCAB = 61 };
+
+static const struct {
+    const char *name, *config;
+} tiny_models[] = {
+    {"gpt2", "{\"model_type\":\"gpt2\",\"vocab_size\":61,\"n_positions\":48,\"n_embd\":24,\"n_layer\":2,\"n_head\":3,"
+             "\"n_inner\":null,\"activation_function\":\"gelu_new\",\"layer_norm_epsilon\":1e-5,"
+             "\"tie_word_embeddings\":true,\"torch_dtype\":\"float32\"}"},
+    {"llama", "{\"model_type\":\"llama\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":3,"
+              "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":40,\"hidden_act\":\"silu\","
+              "\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,\"max_position_embeddings\":8192,"
+              "\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":false,\"torch_dtype\":\"float32\","
+              "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
+              "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":16}}"},
+    {"mistral", "{\"model_type\":\"mistral\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+                "\"num_attention_heads\":4,\"num_key_value_heads\":1,\"intermediate_size\":24,\"hidden_act\":\"silu\","
+                "\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,\"max_position_embeddings\":256,\"sliding_window\":7,"
+                "\"tie_word_embeddings\":false,\"torch_dtype\":\"float32\"}"},
+    {"qwen2", "{\"model_type\":\"qwen2\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+              "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":56,\"hidden_act\":\"silu\","
+              "\"rms_norm_eps\":1e-6,\"rope_theta\":1000000.0,\"max_position_embeddings\":256,"
+              "\"use_sliding_window\":false,\"sliding_window\":16,\"max_window_layers\":2,"
+              "\"tie_word_embeddings\":true,\"torch_dtype\":\"float32\"}"},
+    {"qwen3", "{\"model_type\":\"qwen3\",\"vocab_size\":61,\"hidden_size\":24,\"num_hidden_layers\":2,"
+              "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"intermediate_size\":40,"
+              "\"hidden_act\":\"silu\",\"rms_norm_eps\":1e-6,\"rope_theta\":1000000.0,"
+              "\"max_position_embeddings\":256,\"attention_bias\":false,\"use_sliding_window\":false,"
+              "\"sliding_window\":null,\"max_window_layers\":2,\"tie_word_embeddings\":false,"
+              "\"torch_dtype\":\"float32\"}"},
+};
+enum { TINY_MODELS = sizeof(tiny_models) / sizeof(tiny_models[0]) };
+
+#define must(call)                                                       \
+    do {                                                                 \
+        struct kvp_error *e_ = &err;                                     \
+        const kvp_err rc_ = (call);                                      \
+        ck_assert_msg(rc_ == KVP_OK, "%s: %s", #call, e_->text);         \
+    } while (0)
+
+static inline void tiny_load(struct kvp_model *m, int i)
+{
+    struct kvp_error err = {0};
+
+    must(kvp_model_parse(m, tiny_models[i].config, strlen(tiny_models[i].config), tiny_models[i].name, &err));
+}
+
+/* Token ids of every kind, the same each time: a linear congruential sequence. */
+static inline void tiny_tokens(int32_t *out, uint64_t n, uint32_t vocab)
+{
+    uint32_t x = 12345;
+
+    for (uint64_t i = 0; i < n; i++) {
+        x = x * 1664525u + 1013904223u;
+        out[i] = (int32_t)((x >> 8) % vocab);
+    }
+}
+
+/* max |a - b| / max |b|; infinity where a is not finite. */
+static inline double far_apart(const float *a, const float *b, uint64_t n)
+{
+    double apart = 0, largest = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+
+        if (!isfinite(d))
+            return INFINITY;
+        apart = fmax(apart, d);
+        largest = fmax(largest, fabs((double)b[i]));
+    }
+    return largest > 0 ? apart / largest : INFINITY;
+}
+
+#endif

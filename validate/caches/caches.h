@@ -1,0 +1,9 @@
+/* caches.h - the caches of table.c, one file each */
+#ifndef KVPROOF_CACHES_CACHES_H
+#define KVPROOF_CACHES_CACHES_H
+
+#include "validate/caches/cache.h"
+
+extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi;
+
+#endif

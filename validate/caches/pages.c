@@ -1,0 +1,131 @@
+/* pages.c - block tables with a shuffled page order */
+#include "validate/caches/pages.h"
+
+#include "validate/caches/size.h"
+
+#include <stdlib.h>
+
+struct page_table {
+    uint64_t pages; /* of a sequence */
+    int32_t *host;  /* [batch, pages] */
+    struct led_mem mem;
+};
+
+struct pages {
+    const struct cache_env *env;
+    uint32_t n;
+    struct page_table *table; /* [n], the distinct page counts */
+    uint32_t *of_layer;       /* index into table; UINT32_MAX: none */
+};
+
+/* SplitMix64 (Steele, Lea, Flood 2014): deterministic, and good enough to shuffle with. */
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void shuffle(int32_t *v, uint64_t n)
+{
+    uint64_t state = 1;
+
+    for (uint64_t i = 0; i < n; i++)
+        v[i] = (int32_t)i;
+    for (uint64_t i = n; i > 1; i--) {
+        const uint64_t j = next_random(&state) % i;
+        const int32_t t = v[i - 1];
+
+        v[i - 1] = v[j];
+        v[j] = t;
+    }
+}
+
+static kvp_err table_open(struct page_table *t, const struct cache_env *env, uint64_t pages, struct kvp_error *e)
+{
+    struct ledger *l = env->led;
+    uint64_t n, bytes;
+
+    t->pages = pages;
+    KVP_TRY(SIZE_PRODUCT(&n, "paged: the block table", e, env->batch, pages));
+    if (n > INT32_MAX)
+        return kvp_fail(e, KVP_ERANGE, "paged: %llu pages do not fit a table of 32-bit page numbers",
+                        (unsigned long long)n);
+    bytes = n * size_of_format(KVP_I32);
+    t->host = malloc(bytes);
+    if (!t->host)
+        return kvp_fail(e, KVP_ENOMEM, "paged: out of memory for a table of %llu pages", (unsigned long long)n);
+    shuffle(t->host, n);
+    KVP_TRY(led_alloc(l, LED_METADATA, bytes, &t->mem, e));
+    return l->be->write(l->dev, (struct kb_span){t->mem.buf, 0}, t->host, bytes, e);
+}
+
+static kvp_err layer_open(struct pages *p, uint32_t layer, uint64_t pages, struct kvp_error *e)
+{
+    uint32_t i = 0;
+
+    p->of_layer[layer] = UINT32_MAX;
+    if (pages == 0)
+        return KVP_OK;
+    while (i < p->n && p->table[i].pages != pages)
+        i++;
+    p->of_layer[layer] = i;
+    if (i < p->n)
+        return KVP_OK;
+    p->n++;
+    return table_open(&p->table[i], p->env, pages, e);
+}
+
+kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer, struct kvp_error *e)
+{
+    const uint32_t layers = env->model->layers;
+    struct pages *p = calloc(1, sizeof(*p));
+    kvp_err rc = KVP_OK;
+
+    *out = NULL;
+    if (p) {
+        p->env = env;
+        p->table = calloc(layers, sizeof(*p->table));
+        p->of_layer = calloc(layers, sizeof(*p->of_layer));
+    }
+    if (!p || !p->table || !p->of_layer)
+        rc = kvp_fail(e, KVP_ENOMEM, "paged: out of memory for the tables of %u layers", layers);
+    for (uint32_t i = 0; rc == KVP_OK && i < layers; i++)
+        rc = layer_open(p, i, per_layer[i], e);
+    if (rc != KVP_OK) {
+        pages_close(p);
+        return rc;
+    }
+    *out = p;
+    return KVP_OK;
+}
+
+void pages_close(struct pages *p)
+{
+    if (!p)
+        return;
+    for (uint32_t i = 0; i < p->n; i++) {
+        led_free(p->env->led, &p->table[i].mem);
+        free(p->table[i].host);
+    }
+    free(p->table);
+    free(p->of_layer);
+    free(p);
+}
+
+struct kb_span pages_table(const struct pages *p, uint32_t layer, uint64_t *stride)
+{
+    const uint32_t i = p->of_layer[layer];
+
+    *stride = i == UINT32_MAX ? 0 : p->table[i].pages;
+    return (struct kb_span){i == UINT32_MAX ? NULL : p->table[i].mem.buf, 0};
+}
+
+uint64_t pages_at(const struct pages *p, uint32_t layer, uint64_t b, uint64_t i)
+{
+    const struct page_table *t = &p->table[p->of_layer[layer]];
+
+    return (uint64_t)t->host[b * t->pages + i];
+}

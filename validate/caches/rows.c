@@ -1,0 +1,157 @@
+/* rows.c - unquantized rows of the newest tokens, straight or as a ring */
+#include "validate/caches/rows.h"
+
+#include "validate/caches/dump.h"
+#include "validate/caches/size.h"
+#include "validate/caches/steps.h"
+#include "validate/caches/store.h"
+
+#include <stdlib.h>
+
+struct cache {
+    const struct cache_env *env;
+    struct store *store;
+    uint64_t *window; /* [layers]; 0: none */
+    uint64_t seen;    /* tokens */
+};
+
+static kvp_err build(struct cache *c, struct kvp_error *e)
+{
+    const uint32_t layers = c->env->model->layers;
+    uint64_t *cap = calloc(layers, sizeof(*cap));
+    kvp_err rc;
+
+    c->window = calloc(layers, sizeof(*c->window));
+    rc = cap && c->window ? window_of_layers(c->window, c->env, e)
+                          : kvp_fail(e, KVP_ENOMEM, "out of memory for a cache of %u layers", layers);
+    for (uint32_t i = 0; rc == KVP_OK && i < layers; i++)
+        cap[i] = c->window[i] ? c->window[i] : UINT64_MAX;
+    if (rc == KVP_OK)
+        rc = store_open(&c->store, c->env, cap, NULL, e);
+    free(cap);
+    return rc;
+}
+
+kvp_err rows_open(struct cache **out, const struct cache_env *env, struct kvp_error *e)
+{
+    struct cache *c = calloc(1, sizeof(*c));
+    kvp_err rc;
+
+    *out = NULL;
+    if (!c)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a cache");
+    c->env = env;
+    rc = build(c, e);
+    if (rc != KVP_OK) {
+        rows_close(c);
+        return rc;
+    }
+    *out = c;
+    return KVP_OK;
+}
+
+void rows_close(struct cache *c)
+{
+    if (!c)
+        return;
+    store_close(c->store);
+    free(c->window);
+    free(c);
+}
+
+kvp_err rows_reset(struct cache *c, struct kvp_error *e)
+{
+    c->seen = 0;
+    return store_reset(c->store, e);
+}
+
+static uint64_t kept(const struct cache *c, uint32_t layer, uint64_t seen)
+{
+    return c->window[layer] ? size_min(seen, c->window[layer]) : seen;
+}
+
+static uint64_t slot_of(const struct cache *c, uint32_t layer, uint64_t position)
+{
+    return c->window[layer] ? position % c->window[layer] : position;
+}
+
+/* The newest rows of x into their slots. */
+static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const uint64_t seen = x->position + x->tokens, n = size_min(kept(c, layer, seen), x->tokens);
+    const uint64_t slot = slot_of(c, layer, seen - n);
+    struct kb_kv k, v;
+
+    KVP_TRY(store_reserve(c->store, layer, kept(c, layer, seen), e));
+    store_view(c->store, layer, &k, &v);
+    KVP_TRY(rows_write(c->env, &k, x, x->k, seen - n, n, slot, c->window[layer], e));
+    KVP_TRY(rows_write(c->env, &v, x, x->v, seen - n, n, slot, c->window[layer], e));
+    c->seen = seen;
+    return KVP_OK;
+}
+
+kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
+    return append(c, layer, x, e);
+}
+
+kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    struct kb_attn_decode a = {.batch = c->env->batch, .heads = cls->heads, .kv_heads = cls->kv_heads,
+                               .head_dim = cls->head_dim, .scale = cache_scale(c->env, layer),
+                               .q_stride = x->stride, .q = x->q, .out_stride = x->out_stride, .out = x->out};
+
+    KVP_TRY(append(c, layer, x, e));
+    a.used = kept(c, layer, c->seen);
+    store_view(c->store, layer, &a.k, &a.v);
+    return c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_DECODE, &a, e);
+}
+
+kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < c->env->model->layers; i++)
+        dump_range(f, i, c->seen - kept(c, i, c->seen), c->seen);
+    return dump_done(f, e);
+}
+
+/* K and V, [batch, kv_heads, kept tokens in text order, head_dim]. */
+static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, FILE *f, struct kvp_error *e)
+{
+    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    const uint64_t n = kept(c, layer, c->seen);
+    void *host;
+    struct dump d;
+
+    KVP_TRY(store_fetch(&host, c->store, layer, part, e));
+    dump_begin(&d, f, layer, name, c->env->format, (uint64_t[]){c->env->batch, cls->kv_heads, n, cls->head_dim});
+    for (uint64_t b = 0; b < c->env->batch; b++)
+        for (uint32_t h = 0; h < cls->kv_heads; h++)
+            for (uint64_t p = c->seen - n; p < c->seen; p++)
+                dump_values(&d, c->env->format,
+                            (char *)host + store_row(c->store, layer, part, b, h, slot_of(c, layer, p)).offset,
+                            cls->head_dim);
+    dump_end(&d);
+    free(host);
+    return KVP_OK;
+}
+
+kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < c->env->model->layers; i++) {
+        KVP_TRY(dump_part(c, i, STORE_K, "k", f, e));
+        KVP_TRY(dump_part(c, i, STORE_V, "v", f, e));
+    }
+    return dump_done(f, e);
+}
+
+kvp_err rows_poison(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e)
+{
+    *stored = pos < c->seen && c->seen - pos <= kept(c, 0, c->seen);
+    if (*stored)
+        return store_poison_slot(c->store, 0, 0, 0, slot_of(c, 0, pos), e);
+    for (uint32_t i = 0; i < c->env->model->layers; i++)
+        KVP_TRY(store_poison_unused(c->store, i, kept(c, i, c->seen), e));
+    return KVP_OK;
+}

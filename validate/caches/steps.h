@@ -1,0 +1,25 @@
+/* steps.h - steps that several caches take alike */
+#ifndef KVPROOF_CACHES_STEPS_H
+#define KVPROOF_CACHES_STEPS_H
+
+#include "validate/caches/cache.h"
+
+const struct kvp_layer_class *cache_class(const struct cache_env *env, uint32_t layer);
+
+/* 1 / sqrt(head_dim), what scores are multiplied with before the softmax. */
+float cache_scale(const struct cache_env *env, uint32_t layer);
+
+/* Causal attention of the whole prompt, banded when `window` is not 0; fills x->out and x->lse. */
+kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct cache_qkv *x, uint64_t window,
+                      struct kvp_error *e);
+
+/* Rows of text positions [first, first + count), from x's `src` (its k or v), into slots slot, slot + 1, ...
+ * of dst; with a ring, slot numbers wrap at `ring` (count <= ring). Op APPEND. */
+kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x, struct kb_span src,
+                   uint64_t first, uint64_t count, uint64_t slot, uint64_t ring, struct kvp_error *e);
+
+/* The window of each layer (0: none), [layers]: the model's own, narrowed by the `window` technique
+ * when it is in the stack. KVP_ENOTSUP when another technique is on the SELECT axis. */
+kvp_err window_of_layers(uint64_t *out, const struct cache_env *env, struct kvp_error *e);
+
+#endif

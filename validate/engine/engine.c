@@ -1,0 +1,359 @@
+#include "validate/engine/internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+/* ---- kernels, timed and counted ------------------------------------------------------------------ */
+
+static kvp_err begin_op(const struct eng *g, uint64_t *t, struct kvp_error *e)
+{
+    return g->timed ? g->o.backend->now(g->dev, t, e) : KVP_OK;
+}
+
+static kvp_err end_op(struct eng *g, enum kvp_op op, uint64_t began, struct kvp_error *e)
+{
+    struct eng_op_time *t = &g->op[g->phase][op];
+    uint64_t ended = 0;
+
+    if (g->timed) {
+        KVP_TRY(g->o.backend->now(g->dev, &ended, e));
+        t->ns += ended - began;
+    }
+    t->calls++;
+    g->calls[op]++;
+    return KVP_OK;
+}
+
+kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e)
+{
+    struct eng *g = self;
+    uint64_t t = 0;
+
+    KVP_TRY(begin_op(g, &t, e));
+    KVP_TRY(g->o.backend->run(g->dev, k, args, e));
+    if (k == KB_GEMM)
+        g->op[g->phase][op].gemm_flops += 2 * ((const struct kb_gemm *)args)->m * ((const struct kb_gemm *)args)->n *
+                                          ((const struct kb_gemm *)args)->k;
+    return end_op(g, op, t, e);
+}
+
+kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
+                 uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e)
+{
+    struct eng *g = self;
+    uint64_t t = 0;
+
+    KVP_TRY(begin_op(g, &t, e));
+    for (uint64_t i = 0; i < rows; i++, dst.offset += dst_pitch, src.offset += src_pitch)
+        KVP_TRY(g->o.backend->copy(g->dev, dst, src, bytes, e));
+    return end_op(g, op, t, e);
+}
+
+/* ---- buffers ------------------------------------------------------------------------------------- */
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static kvp_err find_widest(struct eng *g, struct kvp_error *e)
+{
+    const struct kvp_model *m = g->m;
+    struct widest w = {0};
+
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const struct kvp_layer_class *c = &m->cls[i];
+
+        w.qkv = larger(w.qkv, ((uint64_t)c->heads + 2ull * c->kv_heads) * c->head_dim);
+        w.out = larger(w.out, (uint64_t)c->heads * c->head_dim);
+        w.heads = larger(w.heads, c->heads);
+        w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
+    }
+    if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
+        return kvp_fail(e, KVP_ERANGE, "%s: a row of more than 2^31 elements", m->name);
+    g->widest = w;
+    return KVP_OK;
+}
+
+/* rows * width elements of `size` bytes. */
+static kvp_err buffer(struct eng *g, enum led_tag tag, uint64_t rows, uint64_t width, uint64_t size,
+                      struct led_mem *out, struct kvp_error *e)
+{
+    uint64_t bytes;
+
+    if (__builtin_mul_overflow(rows, width * size, &bytes))
+        return kvp_fail(e, KVP_ERANGE, "a buffer of %" PRIu64 " rows overflows", rows);
+    return led_alloc(&g->led, tag, bytes, out, e);
+}
+
+static kvp_err open_activations(struct eng *g, struct kvp_error *e)
+{
+    const struct widest *w = &g->widest;
+    const uint64_t n = g->o.batch * g->o.prompt;
+    const struct {
+        struct led_mem *mem;
+        uint64_t rows, width, size;
+    } buffers[] = {
+        {&g->x, n, g->m->width, sizeof(float)},
+        {&g->h, n, g->m->width, sizeof(float)},
+        {&g->qkv, n, w->qkv, sizeof(float)},
+        {&g->out, n, w->out, sizeof(float)},
+        {&g->lse, n, w->heads, sizeof(float)},
+        {&g->mlp, smaller(n, MLP_ROWS), w->mlp, sizeof(float)},
+        {&g->logits, smaller(g->o.all_logits ? n : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
+        {&g->tokens, n, 1, sizeof(int32_t)},
+        {&g->positions, n, 1, sizeof(int32_t)},
+    };
+
+    for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
+        KVP_TRY(buffer(g, LED_ACTIVATION, buffers[i].rows, buffers[i].width, buffers[i].size, buffers[i].mem, e));
+    return KVP_OK;
+}
+
+/* The largest matrix as f32, or as much of it as is worth unpacking at once. f32 weights need none. */
+static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
+{
+    const struct widest *w = &g->widest;
+    const uint64_t widest = larger(larger(w->qkv, w->mlp), g->m->vocab);
+    const uint64_t elements = g->m->width * widest; /* both below 2^31 */
+
+    if (g->o.weights == KVP_F32)
+        return KVP_OK;
+    return led_alloc(&g->led, LED_WORKSPACE, smaller(elements, GEMM_SCRATCH / sizeof(float)) * sizeof(float),
+                     &g->scratch, e);
+}
+
+static kvp_err open_rope(struct eng *g, struct kvp_error *e)
+{
+    const uint32_t dim = g->m->cls[0].head_dim;
+    float *table;
+    kvp_err rc;
+
+    if (g->m->position != KVP_POS_ROPE)
+        return KVP_OK;
+    for (uint32_t i = 1; i < g->m->classes; i++)
+        if (g->m->cls[i].head_dim != dim)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
+    KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, dim / 2 * sizeof(float), &g->inv_freq, e));
+    table = malloc(dim / 2 * sizeof(float));
+    if (!table)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for the RoPE table");
+    eng_inv_freq(g->m, dim, table);
+    rc = g->o.backend->write(g->dev, (struct kb_span){g->inv_freq.buf, 0}, table, dim / 2 * sizeof(float), e);
+    free(table);
+    return rc;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+static kvp_err check_model(const struct kvp_model *m, uint64_t context, struct kvp_error *e)
+{
+    if (m->layers == 0 || m->classes == 0)
+        return kvp_fail(e, KVP_EINPUT, "%s: a model without layers", m->name);
+    if (m->position == KVP_POS_LEARNED && context > m->max_positions)
+        return kvp_fail(e, KVP_EINPUT, "%s: context %" PRIu64 ", but its table of learned positions has %" PRIu64 " rows",
+                        m->name, context, m->max_positions);
+    if (m->position == KVP_POS_ROPE && m->rope_scaling == KVP_ROPE_OTHER)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine has no RoPE scaling of rope_type %s, only default, linear and llama3",
+                        m->name, m->rope_type);
+    return KVP_OK;
+}
+
+static kvp_err check_options(const struct eng_options *o, struct kvp_error *e)
+{
+    uint64_t context, rows;
+
+    if (o->batch == 0 || o->prompt == 0)
+        return kvp_fail(e, KVP_EINPUT, "the engine needs a batch and a prompt of at least 1");
+    if (__builtin_add_overflow(o->prompt, o->generate, &context) || __builtin_mul_overflow(context, o->batch, &rows) ||
+        rows > INT32_MAX)
+        return kvp_fail(e, KVP_ERANGE, "batch times context is more than 2^31");
+    if (o->weights > KVP_BF16 || o->kv > KVP_BF16)
+        return kvp_fail(e, KVP_EINPUT, "weights and cache can be f32, f16 or bf16");
+    return KVP_OK;
+}
+
+static kvp_err open_cache(struct eng *g, struct kvp_error *e)
+{
+    g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
+                                .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .trace = g->o.trace,
+                                .run = eng_run, .copy = eng_copy, .self = g};
+    KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    return g->cache_ops->open(&g->cache, &g->env, e);
+}
+
+static kvp_err open_host(struct eng *g, struct kvp_error *e)
+{
+    g->host_ids = malloc((size_t)(g->o.batch * g->o.prompt) * sizeof(*g->host_ids));
+    return g->host_ids ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
+}
+
+static kvp_err open_all(struct eng *g, struct kvp_error *e)
+{
+    KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
+    g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
+    KVP_TRY(find_widest(g, e));
+    KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
+    KVP_TRY(open_activations(g, e));
+    KVP_TRY(open_scratch(g, e));
+    KVP_TRY(open_rope(g, e));
+    KVP_TRY(open_host(g, e));
+    return weights_open(&g->w, &g->led, g->m, g->o.weights, g->o.weights_dir, g->o.seed, e);
+}
+
+kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,
+                 struct kvp_error *e)
+{
+    struct eng *g;
+    kvp_err rc;
+
+    *out = NULL;
+    KVP_TRY(check_options(o, e));
+    KVP_TRY(check_model(m, o->prompt + o->generate, e));
+    g = calloc(1, sizeof(*g));
+    if (!g)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for the engine");
+    g->m = m;
+    g->stack = *s;
+    g->o = *o;
+    rc = open_all(g, e);
+    if (rc != KVP_OK) {
+        eng_close(g);
+        return rc;
+    }
+    *out = g;
+    return KVP_OK;
+}
+
+void eng_close(struct eng *g)
+{
+    if (!g)
+        return;
+    if (g->dev) {
+        struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->lse, &g->mlp, &g->logits, &g->tokens,
+                                       &g->positions, &g->scratch, &g->inv_freq};
+
+        if (g->cache)
+            g->cache_ops->close(g->cache);
+        for (size_t i = 0; i < sizeof(mem) / sizeof(mem[0]); i++)
+            led_free(&g->led, mem[i]);
+        weights_close(&g->w);
+        g->o.backend->close(g->dev);
+    }
+    free(g->host_ids);
+    free(g);
+}
+
+/* ---- runs ---------------------------------------------------------------------------------------- */
+
+static kvp_err check_tokens(const struct eng *g, const int32_t *tokens, uint64_t n, struct kvp_error *e)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= g->m->vocab)
+            return kvp_fail(e, KVP_EINPUT, "token %" PRIu64 " is %" PRId32 ", the vocabulary has %" PRIu32, i, tokens[i],
+                            g->m->vocab);
+    return KVP_OK;
+}
+
+static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e)
+{
+    const struct kb_backend *be = g->o.backend;
+    const uint64_t bytes = p->rows * sizeof(int32_t);
+
+    for (uint64_t i = 0; i < p->rows; i++)
+        g->host_ids[i] = (int32_t)(p->position + i % p->tokens);
+    KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, bytes, e));
+    return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
+}
+
+static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *tokens, float *all, float *last,
+                       struct kvp_error *e)
+{
+    const struct kb_backend *be = g->o.backend;
+    uint64_t began = 0, ended = 0;
+
+    KVP_TRY(check_tokens(g, tokens, p->rows, e));
+    g->phase = p->prefill ? ENG_PREFILL : ENG_DECODE;
+    memset(g->op[g->phase], 0, sizeof(g->op[g->phase]));
+    KVP_TRY(be->now(g->dev, &began, e));
+    KVP_TRY(upload(g, tokens, p, e));
+    KVP_TRY(eng_layers(g, p, e));
+    KVP_TRY(eng_head(g, p, all, last, e));
+    KVP_TRY(be->now(g->dev, &ended, e));
+    g->forward_ns[g->phase] = ended - began;
+    g->position = p->position + p->tokens;
+    return KVP_OK;
+}
+
+kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, float *logits, struct kvp_error *e)
+{
+    const struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
+
+    g->position = 0;
+    KVP_TRY(g->cache_ops->reset(g->cache, e));
+    return forward(g, &p, tokens, all_logits, logits, e);
+}
+
+kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e)
+{
+    const struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
+
+    if (g->position == 0)
+        return kvp_fail(e, KVP_EINPUT, "a decode step needs a prefill first");
+    if (g->position >= g->o.prompt + g->o.generate)
+        return kvp_fail(e, KVP_EINPUT, "position %" PRIu64 " is past the context of %" PRIu64, g->position,
+                        g->o.prompt + g->o.generate);
+    return forward(g, &p, tokens, NULL, logits, e);
+}
+
+/* ---- what a run left ------------------------------------------------------------------------------ */
+
+const struct ledger *eng_ledger(const struct eng *g)
+{
+    return &g->led;
+}
+
+void eng_time_ops(struct eng *g, bool on)
+{
+    g->timed = on;
+}
+
+const struct eng_op_time *eng_op_times(const struct eng *g, int phase)
+{
+    return g->op[phase];
+}
+
+uint64_t eng_forward_ns(const struct eng *g, int phase)
+{
+    return g->forward_ns[phase];
+}
+
+const uint64_t *eng_calls(const struct eng *g)
+{
+    return g->calls;
+}
+
+static kvp_err cannot(const struct eng *g, const char *what, struct kvp_error *e)
+{
+    return kvp_fail(e, KVP_ENOTSUP, "%s: this cache has no %s", g->cache_ops->name, what);
+}
+
+kvp_err eng_dump_kept(struct eng *g, FILE *f, struct kvp_error *e)
+{
+    return g->cache_ops->dump_kept ? g->cache_ops->dump_kept(g->cache, f, e) : cannot(g, "kept positions to dump", e);
+}
+
+kvp_err eng_dump_cache(struct eng *g, FILE *f, struct kvp_error *e)
+{
+    return g->cache_ops->dump_cache ? g->cache_ops->dump_cache(g->cache, f, e) : cannot(g, "codes to dump", e);
+}
+
+kvp_err eng_poison(struct eng *g, uint64_t pos, bool *stored, struct kvp_error *e)
+{
+    return g->cache_ops->poison ? g->cache_ops->poison(g->cache, pos, stored, e) : cannot(g, "rows to poison", e);
+}

@@ -1,0 +1,210 @@
+#include "validate/engine/internal.h"
+
+#include <math.h>
+
+static struct kb_span at(const struct led_mem *m, uint64_t f32_elements)
+{
+    return (struct kb_span){m->buf, f32_elements * sizeof(float)};
+}
+
+static struct kb_span weight(const struct eng *g, enum wt_role role, uint32_t layer)
+{
+    return weights_of(&g->w, role, layer);
+}
+
+static kvp_err norm(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t rows, struct kb_span in,
+                    uint64_t in_stride, struct kvp_error *e)
+{
+    const struct kb_norm a = {.rows = rows, .groups = 1, .width = g->m->width, .in_stride = in_stride,
+                              .out_stride = g->m->width, .layer = g->m->norm == KVP_NORM_LAYER, .eps = g->m->norm_eps,
+                              .format = g->o.weights, .weight = weight(g, role, layer),
+                              .bias = weight(g, (enum wt_role)(role + 1), layer), .in = in, .out = at(&g->h, 0)};
+
+    return eng_run(g, op, KB_NORM, &a, e);
+}
+
+/* A matrix and its shape; rows come and go with their strides. */
+struct linear {
+    enum kvp_op op;
+    uint64_t rows;
+    uint32_t n, k;
+    struct kb_span w, bias, x, out;
+    uint64_t x_stride, out_stride;
+    bool residual;
+};
+
+static kvp_err linear(struct eng *g, const struct linear *l, struct kvp_error *e)
+{
+    const struct kb_gemm a = {.m = l->rows, .n = l->n, .k = l->k, .x_stride = l->x_stride, .out_stride = l->out_stride,
+                              .accumulate = l->residual, .format = g->o.weights, .x = l->x, .w = l->w, .bias = l->bias,
+                              .out = l->out, .work = at(&g->scratch, 0), .work_bytes = g->scratch.bytes};
+
+    return eng_run(g, l->op, KB_GEMM, &a, e);
+}
+
+/* ---- attention ---------------------------------------------------------------------------------- */
+
+/* Where q, k and v of a layer lie in a row of g->qkv. */
+struct heads {
+    const struct kvp_layer_class *c;
+    uint64_t k, v, stride;
+};
+
+static struct heads heads_of(const struct kvp_layer_class *c)
+{
+    const uint64_t q = (uint64_t)c->heads * c->head_dim, kv = (uint64_t)c->kv_heads * c->head_dim;
+
+    return (struct heads){.c = c, .k = q, .v = q + kv, .stride = q + 2 * kv};
+}
+
+static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uint64_t rows, struct kvp_error *e)
+{
+    const struct {
+        enum wt_role role;
+        uint32_t groups;
+        uint64_t first;
+    } parts[] = {{WT_Q_NORM, h->c->heads, 0}, {WT_K_NORM, h->c->kv_heads, h->k}};
+
+    for (size_t i = 0; i < 2; i++) {
+        const struct kb_norm a = {.rows = rows, .groups = parts[i].groups, .width = h->c->head_dim,
+                                  .in_stride = h->stride, .out_stride = h->stride, .eps = g->m->norm_eps,
+                                  .format = g->o.weights, .weight = weight(g, parts[i].role, layer),
+                                  .in = at(&g->qkv, parts[i].first), .out = at(&g->qkv, parts[i].first)};
+
+        KVP_TRY(eng_run(g, KVP_OP_QK_NORM, KB_NORM, &a, e));
+    }
+    return KVP_OK;
+}
+
+/* q's and k's heads lie side by side, so one call turns both. */
+static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct kvp_error *e)
+{
+    const struct kb_rope a = {.rows = rows, .heads = h->c->heads + h->c->kv_heads, .head_dim = h->c->head_dim,
+                              .stride = h->stride, .x = at(&g->qkv, 0), .positions = {g->positions.buf, 0},
+                              .inv_freq = at(&g->inv_freq, 0)};
+
+    return eng_run(g, KVP_OP_ROPE, KB_ROPE, &a, e);
+}
+
+static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
+{
+    const struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
+                                .k = at(&g->qkv, h->k), .v = at(&g->qkv, h->v), .out_stride = h->k,
+                                .out = at(&g->out, 0), .lse = at(&g->lse, 0)};
+
+    return p->prefill ? g->cache_ops->prefill(g->cache, layer, &a, e) : g->cache_ops->decode(g->cache, layer, &a, e);
+}
+
+static kvp_err attention(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+{
+    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+    const uint32_t width = g->m->width;
+    const struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)h.stride, .k = width,
+                               .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer),
+                               .x = at(&g->h, 0), .x_stride = width, .out = at(&g->qkv, 0), .out_stride = h.stride};
+    const struct linear o = {.op = KVP_OP_O_PROJ, .rows = p->rows, .n = width, .k = (uint32_t)h.k,
+                             .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
+                             .x_stride = h.k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
+
+    KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
+    KVP_TRY(linear(g, &qkv, e));
+    if (h.c->qk_norm)
+        KVP_TRY(qk_norm(g, layer, &h, p->rows, e));
+    if (g->m->position == KVP_POS_ROPE)
+        KVP_TRY(rope(g, &h, p->rows, e));
+    KVP_TRY(attend(g, layer, p, &h, e));
+    return linear(g, &o, e);
+}
+
+/* ---- feed-forward ------------------------------------------------------------------------------- */
+
+static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)
+{
+    static const enum kb_act_kind kinds[] = {[KVP_ACT_SILU] = KB_ACT_SILU, [KVP_ACT_GELU_TANH] = KB_ACT_GELU_TANH,
+                                             [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU};
+    const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
+    const bool gated = c->ffn == KVP_FFN_GATED;
+    const uint32_t width = g->m->width, wide = (gated ? 2 : 1) * c->ffn_width;
+    const struct linear up = {.op = KVP_OP_MLP_UP, .rows = rows, .n = wide, .k = width, .w = weight(g, WT_UP, layer),
+                              .bias = weight(g, WT_UP_BIAS, layer), .x = at(&g->h, first * width), .x_stride = width,
+                              .out = at(&g->mlp, 0), .out_stride = wide};
+    const struct kb_act act = {.rows = rows, .width = c->ffn_width, .gated = gated, .kind = kinds[c->act],
+                               .in_stride = wide, .out_stride = wide, .in = at(&g->mlp, 0), .out = at(&g->mlp, 0)};
+    const struct linear down = {.op = KVP_OP_MLP_DOWN, .rows = rows, .n = width, .k = c->ffn_width,
+                                .w = weight(g, WT_DOWN, layer), .bias = weight(g, WT_DOWN_BIAS, layer),
+                                .x = at(&g->mlp, 0), .x_stride = wide, .out = at(&g->x, first * width),
+                                .out_stride = width, .residual = true};
+
+    KVP_TRY(linear(g, &up, e));
+    KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
+    return linear(g, &down, e);
+}
+
+static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+{
+    KVP_TRY(norm(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, at(&g->x, 0), g->m->width, e));
+    for (uint64_t r = 0; r < p->rows; r += MLP_ROWS)
+        KVP_TRY(mlp_rows(g, layer, r, p->rows - r < MLP_ROWS ? p->rows - r : MLP_ROWS, e));
+    return KVP_OK;
+}
+
+/* ---- whole passes ------------------------------------------------------------------------------- */
+
+kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e)
+{
+    const bool learned = g->m->position == KVP_POS_LEARNED;
+    const struct kb_embed embed = {.rows = p->rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->o.weights,
+                                   .tokens = {g->tokens.buf, 0}, .table = weight(g, WT_EMBED, 0),
+                                   .position_ids = {learned ? g->positions.buf : NULL, 0},
+                                   .position_table = weight(g, WT_POSITION, 0), .out = at(&g->x, 0)};
+
+    KVP_TRY(eng_run(g, KVP_OP_EMBED, KB_EMBED, &embed, e));
+    for (uint32_t l = 0; l < g->m->layers; l++) {
+        KVP_TRY(attention(g, l, p, e));
+        KVP_TRY(mlp(g, l, p, e));
+    }
+    return KVP_OK;
+}
+
+/* Logits of normed rows [first, first + rows), and from there to `host` unless it is NULL. */
+static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *host, struct kvp_error *e)
+{
+    const uint64_t vocab = g->m->vocab, width = g->m->width;
+    const struct linear l = {.op = KVP_OP_HEAD, .rows = rows, .n = g->m->vocab, .k = g->m->width,
+                             .w = weight(g, WT_HEAD, 0), .x = at(&g->h, first * width), .x_stride = width,
+                             .out = at(&g->logits, 0), .out_stride = vocab};
+
+    KVP_TRY(linear(g, &l, e));
+    return host ? g->o.backend->read(g->dev, at(&g->logits, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
+}
+
+static kvp_err head_blocks(struct eng *g, uint64_t rows, float *host, struct kvp_error *e)
+{
+    const uint64_t block = g->logits.bytes / (g->m->vocab * sizeof(float));
+
+    for (uint64_t r = 0; r < rows; r += block)
+        KVP_TRY(head_rows(g, r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
+    return KVP_OK;
+}
+
+static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
+{
+    const size_t vocab = g->m->vocab;
+
+    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
+    KVP_TRY(head_blocks(g, p->rows, all, e));
+    for (uint64_t b = 0; last && b < g->o.batch; b++)
+        memcpy(last + b * vocab, all + ((b + 1) * p->tokens - 1) * vocab, vocab * sizeof(*last));
+    return KVP_OK;
+}
+
+kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
+{
+    const uint64_t width = g->m->width;
+
+    if (all)
+        return all_rows(g, p, all, last, e);
+    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, g->o.batch, at(&g->x, (p->tokens - 1) * width),
+                 p->tokens * width, e));
+    return head_blocks(g, g->o.batch, last, e);
+}

@@ -1,0 +1,66 @@
+/* internal.h - the engine's own state, shared by engine.c (life, runs, clock) and forward.c (layers). */
+#ifndef KVPROOF_ENGINE_INTERNAL_H
+#define KVPROOF_ENGINE_INTERNAL_H
+
+#include "kernels/ops.h"
+#include "validate/caches/cache.h"
+#include "validate/engine/engine.h"
+#include "validate/engine/weights.h"
+
+enum {
+    MLP_ROWS = 1024,           /* rows of the feed-forward that are alive at once */
+    LOGIT_ROWS = 64,           /* rows of logits that are alive at once */
+    GEMM_SCRATCH = 32 << 20    /* bytes, at most, for unpacking weights */
+};
+
+/* The largest of each dimension over the layer classes, in elements. */
+struct widest {
+    uint64_t qkv, out, heads, mlp;
+};
+
+struct eng {
+    const struct kvp_model *m;
+    struct kvp_stack stack;
+    struct eng_options o;
+    struct kb_dev *dev;
+    struct ledger led;
+    struct weights w;
+    const struct cache_ops *cache_ops;
+    struct cache *cache;
+    struct cache_env env;
+    struct widest widest;
+    /* activations, all f32 but the ids, for N = batch * prompt rows */
+    struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
+    struct led_mem scratch, inv_freq;
+    int32_t *host_ids;  /* [batch * prompt] */
+    uint64_t position;  /* tokens seen per sequence */
+    bool timed;
+    int phase;
+    struct eng_op_time op[ENG_PHASES][KVP_OPS];
+    uint64_t forward_ns[ENG_PHASES];
+    uint64_t calls[KVP_OPS];
+};
+
+/* One forward pass: `tokens` per sequence from `position` on, whose ids and positions are on the device. */
+struct pass {
+    uint64_t tokens, rows; /* rows = batch * tokens */
+    uint64_t position;
+    bool prefill;
+};
+
+/* cache_env.run and .copy: `self` is the engine. */
+kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);
+kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
+                 uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
+
+/* Embedding and all layers; leaves the residual in g->x. */
+kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e);
+
+/* Final norm and head for each sequence's last row -> `last` ([batch, vocab], may be NULL), and when `all`
+ * is not NULL for every row -> all [rows, vocab]. */
+kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e);
+
+/* RoPE's inverse frequencies, scaling applied, [head_dim / 2]. Not for KVP_ROPE_OTHER. */
+void eng_inv_freq(const struct kvp_model *m, uint32_t head_dim, float *out);
+
+#endif

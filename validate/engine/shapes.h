@@ -1,0 +1,47 @@
+/* shapes.h - what tensors a model consists of, piece by piece, and what files call them. Tables only:
+ * a family of models is a list of names, a tensor is a row. */
+#ifndef KVPROOF_SHAPES_H
+#define KVPROOF_SHAPES_H
+
+#include "validate/engine/weights.h"
+
+/* One tensor of the model as most files hold it; several make up a role's buffer, in this order. */
+enum wt_piece {
+    WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD,
+    WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
+    WP_O, WP_O_BIAS, WP_MLP_NORM, WP_MLP_NORM_BIAS, WP_GATE, WP_UP, WP_GATE_BIAS, WP_UP_BIAS, WP_DOWN,
+    WP_DOWN_BIAS, WP_PIECES
+};
+
+enum wt_fill { WF_MATRIX, WF_NORM, WF_BIAS }; /* how random values are drawn */
+
+struct wt_shape {
+    enum wt_role role;
+    enum wt_fill fill;
+    uint64_t rows, cols; /* cols 0: a vector; rows 0: the model has no such piece */
+};
+
+/* `c` may be NULL for pieces of the whole model. */
+struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
+/* What a file calls `count` pieces from `first` on, stacked; "%u" stands for the layer. */
+struct wt_name {
+    enum wt_piece first;
+    uint32_t count;
+    bool transposed; /* the file has [in, out] */
+    const char *pattern;
+};
+
+struct wt_family {
+    const char *model_types; /* space-separated */
+    const char *prefix;      /* that names may or may not have */
+    const struct wt_name *names;
+    uint32_t n_names;
+};
+
+const struct wt_family *wt_family_of(const char *model_type); /* NULL: no such family */
+
+/* Is `name` a buffer that files of this family carry beside the weights (causal masks, RoPE tables)? */
+bool wt_is_buffer(const char *name);
+
+#endif

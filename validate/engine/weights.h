@@ -1,0 +1,56 @@
+/* weights.h - a model's weights on the device: read from safetensors, or random.
+ *
+ * One device buffer per role and layer (tag WEIGHTS); their bytes are the parameters times the bytes of
+ * the format, exactly; a tied head is the embedding itself. Matrices are [out, in], row-major. */
+#ifndef KVPROOF_WEIGHTS_H
+#define KVPROOF_WEIGHTS_H
+
+#include "validate/ledger.h"
+#include <kvproof/model.h>
+
+enum wt_role {
+    WT_EMBED,           /* [vocab, D] */
+    WT_POSITION,        /* [positions, D], learned positions only */
+    WT_FINAL_NORM,      /* [D] */
+    WT_FINAL_NORM_BIAS,
+    WT_HEAD,            /* [vocab, D]; asking for it when tied gives the embedding */
+    WT_LAYER_ROLES,     /* those below exist once per layer */
+    WT_ATTN_NORM = WT_LAYER_ROLES,
+    WT_ATTN_NORM_BIAS,
+    WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v */
+    WT_QKV_BIAS,
+    WT_Q_NORM,          /* [d] */
+    WT_K_NORM,
+    WT_O,               /* [D, H * d] */
+    WT_O_BIAS,
+    WT_MLP_NORM,
+    WT_MLP_NORM_BIAS,
+    WT_UP,              /* [2 I, D] gate, then up; [I, D] when the layer has no gate */
+    WT_UP_BIAS,
+    WT_DOWN,            /* [D, I] */
+    WT_DOWN_BIAS,
+    WT_ROLES
+};
+
+struct weights {
+    struct ledger *led;
+    uint32_t layers;
+    bool tied;
+    enum kvp_format format;
+    struct led_mem *mem; /* [WT_LAYER_ROLES + layers * (WT_ROLES - WT_LAYER_ROLES)] */
+};
+
+/* From `path` (safetensors file or directory), converted to `format`; KVP_EINPUT naming the tensor when
+ * one is missing, has another shape than the model says, or is not the model's at all (but for mask
+ * buffers, a stored copy of a tied head, and layers beyond the model's). path NULL: random, the same for
+ * the same seed whatever the format, but for rounding: matrices uniform with variance 1 / in, norm weights
+ * in 1 +- 0.1, biases in +- 0.1.
+ * On failure nothing is held. */
+kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, enum kvp_format format,
+                     const char *path, uint64_t seed, struct kvp_error *e);
+void weights_close(struct weights *w); /* zeroed is fine */
+
+/* buf is NULL when the model has no such tensor. `layer` is ignored for roles of the whole model. */
+struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer);
+
+#endif
