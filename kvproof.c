@@ -2,6 +2,7 @@
 #include <kvproof/kvproof.h>
 
 #include "calc/print.h"
+#include "calc/table.h"
 #include "plots/plot.h"
 #include "plots/results.h"
 #include "validate/compare.h"
@@ -385,6 +386,19 @@ static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
     return with_model(a, "validate", validate_model, e);
 }
 
+static kvp_err list_charts(FILE *f, const char *format, struct kvp_error *e)
+{
+    struct table t = {.columns = 3, .head = {"name", "reads", "shows"}};
+    const char *row[3];
+    kvp_err rc;
+
+    for (uint32_t i = 0; kvp_chart_at(i, row); i++)
+        table_row(&t, row[0], row[1], row[2]);
+    rc = table_print(f, format, &t, e);
+    table_free(&t);
+    return rc;
+}
+
 static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 {
     struct out_file o;
@@ -392,7 +406,7 @@ static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 
     KVP_TRY(one_operand(a, "list", "of techniques, models, devices, formats, pairs, charts", e));
     KVP_TRY(out_open(&o, NULL, e));
-    rc = strcmp(a->operand[0], "charts") == 0 ? kvp_chart_list(o.f, e) : kvp_list_print(o.f, a->operand[0], a->format, e);
+    rc = strcmp(a->operand[0], "charts") == 0 ? list_charts(o.f, a->format, e) : kvp_list_print(o.f, a->operand[0], a->format, e);
     return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
 }
 
