@@ -11,6 +11,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -299,12 +300,13 @@ static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct 
     KVP_TRY(read_stack(a, &s, e));
     if (no_workload(a))
         a->w.context = m->max_positions;
-    KVP_TRY(kvp_workload_resolve(&a->w, e));
-    resolve_formats(a, m);
     if (a->device)
         KVP_TRY(kvp_device_load(&dev, a->device, e));
     KVP_TRY(kvp_estimate(&est, m, &s, &a->w, &a->formats, a->device ? &dev : NULL, e));
     rc = print_estimate(a, m, &s, &est, a->device ? &dev : NULL, e);
+    if (rc == KVP_OK && a->device && !print_fits(&est, &dev))
+        rc = kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, more than %.2f of the %" PRIu64 " of %s", m->name,
+                      est.memory.peak_bytes, PRINT_MEMORY_SHARE, dev.memory_bytes, dev.name);
     kvp_estimate_free(&est);
     return rc;
 }
