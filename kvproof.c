@@ -56,10 +56,11 @@ static const struct option options[] = {
     {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
     {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
     {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
-    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default: the config's)"},
-    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default: as the weights)"},
+    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
+    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights)"},
     {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
-    {'d', "device", "", STRING, ESTIMATE | VALIDATE, AT(device), "NAME", "estimate: a device of `kvproof list devices` or a file; validate: cpu, ref, cuda"},
+    {'d', "device", "", STRING, ESTIMATE, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
+    {'d', "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
     {0, "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
     {0, "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
     {0, "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
@@ -74,7 +75,8 @@ static const struct option options[] = {
     {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
     {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
     {'o', "output", "", STRING, PLOT, AT(format), "FILE", "the picture: FILE.png or FILE.svg"},
-    {0, "out", "", STRING, ESTIMATE | VALIDATE | SHOW, AT(out), "FILE", "write there instead of stdout; an interrupted validate resumes"},
+    {0, "out", "", STRING, ESTIMATE | SHOW, AT(out), "FILE", "write there instead of stdout"},
+    {0, "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {'q', "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
     {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
@@ -119,7 +121,7 @@ static kvp_err parse_format(const char *flag, const char *text, enum kvp_format 
             *out = names[i].format;
             return KVP_OK;
         }
-    return kvp_fail(e, KVP_EINPUT, "--%s %s: expected f32, f16 or bf16", flag, text);
+    return kvp_fail(e, KVP_EINPUT, "--%s %s: expected auto, f32, f16 or bf16", flag, text);
 }
 
 static kvp_err parse_real(const char *flag, const char *text, double *out, struct kvp_error *e)
@@ -136,6 +138,7 @@ static kvp_err parse_real(const char *flag, const char *text, double *out, struc
 static kvp_err set_option(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
 {
     void *field = (char *)a + o->offset;
+    bool *given;
 
     switch (o->kind) {
     case COUNT:
@@ -143,8 +146,9 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
         a->generate_given = a->generate_given || o->offset == AT(w.generate);
         return parse_count(o->name, v, o->kind == COUNT, field, e);
     case FORMAT:
-        *(o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given) = true;
-        return parse_format(o->name, v, field, e);
+        given = o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given;
+        *given = strcmp(v, "auto") != 0;
+        return *given ? parse_format(o->name, v, field, e) : KVP_OK;
     case STRING:
         *(const char **)field = v;
         return KVP_OK;
@@ -349,6 +353,8 @@ static kvp_err validate_workload(struct args *a, const struct kvp_model *m, stru
 {
     if (a->tokens && !a->w.context) {
         KVP_TRY(tokens_count(a->tokens, &a->w.context, e));
+        if (!a->w.context)
+            return kvp_fail(e, KVP_EINPUT, "%s: expected token ids, and there are none", a->tokens);
     } else if (no_workload(a)) {
         a->w.context = m->max_positions < 512 ? m->max_positions : 512;
     }
@@ -494,22 +500,43 @@ static kvp_err run_command(const struct command *c, int argc, char **argv, struc
     return c->run(&a, e);
 }
 
-static kvp_err dispatch(int argc, char **argv, struct kvp_error *e)
+static kvp_err find_command(const struct command **out, const char *word, struct kvp_error *e)
 {
-    const char *word = argc > 1 ? argv[1] : "help";
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, word) == 0) {
+            *out = &commands[i];
+            return KVP_OK;
+        }
+    return kvp_fail(e, KVP_EINPUT, "unknown command '%s', see `kvproof help`", word);
+}
 
-    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+/* Of one command, or of all when `word` is NULL. */
+static kvp_err help(const char *word, struct kvp_error *e)
+{
+    const struct command *c;
+
+    if (!word) {
         print_usage();
         return KVP_OK;
     }
+    KVP_TRY(find_command(&c, word, e));
+    print_help(c);
+    return KVP_OK;
+}
+
+static kvp_err dispatch(int argc, char **argv, struct kvp_error *e)
+{
+    const char *word = argc > 1 ? argv[1] : "help";
+    const struct command *c;
+
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        return help(argc > 2 ? argv[2] : NULL, e);
     if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
         printf("kvproof %s\n", KVP_VERSION);
         return KVP_OK;
     }
-    for (size_t i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, word) == 0)
-            return run_command(&commands[i], argc - 2, argv + 2, e);
-    return kvp_fail(e, KVP_EINPUT, "unknown command '%s', see `kvproof help`", word);
+    KVP_TRY(find_command(&c, word, e));
+    return run_command(c, argc - 2, argv + 2, e);
 }
 
 int main(int argc, char **argv)
@@ -519,6 +546,8 @@ int main(int argc, char **argv)
 
     signal(SIGPIPE, SIG_IGN); /* a dead gnuplot or pager is an error code, not an end */
     rc = dispatch(argc, argv, &e);
+    if (rc == KVP_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        rc = kvp_fail(&e, KVP_ESYS, "writing to stdout failed: %s", strerror(errno));
     if (rc != KVP_OK)
         fprintf(stderr, "kvproof: %s\n", e.text);
     return kvp_exit_status(rc);
