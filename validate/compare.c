@@ -457,6 +457,7 @@ static kvp_err probe_machine(struct run *r, struct kvp_error *e)
 kvp_err val_run(const struct val_request *q, struct kvp_error *e)
 {
     const bool dumps = q->dump_logits || q->dump_kept || q->dump_cache; /* only a run writes them */
+    const char *const outputs[] = {q->out, q->dump_logits, q->dump_kept, q->dump_cache};
     struct run r = {.req = q, .started = now_s()};
     json_t *results;
     char *part = NULL;
@@ -465,6 +466,8 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     /* What is wrong with the input is said before anything runs. */
     if (q->n_stacks == 1)
         KVP_TRY(kvp_stack_check(&q->stacks[0], q->model, &q->workload, e));
+    for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++)
+        KVP_TRY(out_check(outputs[i], e));
     if (q->out && !dumps && asprintf(&part, "%s.part", q->out) < 0)
         return kvp_fail(e, KVP_ENOMEM, "out of memory");
     results = json_array();
