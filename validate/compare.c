@@ -278,6 +278,17 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     return rc;
 }
 
+/* Asked before the engine takes it bit by bit, until the system kills it or something else. */
+static kvp_err fits(const struct run *r, const struct kvp_estimate *est, struct kvp_error *e)
+{
+    const uint64_t need = est->memory.peak_bytes, have = r->info.memory_free;
+
+    if (!have || need <= have) /* 0: unknown */
+        return KVP_OK;
+    return kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, and %s has %" PRIu64 " free", r->req->model->name,
+                    need, r->be->name, have);
+}
+
 static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
@@ -290,7 +301,9 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     device_of_probe(r, &d);
     KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
-    rc = measured_rows(r, s, &est, res, e);
+    rc = fits(r, &est, e);
+    if (rc == KVP_OK)
+        rc = measured_rows(r, s, &est, res, e);
     kvp_estimate_free(&est);
     return rc;
 }
