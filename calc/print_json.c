@@ -4,7 +4,12 @@
 
 #define INT(v) (json_int_t)(v)
 
-static const char *const tag_names[] = {"weights", "cache", "metadata", "state", "activation", "workspace"};
+const char *print_tag(enum kvp_tag tag)
+{
+    static const char *const names[] = {"weights", "cache", "metadata", "state", "activation", "workspace"};
+
+    return names[tag];
+}
 
 static json_t *class_json(uint32_t cls)
 {
@@ -33,7 +38,7 @@ static json_t *tensors_json(const struct kvp_estimate *est)
 
         for (uint32_t d = 0; d < x->dims; d++)
             json_array_append_new(shape, json_integer(INT(x->shape[d])));
-        json_array_append_new(a, json_pack("{s:s, s:s, s:o, s:I, s:o, s:s, s:I}", "name", x->name, "tag", tag_names[x->tag], "class",
+        json_array_append_new(a, json_pack("{s:s, s:s, s:o, s:I, s:o, s:s, s:I}", "name", x->name, "tag", print_tag(x->tag), "class",
                                            class_json(x->cls), "count", INT(x->count), "shape", shape, "format",
                                            kvp_format_name(x->format), "bytes", INT(x->bytes)));
     }

@@ -280,6 +280,17 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     return rc;
 }
 
+/* Asked before the engine takes it bit by bit, until the system kills it or something else. */
+static kvp_err fits(const struct run *r, const struct kvp_estimate *est, struct kvp_error *e)
+{
+    const uint64_t need = est->memory.peak_bytes, have = r->info.memory_free;
+
+    if (!have || need <= have) /* 0: unknown */
+        return KVP_OK;
+    return kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, and %s has %" PRIu64 " free", r->req->model->name,
+                    need, r->be->name, have);
+}
+
 static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
@@ -292,7 +303,9 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     device_of_probe(r, &d);
     KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
-    rc = measured_rows(r, s, &est, res, e);
+    rc = fits(r, &est, e);
+    if (rc == KVP_OK)
+        rc = measured_rows(r, s, &est, res, e);
     kvp_estimate_free(&est);
     return rc;
 }
@@ -459,6 +472,7 @@ static kvp_err probe_machine(struct run *r, struct kvp_error *e)
 kvp_err val_run(const struct val_request *q, struct kvp_error *e)
 {
     const bool dumps = q->dump_logits || q->dump_kept || q->dump_cache; /* only a run writes them */
+    const char *const outputs[] = {q->out, q->dump_logits, q->dump_kept, q->dump_cache};
     struct run r = {.req = q, .started = now_s()};
     json_t *results;
     char *part = NULL;
@@ -467,6 +481,8 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     /* What is wrong with the input is said before anything runs. */
     if (q->n_stacks == 1)
         KVP_TRY(kvp_stack_check(&q->stacks[0], q->model, &q->workload, e));
+    for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++)
+        KVP_TRY(out_check(outputs[i], e));
     if (q->out && !dumps && asprintf(&part, "%s.part", q->out) < 0)
         return kvp_fail(e, KVP_ENOMEM, "out of memory");
     results = json_array();

@@ -78,13 +78,13 @@ static uint64_t kept(const struct cache *c, uint64_t seen)
     return size_min(seen, c->heavy + c->recent);
 }
 
-static kvp_err transient(struct cache *c, struct led_mem *out, uint64_t heads, uint64_t n,
-                         struct kvp_error *e)
+static kvp_err transient(struct cache *c, enum led_tag tag, struct led_mem *out, uint64_t heads,
+                         uint64_t n, struct kvp_error *e)
 {
     uint64_t bytes;
 
     KVP_TRY(SIZE_PRODUCT(&bytes, "h2o: workspace", e, c->env->batch, heads, n, size_of_format(KVP_F32)));
-    return led_alloc(c->env->led, LED_WORKSPACE, bytes, out, e);
+    return led_alloc(c->env->led, tag, bytes, out, e);
 }
 
 static kvp_err open_transients(struct cache *c, struct kvp_error *e)
@@ -98,15 +98,15 @@ static kvp_err open_transients(struct cache *c, struct kvp_error *e)
         heads = cls->heads > heads ? cls->heads : heads;
         kv_heads = cls->kv_heads > kv_heads ? cls->kv_heads : kv_heads;
     }
-    KVP_TRY(transient(c, &c->prompt_scores, kv_heads, c->env->prompt, e));
-    KVP_TRY(transient(c, &c->index, kv_heads, slots, e));
-    KVP_TRY(transient(c, &c->probs, heads, slots + 1, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->prompt_scores, kv_heads, c->env->prompt, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->index, kv_heads, slots, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->probs, heads, slots + 1, e));
     if (!c->env->trace)
         return KVP_OK;
     c->lost = calloc(c->env->batch * kv_heads, sizeof(*c->lost));
     if (!c->lost)
         return kvp_fail(e, KVP_ENOMEM, "h2o: out of memory for a trace");
-    return transient(c, &c->victim, kv_heads, 1, e);
+    return transient(c, LED_TRACE, &c->victim, kv_heads, 1, e);
 }
 
 static kvp_err open_trace(struct cache *c, struct kvp_error *e)
