@@ -74,7 +74,7 @@ static const struct option options[] = {
     {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
     {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
     {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
-    {'o', "output", "", STRING, PLOT, AT(format), "FILE", "the picture: FILE.png or FILE.svg"},
+    {'o', "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
     {0, "out", "", STRING, ESTIMATE | SHOW, AT(out), "FILE", "write there instead of stdout"},
     {0, "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
@@ -420,11 +420,9 @@ static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 
 static kvp_err cmd_plot(struct args *a, struct kvp_error *e)
 {
-    const bool to_file = strcmp(a->format, "table") != 0;
-
     if (a->n_operands < 2)
         return kvp_fail(e, KVP_EINPUT, "plot: expected CHART INPUT..., see `kvproof list charts`");
-    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, to_file ? a->format : NULL, a->script, e);
+    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, a->out, a->script, e);
 }
 
 static kvp_err print_shown(const struct args *a, const struct results *r, struct kvp_error *e)
