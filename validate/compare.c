@@ -125,7 +125,9 @@ static kvp_err phase_rows(json_t *res, const struct kvp_estimate *est, const str
         if (p < 0 && m < 0)
             continue;
         snprintf(row, sizeof(row), "%s %s", word, kvp_op_name((enum kvp_op)op));
-        KVP_TRY(res_row(res, row, "time", p < 0 ? 0 : p, m < 0 ? -1 : m, "probed roofline | median", e));
+        KVP_TRY(res_row(res, row, "time", p < 0 ? NAN : p, m < 0 ? -1 : m,
+                        p < 0 ? "not in the step at full context | median of the steps that had it" : "probed roofline | median",
+                        e));
     }
     return KVP_OK;
 }

@@ -2,6 +2,13 @@
 
 #include "kernels/ops/attn_decode.h"
 
+/* A tile of one page of memory keeps the processor's own prefetching of both streams going; with many query heads
+ * per key it falls behind, and fetching values while keys are read (and the next keys while values are) helps.
+ * Measured on an AMD EPYC (Zen 4), f16, d 128, one thread, of 31 GB/s: tiles of 2, 4, 8 KiB with 1 head 29, 30, 26
+ * GB/s; of 4 KiB with 4 heads 10 GB/s without and 15 with fetching, with 1 head 30 and 18. */
+#define TILE_BYTES 4096
+#define FETCH_FROM 4 /* query heads per kv head */
+
 /* Stored rows from slot t on that lie one after another, at most up to t1. */
 static uint64_t run_of(const struct kb_kv *kv, uint64_t t, uint64_t t1)
 {
@@ -22,7 +29,7 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     for (uint64_t t = t0; t < stored; t += n) {
         n = run_of(&a->k, t, stored);
         dev->ops->dots[a->k.format](q, d, group, kb_kv_row(&a->k, b, g, t), d, n, d, a->scale, s + t - t0, stride,
-                                    kb_kv_row(&a->v, b, g, t));
+                                    group < FETCH_FROM ? NULL : kb_kv_row(&a->v, b, g, t));
     }
     if (t1 > a->used)
         dev->ops->dots[KVP_F32](q, d, group, (const float *)kb_at(a->tail_k) + b * a->tail_stride + (uint64_t)g * d, d,
@@ -42,7 +49,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 
         n = run_of(&a->v, t, stored);
         dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d,
-                                   ahead + n <= a->used ? kb_kv_row(&a->k, b, g, ahead) : NULL);
+                                   group < FETCH_FROM || ahead + n > a->used ? NULL : kb_kv_row(&a->k, b, g, ahead));
     }
     if (t1 > a->used)
         dev->ops->mix[KVP_F32](p + a->used - t0, stride, group,
@@ -50,10 +57,9 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
                                NULL);
 }
 
-/* Tokens whose keys and values together fit half of a 32 KiB first cache. */
 static uint32_t tile_of(const struct kb_kv *kv)
 {
-    uint64_t n = 8192 / (kv->dim * kb_element(kv->format)) / 8 * 8;
+    uint64_t n = TILE_BYTES / (kv->dim * kb_element(kv->format)) / 8 * 8;
 
     return (uint32_t)(n < 8 ? 8 : n > 128 ? 128 : n);
 }

@@ -6,48 +6,82 @@
 
 #define TILE 256 /* tokens of a tile, or one group where that is more */
 #define RUN 32   /* tokens whose codes are taken together */
+#define AHEAD 16 /* channels */
+#define HEADS 4  /* query heads for which what is folded stays in the first cache */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
 
-/* Scores of the tokens [t0, t1), which lie in `n` groups of packed keys, the first of which starts at `start`, at
- * place p. extra: q * scale [heads, dim, 8], then sum(q min) [heads, 8], then scores of one run [heads, RUN]. */
-static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, struct kb_kivi_place p, uint32_t g,
-                        const float *q, uint64_t start, uint32_t n, uint64_t t0, uint64_t t1, float *s, uint64_t stride,
-                        float *extra)
+/* The words of n channels, `words` each and `stride` apart, one after another: a strip whose length is a power of
+ * two puts all channels in the same lines of the cache, so each line is read once, some channels after it was asked
+ * for. */
+static void gather(uint32_t *to, const uint32_t *from, uint32_t n, uint64_t words, uint64_t stride)
 {
-    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
-    uint64_t run = (p.first * a->kv_heads + g) * d, groups = p.tokens / a->group, words = p.tokens * a->bits / 32;
-    const uint32_t *codes = (const uint32_t *)kb_at(a->k.codes) + run * words + p.at * a->bits / 32;
-    float *base = extra + (uint64_t)heads * d * 8, *part = base + 8 * heads;
+    for (uint32_t c = 0; c < n; c++, to += words, from += stride) {
+        const uint32_t *later = from + AHEAD * stride;
 
-    dev->ops->fold_k[a->format](q, heads, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
-                                run * groups + p.at / a->group, groups, n, extra, base);
-    for (uint64_t t = t0 / RUN * RUN, end; t < t1; t = end) {
-        uint64_t j, lo, hi;
+        for (uint64_t i = 0; c + AHEAD < n && i < words; i += 16)
+            __builtin_prefetch(later + i);
+        for (uint64_t i = 0; i < words; i++)
+            to[i] = from[i];
+    }
+}
 
-        t = t < start ? start : t;
-        j = (t - start) / a->group;
-        end = least(start + (j + 1) * a->group, (t / RUN + 1) * RUN);
-        lo = t > t0 ? t : t0;
-        hi = least(end, t1);
-        dev->ops->code_dots(extra + j, heads, codes + (t - start) * a->bits / 32, words, d, a->bits, (uint32_t)(end - t),
-                            part, RUN);
+/* Where the run and the group of token t end; runs are counted from token 0. */
+static uint64_t run_end(const struct kb_attn_kivi *a, uint64_t t)
+{
+    return least((t / a->group + 1) * a->group, (t / RUN + 1) * RUN);
+}
+
+/* Scores of the tokens [t0, t1) for `heads` query heads, from codes [dim, words] of the groups from token `start` on.
+ * extra: q * scale [heads, dim, 8], sum(q min) [heads, 8], scores of one run [heads, RUN]. */
+static void key_scores(const struct kb_dev *dev, const struct kb_attn_kivi *a, uint32_t heads, const float *extra,
+                       float *part, const uint32_t *codes, uint64_t words, uint64_t start, uint64_t t0, uint64_t t1,
+                       float *s, uint64_t stride)
+{
+    const float *base = extra + (uint64_t)heads * a->head_dim * 8;
+    uint64_t t = t0 / RUN * RUN;
+
+    for (t = t < start ? start : t; t < t1; t = run_end(a, t)) {
+        uint64_t j = (t - start) / a->group, end = run_end(a, t), lo = t > t0 ? t : t0, hi = least(end, t1);
+
+        dev->ops->code_dots(extra + j, heads, codes + (t - start) * a->bits / 32, words, a->head_dim, a->bits,
+                            (uint32_t)(end - t), part, RUN);
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t u = lo; u < hi; u++)
                 s[h * stride + u - t0] = part[h * RUN + u - t] + base[h * 8 + j];
     }
 }
 
-/* Neighbouring groups from `start`, at place p, up to the end of the page, the ring and `end`: at most 8, and so
- * few that what is folded stays in the first cache. */
+/* Scores of the tokens [t0, t1), which lie in `n` groups of packed keys, the first of which starts at `start`, at
+ * place p. extra: for HEADS heads what key_scores() needs, then the codes. */
+static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, struct kb_kivi_place p, uint32_t g,
+                        const float *q, uint64_t start, uint32_t n, uint64_t t0, uint64_t t1, float *s, uint64_t stride,
+                        float *extra)
+{
+    uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
+    uint64_t run = (p.first * a->kv_heads + g) * d, groups = p.tokens / a->group, words = (uint64_t)n * a->group * a->bits / 32;
+    float *part = extra + HEADS * (8 * (uint64_t)d + 8);
+    uint32_t *codes = (uint32_t *)(void *)(part + HEADS * RUN);
+
+    gather(codes, (const uint32_t *)kb_at(a->k.codes) + (run * p.tokens + p.at) * a->bits / 32, d, words,
+           p.tokens * a->bits / 32);
+    for (uint32_t h = 0; h < heads; h += HEADS) {
+        uint32_t m = (uint32_t)least(HEADS, heads - h);
+
+        dev->ops->fold_k[a->format](q + (uint64_t)h * d, m, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
+                                    run * groups + p.at / a->group, groups, n, extra, extra + (uint64_t)m * d * 8);
+        key_scores(dev, a, m, extra, part, codes, words, start, t0, t1, s + h * stride, stride);
+    }
+}
+
+/* Neighbouring groups from `start`, at place p, up to the end of the page, the ring and `end`: at most 8. */
 static uint32_t group_run(const struct kb_attn_kivi *a, struct kb_kivi_place p, uint64_t start, uint64_t end)
 {
-    uint64_t most = 4096 / ((uint64_t)(a->heads / a->kv_heads) * a->head_dim), n = (end - start + a->group - 1) / a->group;
+    uint64_t n = least(8, (end - start + a->group - 1) / a->group);
 
-    n = least(n, most < 1 ? 1 : most > 8 ? 8 : most);
     if (a->k.ring)
         n = least(n, (a->k.ring - start % a->k.ring) / a->group);
     return (uint32_t)least(n, (p.tokens - p.at) / a->group);
@@ -98,9 +132,9 @@ static void packed_values(const struct kb_dev *dev, const struct kb_attn_kivi *a
                                 base);
     dev->ops->code_mix(extra, heads, (const uint32_t *)kb_at(a->v.codes) + row * (d * a->bits / 32), rows, d, a->bits,
                        a->group, o, d);
-    for (uint32_t h = 0; h < heads; h++)
-        for (uint32_t c = 0; c < d; c++)
-            o[(uint64_t)h * d + c] += base[h * groups + c / a->group];
+    for (uint32_t n = 0; n < heads * groups; n++) /* heads and their groups of channels follow one another */
+        for (uint32_t c = 0; c < a->group; c++)
+            o[n * a->group + c] += base[n];
 }
 
 static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
@@ -130,10 +164,12 @@ kvp_err cpu_attn_kivi(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_attn_kivi *a = args;
     uint64_t heads = a->heads / a->kv_heads, groups = a->head_dim / a->group;
-    uint64_t keys = heads * (8 * (uint64_t)a->head_dim + 8 + RUN), vals = heads * groups * (RUN + 1);
+    uint32_t tile = a->group > TILE ? a->group : TILE / a->group * a->group;
+    uint64_t keys = HEADS * (8 * (uint64_t)a->head_dim + 8 + RUN) + (uint64_t)a->head_dim * tile * a->bits / 32;
+    uint64_t vals = heads * groups * (RUN + 1);
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim, .first = a->first,
-        .end = a->k_packed + a->k_full, .tile = a->group > TILE ? a->group : TILE / a->group * a->group,
+        .end = a->k_packed + a->k_full, .tile = tile,
         .extra = keys > vals ? keys : vals, .args = a, .scores = scores, .values = values,
         .out_stride = a->out_stride, .out = kb_at(a->out),
     };

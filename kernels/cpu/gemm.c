@@ -7,8 +7,10 @@
 #include <cblas.h>
 #endif
 
-#define STREAM_ROWS 8   /* up to so many rows of x, reading W is what takes the time */
+#define STREAM_ROWS 32  /* up to so many rows of x, unpacking W costs more than an sgemm saves */
+#define PASS_ROWS 8     /* rows of x in one pass over a chunk of W */
 #define CHUNK 64        /* rows of W that one thread takes at a time when streaming */
+#define PIECE 512       /* elements of k in one pass when several rows of x have to stay in the first cache */
 #define BLOCK_ROWS 512  /* most rows of W in one sgemm: enough to pay for packing x */
 #define LEAST_ROWS 8    /* fewer unpacked rows than this are not worth an sgemm */
 
@@ -57,23 +59,40 @@ void cpu_product(const struct kb_dev *dev, bool trans, uint64_t m, uint64_t n, u
     own_product(dev->ops, trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
+/* y [m, CHUNK] = x [m, k] against `cols` rows of W, in pieces of k that are added in order. While a pair of rows
+ * is read the next pair is fetched. */
+static void pass(const struct kb_dev *dev, const struct kb_gemm *a, const float *x, uint32_t m, const unsigned char *w,
+                 uint64_t cols, float *y)
+{
+    uint64_t size = kb_element(a->format), piece = m < 4 ? a->k : PIECE;
+    float part[PASS_ROWS * CHUNK];
+
+    for (uint64_t k0 = 0; k0 < a->k; k0 += piece) {
+        const unsigned char *at = w + k0 * size;
+
+        dev->ops->dots[a->format](x + k0, a->x_stride, m, at, a->k, cols, least(piece, a->k - k0), 1, k0 ? part : y, CHUNK,
+                                  at + (m < 4 ? 4 : 2) * a->k * size);
+        for (uint32_t r = 0; k0 && r < m; r++)
+            for (uint64_t j = 0; j < cols; j++)
+                y[r * CHUNK + j] += part[r * CHUNK + j];
+    }
+}
+
 /* Rows [j0, j1) of W against all rows of x, at most CHUNK of W at a time. */
 static void stream_rows(const struct kb_dev *dev, const struct kb_gemm *a, uint64_t j0, uint64_t j1)
 {
-    const unsigned char *w = kb_at(a->w);
-    float y[STREAM_ROWS * CHUNK], *out = kb_at(a->out);
-    uint64_t row = a->k * kb_element(a->format), cols = j1 - j0;
+    const unsigned char *w = (const unsigned char *)kb_at(a->w) + j0 * a->k * kb_element(a->format);
+    float y[PASS_ROWS * CHUNK], *out = kb_at(a->out);
 
-    for (uint64_t i = 0; i < a->m; i += STREAM_ROWS) {
-        uint32_t m = (uint32_t)least(STREAM_ROWS, a->m - i);
+    for (uint64_t i = 0; i < a->m; i += PASS_ROWS) {
+        uint32_t m = (uint32_t)least(PASS_ROWS, a->m - i);
 
-        dev->ops->dots[a->format]((const float *)kb_at(a->x) + i * a->x_stride, a->x_stride, m, w + j0 * row, a->k,
-                                  cols, a->k, 1, y, CHUNK, NULL);
+        pass(dev, a, (const float *)kb_at(a->x) + i * a->x_stride, m, w, j1 - j0, y);
         for (uint32_t r = 0; r < m; r++)
-            for (uint64_t j = 0; j < cols; j++) {
-                float *o = &out[(i + r) * a->out_stride + j0 + j], v = y[r * CHUNK + j];
+            for (uint64_t j = j0; j < j1; j++) {
+                float *o = &out[(i + r) * a->out_stride + j], v = y[r * CHUNK + j - j0];
 
-                v += a->bias.buf ? kb_load(a->format, kb_at(a->bias), j0 + j) : 0.0f;
+                v += a->bias.buf ? kb_load(a->format, kb_at(a->bias), j) : 0.0f;
                 *o = a->accumulate ? *o + v : v;
             }
     }

@@ -1,82 +1,97 @@
-/* kivi_pack.c - KIVI's codes. What decides a bit (kernels/ops/kivi_pack_k.h) stands in range_of and code_of:
- * single f32 operations, which no compiler may contract because none of them feeds an addition. */
+/* kivi_pack.c - KIVI's codes. Both kernels work on a tile whose columns are packed side by side: for keys the rows
+ * are the tokens of a group and the columns channels; for values the tile is turned, rows are channels and columns
+ * tokens. */
 #include "kernels/cpu/cpu.h"
 
 #include "kernels/ops/kivi_pack_k.h"
 #include "kernels/ops/kivi_pack_v.h"
 
-#include <math.h>
+#define TOKENS 32 /* of a tile of values */
 
-struct quant {
-    float scale, min;
+/* Scratch of one thread, in floats: the rows of a tile as they come, a turned tile, and four runs of columns. */
+struct area {
+    float *rows, *turned, *min, *max, *scale;
+    uint32_t *words;
+    void *stored; /* one row in the stored format */
 };
 
-static struct quant range_of(enum kvp_format format, uint32_t bits, const float *x, uint64_t stride, uint32_t n)
+static uint32_t up(uint32_t n)
 {
-    float min = x[0], max = x[0];
-
-    for (uint32_t i = 1; i < n; i++) {
-        min = x[i * stride] < min ? x[i * stride] : min;
-        max = x[i * stride] > max ? x[i * stride] : max;
-    }
-    return (struct quant){kb_rounded(format, (max - min) / (float)((1u << bits) - 1)), min};
+    return (n + 7) / 8 * 8;
 }
 
-/* Clamping to whole numbers before rounding gives what clamping after it gives, and the rounding of a number
- * below 2^22 is the addition of 1.5 * 2^23: to nearest even, in the low bits. */
-static uint32_t code_of(struct quant q, uint32_t bits, float x)
+static uint64_t area_floats(const struct kb_kivi_pack_k *a, uint32_t tokens)
 {
-    float top = (float)((1u << bits) - 1), r;
+    uint64_t columns = a->head_dim > TOKENS ? a->head_dim : TOKENS;
 
-    if (q.scale == 0)
-        return 0;
-    r = (x - q.min) / q.scale;
-    r = r < 0 ? 0 : r > top ? top : r;
-    return kb_f32_bits(r + 0x1.8p23f) & ((1u << bits) - 1);
+    return (uint64_t)a->head_dim * (tokens + TOKENS) + 5 * columns;
 }
 
-/* One word: 32/bits values, `stride` apart. */
-static uint32_t word_of(struct quant q, uint32_t bits, const float *x, uint64_t stride)
+static struct area area_at(const struct kb_kivi_pack_k *a, uint32_t tokens, float *p)
 {
-    uint32_t word = 0;
+    uint64_t columns = a->head_dim > TOKENS ? a->head_dim : TOKENS;
+    struct area x = {.rows = p, .turned = p + (uint64_t)tokens * a->head_dim};
 
-    for (uint32_t i = 0; i < 32 / bits; i++)
-        word |= code_of(q, bits, x[i * stride]) << i * bits;
-    return word;
+    x.min = x.turned + (uint64_t)TOKENS * a->head_dim;
+    x.max = x.min + columns;
+    x.scale = x.max + columns;
+    x.words = (uint32_t *)(void *)(x.scale + columns);
+    x.stored = x.words + columns;
+    return x;
 }
 
-/* `rows` tokens from t on, head h, rounded to the stored precision: [rows, head_dim] f32. */
+/* `n` tokens from t on, head h, rounded to the stored precision: [n, head_dim] f32. */
 static void load_rows(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uint64_t b, uint32_t h, uint64_t t,
-                      uint32_t rows, float *x)
+                      uint32_t n, const struct area *x)
 {
     enum kvp_format from = a->src_is_f32 ? KVP_F32 : a->format;
+    float *row = x->rows;
 
-    for (uint32_t r = 0; r < rows; r++, x += a->head_dim) {
+    for (uint32_t r = 0; r < n; r++, row += a->head_dim) {
         uint64_t at = b * a->src_batch + (t + r) * a->src_token + h * a->src_head;
+        const unsigned char *src = (const unsigned char *)kb_at(a->src) + at * kb_element(from);
 
-        dev->ops->widen[from](x, (const unsigned char *)kb_at(a->src) + at * kb_element(from), a->head_dim);
-        for (uint32_t c = 0; from != a->format && c < a->head_dim; c++)
-            x[c] = kb_rounded(a->format, x[c]);
+        dev->ops->widen[from](row, src, a->head_dim);
+        if (from != a->format) {
+            dev->ops->narrow[a->format](x->stored, row, a->head_dim);
+            dev->ops->widen[a->format](row, x->stored, a->head_dim);
+        }
     }
+}
+
+/* min and scale of n columns of `group` rows; the values are in stored precision, so min is exact. */
+static void range(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, const struct area *x, const float *tile,
+                  uint64_t stride, uint32_t n)
+{
+    float top = (float)((1u << a->bits) - 1);
+
+    dev->ops->ranges(tile, stride, a->group, n, x->min, x->max);
+    for (uint32_t c = 0; c < n; c++)
+        x->scale[c] = (x->max[c] - x->min[c]) / top;
+    dev->ops->narrow[a->format](x->stored, x->scale, n);
+    dev->ops->widen[a->format](x->scale, x->stored, n);
 }
 
 /* One group of tokens from t on. */
-static void pack_k(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uint64_t b, uint32_t h, uint64_t t, float *x)
+static void pack_k(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uint64_t b, uint32_t h, uint64_t t, float *p)
 {
-    struct kb_kivi_place p = kb_kivi_where(&a->dst, b, a->dst_token + t);
-    uint64_t run = (p.first * a->kv_heads + h) * a->head_dim, words = p.tokens * a->bits / 32;
+    struct kb_kivi_place at = kb_kivi_where(&a->dst, b, a->dst_token + t);
+    uint64_t run = (at.first * a->kv_heads + h) * a->head_dim, words = at.tokens * a->bits / 32;
+    uint64_t groups = at.tokens / a->group, group = at.at / a->group;
     uint32_t per = 32 / a->bits, d = a->head_dim;
+    uint32_t *codes = (uint32_t *)kb_at(a->dst.codes) + run * words + at.at / per;
+    struct area x = area_at(a, a->group, p);
 
-    load_rows(dev, a, b, h, t, a->group, x);
+    load_rows(dev, a, b, h, t, a->group, &x);
+    range(dev, a, &x, x.rows, d, d);
     for (uint32_t c = 0; c < d; c++) {
-        struct quant q = range_of(a->format, a->bits, x + c, d, a->group);
-        uint32_t *w = (uint32_t *)kb_at(a->dst.codes) + (run + c) * words + p.at / per;
-        uint64_t group = (run + c) * (p.tokens / a->group) + p.at / a->group;
-
-        for (uint32_t i = 0; i < a->group / per; i++)
-            w[i] = word_of(q, a->bits, x + (uint64_t)i * per * d + c, d);
-        kb_store(a->format, kb_at(a->dst.scale), group, q.scale);
-        kb_store(a->format, kb_at(a->dst.min), group, q.min);
+        kb_store(a->format, kb_at(a->dst.scale), (run + c) * groups + group, x.scale[c]);
+        kb_store(a->format, kb_at(a->dst.min), (run + c) * groups + group, x.min[c]);
+    }
+    for (uint32_t i = 0; i < a->group / per; i++) {
+        dev->ops->pack(x.rows + (uint64_t)i * per * d, d, a->bits, d, x.min, x.scale, x.words);
+        for (uint32_t c = 0; c < d; c++)
+            codes[c * words + i] = x.words[c];
     }
 }
 
@@ -84,32 +99,54 @@ kvp_err cpu_kivi_pack_k(struct kb_dev *dev, const void *args, struct kvp_error *
 {
     const struct kb_kivi_pack_k *a = args;
     uint64_t groups = a->tokens / a->group, heads = a->batch * a->kv_heads, parts = dev->threads, stride;
-    float *x;
+    float *p;
 
-    KVP_TRY(cpu_scratch(dev, &x, &stride, parts, (uint64_t)a->group * a->head_dim, e));
-#pragma omp parallel for num_threads(cpu_threads(dev, 4 * heads * a->tokens * a->head_dim))
+    KVP_TRY(cpu_scratch(dev, &p, &stride, parts, area_floats(a, a->group), e));
+#pragma omp parallel for num_threads(cpu_threads(dev, heads * a->tokens * a->head_dim))
     for (uint64_t part = 0; part < parts; part++)
         for (uint64_t i = heads * groups * part / parts; i < heads * groups * (part + 1) / parts; i++)
             pack_k(dev, a, i / groups / a->kv_heads, (uint32_t)(i / groups % a->kv_heads), i % groups * a->group,
-                   x + part * stride);
+                   p + part * stride);
     return KVP_OK;
 }
 
-static void pack_v(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uint64_t b, uint32_t h, uint64_t t, float *x)
+/* Rows [n, d] to columns [d, TOKENS]; the columns from n on repeat the last. */
+static void turn(const struct area *x, uint32_t n, uint32_t d)
 {
-    struct kb_kivi_place p = kb_kivi_where(&a->dst, b, a->dst_token + t);
-    uint64_t row = (p.first * a->kv_heads + h) * p.tokens + p.at;
-    uint32_t per = 32 / a->bits, groups = a->head_dim / a->group;
-    uint32_t *words = (uint32_t *)kb_at(a->dst.codes) + row * (a->head_dim / per);
+    for (uint32_t t = 0; t < up(n); t++) {
+        const float *row = x->rows + (uint64_t)(t < n ? t : n - 1) * d;
 
-    load_rows(dev, a, b, h, t, 1, x);
+        for (uint32_t c = 0; c < d; c++)
+            x->turned[(uint64_t)c * TOKENS + t] = row[c];
+    }
+}
+
+/* At most TOKENS tokens from t on. */
+static void pack_v(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uint64_t b, uint32_t h, uint64_t t, uint32_t n,
+                   float *p)
+{
+    uint32_t per = 32 / a->bits, d = a->head_dim, groups = d / a->group;
+    struct area x = area_at(a, TOKENS, p);
+    uint64_t row[TOKENS];
+
+    load_rows(dev, a, b, h, t, n, &x);
+    turn(&x, n, d);
+    for (uint32_t i = 0; i < n; i++) {
+        struct kb_kivi_place at = kb_kivi_where(&a->dst, b, a->dst_token + t + i);
+
+        row[i] = (at.first * a->kv_heads + h) * at.tokens + at.at;
+    }
     for (uint32_t g = 0; g < groups; g++) {
-        struct quant q = range_of(a->format, a->bits, x + (uint64_t)g * a->group, 1, a->group);
-
-        for (uint32_t c = g * a->group; c < (g + 1) * a->group; c += per)
-            words[c / per] = word_of(q, a->bits, x + c, 1);
-        kb_store(a->format, kb_at(a->dst.scale), row * groups + g, q.scale);
-        kb_store(a->format, kb_at(a->dst.min), row * groups + g, q.min);
+        range(dev, a, &x, x.turned + (uint64_t)g * a->group * TOKENS, TOKENS, up(n));
+        for (uint32_t i = 0; i < n; i++) {
+            kb_store(a->format, kb_at(a->dst.scale), row[i] * groups + g, x.scale[i]);
+            kb_store(a->format, kb_at(a->dst.min), row[i] * groups + g, x.min[i]);
+        }
+        for (uint32_t c = g * a->group; c < (g + 1) * a->group; c += per) {
+            dev->ops->pack(x.turned + (uint64_t)c * TOKENS, TOKENS, a->bits, up(n), x.min, x.scale, x.words);
+            for (uint32_t i = 0; i < n; i++)
+                ((uint32_t *)kb_at(a->dst.codes))[row[i] * (d / per) + c / per] = x.words[i];
+        }
     }
 }
 
@@ -122,14 +159,17 @@ kvp_err cpu_kivi_pack_v(struct kb_dev *dev, const void *args, struct kvp_error *
         .src_batch = v->src_batch, .src_token = v->src_token, .src_head = v->src_head,
         .dst_token = v->dst_token, .dst = v->dst,
     };
-    uint64_t rows = a.batch * a.kv_heads * a.tokens, parts = dev->threads, stride;
-    float *x;
+    uint64_t tiles = (a.tokens + TOKENS - 1) / TOKENS, heads = a.batch * a.kv_heads, parts = dev->threads, stride;
+    float *p;
 
-    KVP_TRY(cpu_scratch(dev, &x, &stride, parts, a.head_dim, e));
-#pragma omp parallel for num_threads(cpu_threads(dev, 4 * rows * a.head_dim))
+    KVP_TRY(cpu_scratch(dev, &p, &stride, parts, area_floats(&a, TOKENS), e));
+#pragma omp parallel for num_threads(cpu_threads(dev, heads * a.tokens * a.head_dim))
     for (uint64_t part = 0; part < parts; part++)
-        for (uint64_t i = rows * part / parts; i < rows * (part + 1) / parts; i++)
-            pack_v(dev, &a, i / a.tokens / a.kv_heads, (uint32_t)(i / a.tokens % a.kv_heads), i % a.tokens,
-                   x + part * stride);
+        for (uint64_t i = heads * tiles * part / parts; i < heads * tiles * (part + 1) / parts; i++) {
+            uint64_t t = i % tiles * TOKENS, n = a.tokens - t;
+
+            pack_v(dev, &a, i / tiles / a.kv_heads, (uint32_t)(i / tiles % a.kv_heads), t,
+                   (uint32_t)(n < TOKENS ? n : TOKENS), p + part * stride);
+        }
     return KVP_OK;
 }

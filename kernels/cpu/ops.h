@@ -15,7 +15,7 @@ struct cpu_ops {
     void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
     void (*narrow[CPU_FORMATS])(void *dst, const float *src, uint64_t n);
     /* out[i * out_stride + r] = scale * x[i].w[r], m rows of x, `rows` rows of w, k summed. `ahead` (or NULL):
-     * as many bytes as were read of w are fetched from here into the cache meanwhile. */
+     * what lies there as w lies at w is fetched into the cache meanwhile; it need not be memory of ours. */
     void (*dots[CPU_FORMATS])(const float *x, uint64_t x_stride, uint32_t m, const void *w, uint64_t w_stride,
                               uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
                               const void *ahead);
@@ -47,6 +47,12 @@ struct cpu_ops {
      * codes of a token start at words[t * dim*bits/32]. */
     void (*code_mix)(const float *p, uint32_t m, const uint32_t *words, uint64_t rows, uint32_t dim, uint32_t bits,
                      uint32_t group, float *o, uint64_t o_stride);
+    /* KIVI packing, n columns (a multiple of 8) of rows `stride` apart. ranges: min[c] and max[c] over `rows` rows.
+     * pack: words[c] = the codes of 32/bits rows, the first in the lowest bits. What decides a bit is in
+     * kernels/ops/kivi_pack_k.h: single f32 operations, none of which feeds an addition that could be contracted. */
+    void (*ranges)(const float *x, uint64_t stride, uint32_t rows, uint32_t n, float *min, float *max);
+    void (*pack)(const float *x, uint64_t stride, uint32_t bits, uint32_t n, const float *min, const float *scale,
+                 uint32_t *words);
 };
 
 extern const struct cpu_ops cpu_ops_plain;

@@ -9,6 +9,8 @@
 #include <immintrin.h>
 #include <math.h>
 
+#define LONG 512 /* elements of a row from which it is worth reading by itself */
+
 #define FAST __attribute__((target("avx2,fma,f16c")))
 #define FAST_INLINE static inline __attribute__((target("avx2,fma,f16c"), always_inline))
 #ifdef __clang__
@@ -106,12 +108,6 @@ FAST_INLINE void narrow(enum kvp_format f, void *dst, const float *src, uint64_t
         kb_store(f, dst, i, src[i]);
 }
 
-FAST_INLINE void fetch(const char *p, uint64_t from, uint64_t to)
-{
-    for (; p && from < to; from += 64)
-        _mm_prefetch(p + from, _MM_HINT_T0);
-}
-
 /* The sums of eight vectors, in order. */
 FAST_INLINE __m256 sums8(const __m256 *v)
 {
@@ -121,78 +117,91 @@ FAST_INLINE __m256 sums8(const __m256 *v)
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 
-/* R rows of w against M rows of x, with U independent sums each; R * M <= 8. */
-FAST_INLINE void dots_block(enum kvp_format f, uint32_t R, uint32_t M, uint32_t U, const float *x, uint64_t x_stride,
-                            const void *w, uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out,
-                            uint64_t out_stride)
+/* Eight more elements of R rows of w times M rows of x, from element i on. */
+FAST_INLINE void dots_step(enum kvp_format f, uint32_t R, uint32_t M, const float *x, uint64_t x_stride, const void *w,
+                           uint64_t at, uint64_t w_stride, uint64_t i, __m256 *acc)
 {
-    __m256 acc[16];
+    __m256 left[4];
+
+    UNROLL for (uint32_t m = 0; m < M; m++) left[m] = _mm256_loadu_ps(x + m * x_stride + i);
+    UNROLL for (uint32_t r = 0; r < R; r++)
+    {
+        __m256 row = load8(f, w, at + r * w_stride + i);
+
+        UNROLL for (uint32_t m = 0; m < M; m++) acc[r * M + m] = _mm256_fmadd_ps(row, left[m], acc[r * M + m]);
+    }
+}
+
+/* R rows of w against M rows of x in eight running sums: U = 8 / (R * M) for each product. */
+FAST_INLINE void dots_block(enum kvp_format f, uint32_t R, uint32_t M, const float *x, uint64_t x_stride,
+                            const void *w, uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out,
+                            uint64_t out_stride, const char *ahead)
+{
+    const uint32_t U = 8 / (R * M);
+    __m256 acc[8];
     float sum[8];
     uint64_t i = 0;
 
-    UNROLL for (uint32_t n = 0; n < 16; n++) acc[n] = _mm256_setzero_ps();
+    UNROLL for (uint32_t n = 0; n < 8; n++) acc[n] = _mm256_setzero_ps();
     for (; i + 8 * U <= k; i += 8 * U) {
+        UNROLL for (uint32_t r = 0; r < R; r++) if (ahead)
+            _mm_prefetch(ahead + (r * w_stride + i) * kb_element(f), _MM_HINT_T0);
         UNROLL for (uint32_t u = 0; u < U; u++)
-        {
-            __m256 left[4];
-
-            UNROLL for (uint32_t m = 0; m < M; m++) left[m] = _mm256_loadu_ps(x + m * x_stride + i + 8 * u);
-            UNROLL for (uint32_t r = 0; r < R; r++)
-            {
-                __m256 row = load8(f, w, at + r * w_stride + i + 8 * u);
-
-                UNROLL for (uint32_t m = 0; m < M; m++) acc[u * 8 + r * M + m] =
-                    _mm256_fmadd_ps(row, left[m], acc[u * 8 + r * M + m]);
-            }
-        }
+            dots_step(f, R, M, x, x_stride, w, at, w_stride, i + 8 * u, acc + u * R * M);
     }
-    UNROLL for (uint32_t n = 0; n < (U - 1) * 8; n++) acc[n] = _mm256_add_ps(acc[n], acc[8 + n]);
+    for (; i + 8 <= k; i += 8)
+        dots_step(f, R, M, x, x_stride, w, at, w_stride, i, acc);
     _mm256_storeu_ps(sum, sums8(acc));
     UNROLL for (uint32_t n = 0; n < R * M; n++)
     {
         uint64_t r = n / M, m = n % M;
 
+        UNROLL for (uint32_t u = 1; u < U; u++) sum[n] += sum[u * R * M + n];
         for (uint64_t j = i; j < k; j++)
             sum[n] += x[m * x_stride + j] * kb_load(f, w, at + r * w_stride + j);
         out[m * out_stride + r] = scale * sum[n];
     }
 }
 
-/* All rows of x against R rows of w, 8 or fewer products at a time. */
+/* All rows of x against R rows of w. */
 FAST_INLINE void dots_rows(enum kvp_format f, uint32_t R, const float *x, uint64_t x_stride, uint32_t m, const void *w,
-                           uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out, uint64_t out_stride)
+                           uint64_t at, uint64_t w_stride, uint64_t k, float scale, float *out, uint64_t out_stride,
+                           const char *ahead)
 {
-    for (; m >= 4 && R <= 2; m -= 4, x += 4 * x_stride, out += 4 * out_stride)
-        dots_block(f, R <= 2 ? R : 1, 4, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
-    for (; m >= 2; m -= 2, x += 2 * x_stride, out += 2 * out_stride)
-        dots_block(f, R, 2, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
+    for (; R <= 2 && m >= 4; m -= 4, x += 4 * x_stride, out += 4 * out_stride, ahead = NULL)
+        dots_block(f, R <= 2 ? R : 2, 4, x, x_stride, w, at, w_stride, k, scale, out, out_stride, ahead);
+    for (; m >= 2; m -= 2, x += 2 * x_stride, out += 2 * out_stride, ahead = NULL)
+        dots_block(f, R, 2, x, x_stride, w, at, w_stride, k, scale, out, out_stride, ahead);
     if (m)
-        dots_block(f, R, 1, 2, x, x_stride, w, at, w_stride, k, scale, out, out_stride);
+        dots_block(f, R, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride, ahead);
 }
 
+/* One long row against one long row at a time is one stream, which the processor fetches best by itself. Otherwise
+ * the more rows of w share the rows of x the better, as far as the registers go. */
 FAST_INLINE void dots(enum kvp_format f, const float *x, uint64_t x_stride, uint32_t m, const void *w,
                       uint64_t w_stride, uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
                       const char *ahead)
 {
     uint64_t size = w_stride * kb_element(f), r = 0;
 
-    for (; m < 4 && r + 4 <= rows; r += 4) {
-        fetch(ahead, r * size, (r + 4) * size);
-        dots_rows(f, 4, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride);
-    }
-    for (; r + 2 <= rows; r += 2) {
-        fetch(ahead, r * size, (r + 2) * size);
-        dots_rows(f, 2, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride);
-    }
-    for (; r < rows; r++) {
-        fetch(ahead, r * size, (r + 1) * size);
-        dots_rows(f, 1, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride);
-    }
+    if (m == 1 && k >= LONG)
+        for (; r < rows; r++)
+            dots_block(f, 1, 1, x, x_stride, w, r * w_stride, w_stride, k, scale, out + r, out_stride, NULL);
+    for (; m < 4 && r + 4 <= rows; r += 4)
+        dots_rows(f, 4, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride,
+                  ahead ? ahead + r * size : NULL);
+    for (; r + 2 <= rows; r += 2)
+        dots_rows(f, 2, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride,
+                  ahead ? ahead + r * size : NULL);
+    if (r < rows)
+        dots_rows(f, 1, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride,
+                  ahead ? ahead + r * size : NULL);
 }
 
 /* 8 * C channels from c on, M rows of p. */
 FAST_INLINE void mix_block(enum kvp_format f, uint32_t M, uint32_t C, const float *p, uint64_t p_stride, const void *w,
-                           uint64_t w_stride, uint64_t rows, uint64_t c, float *o, uint64_t o_stride)
+                           uint64_t w_stride, uint64_t rows, uint64_t c, float *o, uint64_t o_stride,
+                           const char *ahead)
 {
     __m256 acc[16];
 
@@ -200,6 +209,8 @@ FAST_INLINE void mix_block(enum kvp_format f, uint32_t M, uint32_t C, const floa
     for (uint64_t r = 0; r < rows; r++) {
         __m256 row[8];
 
+        UNROLL for (uint32_t i = 0; i < C; i += 64 / (8 * (uint32_t)kb_element(f))) if (ahead)
+            _mm_prefetch(ahead + (r * w_stride + c + 8 * i) * kb_element(f), _MM_HINT_T0);
         UNROLL for (uint32_t i = 0; i < C; i++) row[i] = load8(f, w, r * w_stride + c + 8 * i);
         UNROLL for (uint32_t m = 0; m < M; m++)
         {
@@ -213,18 +224,19 @@ FAST_INLINE void mix_block(enum kvp_format f, uint32_t M, uint32_t C, const floa
 }
 
 FAST_INLINE void mix_rows(enum kvp_format f, uint32_t M, const float *p, uint64_t p_stride, const void *w,
-                          uint64_t w_stride, uint64_t rows, uint64_t dim, float *o, uint64_t o_stride)
+                          uint64_t w_stride, uint64_t rows, uint64_t dim, float *o, uint64_t o_stride,
+                          const char *ahead)
 {
     uint64_t c = 0;
 
     for (; M == 1 && c + 64 <= dim; c += 64)
-        mix_block(f, M, M == 1 ? 8 : 1, p, p_stride, w, w_stride, rows, c, o, o_stride);
+        mix_block(f, M, M == 1 ? 8 : 1, p, p_stride, w, w_stride, rows, c, o, o_stride, ahead);
     for (; M <= 2 && c + 32 <= dim; c += 32)
-        mix_block(f, M, M <= 2 ? 4 : 1, p, p_stride, w, w_stride, rows, c, o, o_stride);
+        mix_block(f, M, M <= 2 ? 4 : 1, p, p_stride, w, w_stride, rows, c, o, o_stride, ahead);
     for (; c + 16 <= dim; c += 16)
-        mix_block(f, M, 2, p, p_stride, w, w_stride, rows, c, o, o_stride);
+        mix_block(f, M, 2, p, p_stride, w, w_stride, rows, c, o, o_stride, ahead);
     for (; c + 8 <= dim; c += 8)
-        mix_block(f, M, 1, p, p_stride, w, w_stride, rows, c, o, o_stride);
+        mix_block(f, M, 1, p, p_stride, w, w_stride, rows, c, o, o_stride, ahead);
     for (; c < dim; c++)
         for (uint32_t m = 0; m < M; m++)
             for (uint64_t r = 0; r < rows; r++)
@@ -234,17 +246,12 @@ FAST_INLINE void mix_rows(enum kvp_format f, uint32_t M, const float *p, uint64_
 FAST_INLINE void mix(enum kvp_format f, const float *p, uint64_t p_stride, uint32_t m, const void *w,
                      uint64_t w_stride, uint64_t rows, uint64_t dim, float *o, uint64_t o_stride, const char *ahead)
 {
-    fetch(ahead, 0, rows * w_stride * kb_element(f));
-    for (; m >= 4; m -= 4, p += 4 * p_stride, o += 4 * o_stride)
-        mix_rows(f, 4, p, p_stride, w, w_stride, rows, dim, o, o_stride);
-    if (m >= 2) {
-        mix_rows(f, 2, p, p_stride, w, w_stride, rows, dim, o, o_stride);
-        m -= 2;
-        p += 2 * p_stride;
-        o += 2 * o_stride;
-    }
+    for (; m >= 4; m -= 4, p += 4 * p_stride, o += 4 * o_stride, ahead = NULL)
+        mix_rows(f, 4, p, p_stride, w, w_stride, rows, dim, o, o_stride, ahead);
+    for (; m >= 2; m -= 2, p += 2 * p_stride, o += 2 * o_stride, ahead = NULL)
+        mix_rows(f, 2, p, p_stride, w, w_stride, rows, dim, o, o_stride, ahead);
     if (m)
-        mix_rows(f, 1, p, p_stride, w, w_stride, rows, dim, o, o_stride);
+        mix_rows(f, 1, p, p_stride, w, w_stride, rows, dim, o, o_stride, ahead);
 }
 
 /* Elements [i, i + n) with n < 8, the rest 0, without touching what lies behind. */
@@ -257,24 +264,37 @@ FAST_INLINE __m256 load_few(enum kvp_format f, const void *p, uint64_t i, uint32
     return _mm256_loadu_ps(part);
 }
 
-FAST_INLINE void fold_k(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
-                        const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)
+/* M heads; scale and min of n neighbouring groups a channel. */
+FAST_INLINE void fold_k_heads(enum kvp_format f, uint32_t M, const float *q, uint32_t dim, float by, const void *scale,
+                              const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)
 {
-    __m256 factor = _mm256_set1_ps(by);
+    __m256 factor = _mm256_set1_ps(by), sum[4];
 
-    for (uint32_t i = 0; i < m; i++)
-        _mm256_storeu_ps(base + 8 * i, _mm256_setzero_ps());
+    UNROLL for (uint32_t m = 0; m < M; m++) sum[m] = _mm256_setzero_ps();
     for (uint32_t c = 0; c < dim; c++, at += step) {
         __m256 s = _mm256_mul_ps(factor, n == 8 ? load8(f, scale, at) : load_few(f, scale, at, n));
         __m256 z = _mm256_mul_ps(factor, n == 8 ? load8(f, min, at) : load_few(f, min, at, n));
 
-        for (uint32_t i = 0; i < m; i++) {
-            __m256 x = _mm256_broadcast_ss(q + (uint64_t)i * dim + c);
+        UNROLL for (uint32_t m = 0; m < M; m++)
+        {
+            __m256 x = _mm256_broadcast_ss(q + (uint64_t)m * dim + c);
 
-            _mm256_storeu_ps(scaled + ((uint64_t)i * dim + c) * 8, _mm256_mul_ps(x, s));
-            _mm256_storeu_ps(base + 8 * i, _mm256_fmadd_ps(x, z, _mm256_loadu_ps(base + 8 * i)));
+            _mm256_storeu_ps(scaled + ((uint64_t)m * dim + c) * 8, _mm256_mul_ps(x, s));
+            sum[m] = _mm256_fmadd_ps(x, z, sum[m]);
         }
     }
+    UNROLL for (uint32_t m = 0; m < M; m++) _mm256_storeu_ps(base + 8 * m, sum[m]);
+}
+
+FAST_INLINE void fold_k(enum kvp_format f, const float *q, uint32_t m, uint32_t dim, float by, const void *scale,
+                        const void *min, uint64_t at, uint64_t step, uint32_t n, float *scaled, float *base)
+{
+    for (; m >= 4; m -= 4, q += 4 * (uint64_t)dim, scaled += 32 * (uint64_t)dim, base += 32)
+        fold_k_heads(f, 4, q, dim, by, scale, min, at, step, n, scaled, base);
+    for (; m >= 2; m -= 2, q += 2 * (uint64_t)dim, scaled += 16 * (uint64_t)dim, base += 16)
+        fold_k_heads(f, 2, q, dim, by, scale, min, at, step, n, scaled, base);
+    if (m)
+        fold_k_heads(f, 1, q, dim, by, scale, min, at, step, n, scaled, base);
 }
 
 FAST_INLINE __m128 load4(enum kvp_format f, const void *p, uint64_t i)
@@ -636,6 +656,45 @@ FAST static void code_mix_avx2(const float *p, uint32_t m, const uint32_t *words
         code_mix(4, p, m, words, rows, dim, group, o, o_stride);
 }
 
+FAST static void ranges_avx2(const float *x, uint64_t stride, uint32_t rows, uint32_t n, float *min, float *max)
+{
+    for (uint32_t c = 0; c < n; c += 8) {
+        __m256 lo = _mm256_loadu_ps(x + c), hi = lo;
+
+        for (uint32_t r = 1; r < rows; r++) {
+            __m256 v = _mm256_loadu_ps(x + r * stride + c);
+
+            lo = _mm256_min_ps(v, lo);
+            hi = _mm256_max_ps(v, hi);
+        }
+        _mm256_storeu_ps(min + c, lo);
+        _mm256_storeu_ps(max + c, hi);
+    }
+}
+
+/* As code_of() in ops_plain.c, eight at a time. */
+FAST static void pack_avx2(const float *x, uint64_t stride, uint32_t bits, uint32_t n, const float *min,
+                           const float *scale, uint32_t *words)
+{
+    __m256 top = _mm256_set1_ps((float)((1u << bits) - 1)), zero = _mm256_setzero_ps();
+    __m256i mask = _mm256_set1_epi32((1 << bits) - 1);
+
+    for (uint32_t c = 0; c < n; c += 8) {
+        __m256 m = _mm256_loadu_ps(min + c), s = _mm256_loadu_ps(scale + c), flat = _mm256_cmp_ps(s, zero, _CMP_EQ_OQ);
+        __m256i word = _mm256_setzero_si256();
+
+        for (uint32_t r = 0; r < 32 / bits; r++) {
+            __m256 v = _mm256_div_ps(_mm256_sub_ps(_mm256_loadu_ps(x + r * stride + c), m), s);
+
+            v = _mm256_add_ps(_mm256_min_ps(_mm256_max_ps(v, zero), top), _mm256_set1_ps(0x1.8p23f));
+            word = _mm256_or_si256(word, _mm256_sll_epi32(_mm256_and_si256(_mm256_castps_si256(v), mask),
+                                                          _mm_cvtsi32_si128((int)(r * bits))));
+        }
+        word = _mm256_andnot_si256(_mm256_castps_si256(flat), word);
+        _mm256_storeu_si256((__m256i *)(void *)(words + c), word);
+    }
+}
+
 const struct cpu_ops cpu_ops_avx2 = {
     .isa = "avx2+fma+f16c",
     .widen = {widen_f32, widen_f16, widen_bf16},
@@ -653,6 +712,8 @@ const struct cpu_ops cpu_ops_avx2 = {
     .words = words_avx2,
     .code_dots = code_dots_avx2,
     .code_mix = code_mix_avx2,
+    .ranges = ranges_avx2,
+    .pack = pack_avx2,
 };
 
 #endif

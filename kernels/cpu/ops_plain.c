@@ -231,6 +231,37 @@ static void code_mix_plain(const float *p, uint32_t m, const uint32_t *words, ui
                                        (float)(words[t * (dim / per) + c / per] >> bits * (c % per) & mask);
 }
 
+static void ranges_plain(const float *x, uint64_t stride, uint32_t rows, uint32_t n, float *min, float *max)
+{
+    for (uint32_t c = 0; c < n; c++)
+        min[c] = max[c] = x[c];
+    for (uint32_t r = 1; r < rows; r++)
+        for (uint32_t c = 0; c < n; c++) {
+            min[c] = x[r * stride + c] < min[c] ? x[r * stride + c] : min[c];
+            max[c] = x[r * stride + c] > max[c] ? x[r * stride + c] : max[c];
+        }
+}
+
+/* Clamping to whole numbers before rounding gives what clamping after it gives, and the rounding of a number
+ * below 2^22 is the addition of 1.5 * 2^23: to nearest even, in the low bits. */
+static inline uint32_t code_of(float x, float min, float scale, uint32_t top)
+{
+    float r = (x - min) / scale;
+
+    r = r < 0 ? 0 : r > (float)top ? (float)top : r;
+    return scale == 0 ? 0 : kb_f32_bits(r + 0x1.8p23f) & top;
+}
+
+static void pack_plain(const float *x, uint64_t stride, uint32_t bits, uint32_t n, const float *min, const float *scale,
+                       uint32_t *words)
+{
+    for (uint32_t c = 0; c < n; c++) {
+        words[c] = 0;
+        for (uint32_t r = 0; r < 32 / bits; r++)
+            words[c] |= code_of(x[r * stride + c], min[c], scale[c], (1u << bits) - 1) << r * bits;
+    }
+}
+
 const struct cpu_ops cpu_ops_plain = {
     .isa = "plain c",
     .widen = {widen_f32, widen_f16, widen_bf16},
@@ -248,4 +279,6 @@ const struct cpu_ops cpu_ops_plain = {
     .words = words_plain,
     .code_dots = code_dots_plain,
     .code_mix = code_mix_plain,
+    .ranges = ranges_plain,
+    .pack = pack_plain,
 };

@@ -32,29 +32,36 @@ kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
-static void norm_one(const struct kb_dev *dev, const struct kb_norm *a, const float *in, float *out)
+static void norm_one(const struct kb_dev *dev, const struct kb_norm *a, const float *weight, const float *bias,
+                     const float *in, float *out)
 {
-    const void *weight = kb_at(a->weight), *bias = kb_at(a->bias);
     float mean = a->layer ? dev->ops->sum(in, a->width) / (float)a->width : 0;
     double square = (double)dev->ops->squares(in, a->width, mean);
     float factor = (float)(1 / sqrt(square / a->width + a->eps));
 
+#pragma omp simd
     for (uint32_t i = 0; i < a->width; i++)
-        out[i] = (in[i] - mean) * factor * kb_load(a->format, weight, i) +
-                 (bias ? kb_load(a->format, bias, i) : 0.0f);
+        out[i] = (in[i] - mean) * factor * weight[i];
+    for (uint32_t i = 0; bias && i < a->width; i++)
+        out[i] += bias[i];
 }
 
 kvp_err cpu_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_norm *a = args;
     const float *in = kb_at(a->in);
-    float *out = kb_at(a->out);
+    float *out = kb_at(a->out), *weight, *bias;
+    uint64_t stride;
 
-    (void)e;
+    KVP_TRY(cpu_scratch(dev, &weight, &stride, 2, a->width, e));
+    bias = a->bias.buf ? weight + stride : NULL;
+    dev->ops->widen[a->format](weight, kb_at(a->weight), a->width);
+    if (bias)
+        dev->ops->widen[a->format](bias, kb_at(a->bias), a->width);
 #pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->groups * a->width))
     for (uint64_t n = 0; n < a->rows; n++)
         for (uint32_t g = 0; g < a->groups; g++)
-            norm_one(dev, a, in + n * a->in_stride + (uint64_t)g * a->width,
+            norm_one(dev, a, weight, bias, in + n * a->in_stride + (uint64_t)g * a->width,
                      out + n * a->out_stride + (uint64_t)g * a->width);
     return KVP_OK;
 }

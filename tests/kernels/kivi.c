@@ -18,7 +18,8 @@ static const struct shape shapes[] = {
     {2, 150, 32, 0, 4, 4, 64, 4, 16, KVP_F32, 64, false},  {1, 300, 64, 211, 4, 2, 64, 2, 32, KVP_F16, 0, true},
     {1, 300, 64, 190, 6, 2, 64, 4, 32, KVP_BF16, 32, true}, {1, 64, 64, 5, 2, 1, 64, 2, 32, KVP_F16, 0, false},
     {1, 1300, 32, 0, 11, 1, 128, 4, 32, KVP_F16, 0, false}, {1, 600, 256, 100, 4, 2, 256, 2, 256, KVP_F16, 0, false},
-    {1, 2000, 128, 1777, 5, 1, 128, 2, 32, KVP_F16, 16, true},
+    {1, 2000, 128, 1777, 5, 1, 128, 2, 32, KVP_F16, 16, true}, {1, 300, 64, 240, 4, 2, 64, 2, 32, KVP_F16, 0, true},
+    {1, 300, 128, 290, 4, 2, 64, 4, 32, KVP_F16, 32, false},
 };
 
 static uint64_t up(uint64_t n, uint64_t unit)
@@ -198,15 +199,15 @@ static struct kb_attn_kivi state(const struct shape *s, struct kb_span *k, struc
     a.q = kit_rows(s->batch, s->heads * (uint64_t)s->dim, a.q_stride);
     *k = source(s, KVP_F32, stride);
     *v = source(s, KVP_F32, stride);
-    if (kq) {
+    if (kq > s->first) { /* without a packed token to see a side has no storage */
         a.k = place(s, kq, k_keep, s->group, true);
         if (kq > k0) {
             struct kb_kivi_pack_k p = pack_of(s, *k, true, stride, k0, kq - k0, &a.k);
             kit_run(KB_KIVI_PACK_K, &p);
         }
     }
-    if (vq) {
-        a.v = place(s, vq, v_keep ? v_keep : 1, 1, false);
+    if (vq > s->first) {
+        a.v = place(s, vq, v_keep, 1, false);
         if (vq > v0) {
             struct kb_kivi_pack_k p = pack_of(s, *v, true, stride, v0, vq - v0, &a.v);
             struct kb_kivi_pack_v pv = as_v(&p);
