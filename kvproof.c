@@ -55,7 +55,7 @@ static const struct option options[] = {
     {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
     {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
-    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
+    {'b', "batch", "max-num-seqs batch-size bs parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
     {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
     {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights)"},
     {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
