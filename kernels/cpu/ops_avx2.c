@@ -9,8 +9,6 @@
 #include <immintrin.h>
 #include <math.h>
 
-#define LONG 512 /* elements of a row from which it is worth reading by itself */
-
 #define FAST __attribute__((target("avx2,fma,f16c")))
 #define FAST_INLINE static inline __attribute__((target("avx2,fma,f16c"), always_inline))
 #ifdef __clang__
@@ -176,17 +174,16 @@ FAST_INLINE void dots_rows(enum kvp_format f, uint32_t R, const float *x, uint64
         dots_block(f, R, 1, x, x_stride, w, at, w_stride, k, scale, out, out_stride, ahead);
 }
 
-/* One long row against one long row at a time is one stream, which the processor fetches best by itself. Otherwise
- * the more rows of w share the rows of x the better, as far as the registers go. */
+/* With one row of x, w is read row by row: one stream, which the processor fetches best by itself. Otherwise the more
+ * rows of w share the rows of x the better, as far as the registers go. */
 FAST_INLINE void dots(enum kvp_format f, const float *x, uint64_t x_stride, uint32_t m, const void *w,
                       uint64_t w_stride, uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
                       const char *ahead)
 {
     uint64_t size = w_stride * kb_element(f), r = 0;
 
-    if (m == 1 && k >= LONG)
-        for (; r < rows; r++)
-            dots_block(f, 1, 1, x, x_stride, w, r * w_stride, w_stride, k, scale, out + r, out_stride, NULL);
+    for (; m == 1 && r < rows; r++)
+        dots_block(f, 1, 1, x, x_stride, w, r * w_stride, w_stride, k, scale, out + r, out_stride, NULL);
     for (; m < 4 && r + 4 <= rows; r += 4)
         dots_rows(f, 4, x, x_stride, m, w, r * w_stride, w_stride, k, scale, out + r, out_stride,
                   ahead ? ahead + r * size : NULL);
