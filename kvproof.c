@@ -2,6 +2,7 @@
 #include <kvproof/kvproof.h>
 
 #include "calc/print.h"
+#include "calc/table.h"
 #include "plots/plot.h"
 #include "plots/results.h"
 #include "validate/compare.h"
@@ -10,6 +11,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -53,11 +55,12 @@ static const struct option options[] = {
     {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
     {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
-    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
-    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default: the config's)"},
-    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default: as the weights)"},
+    {'b', "batch", "max-num-seqs batch-size bs parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
+    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
+    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights)"},
     {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
-    {'d', "device", "", STRING, ESTIMATE | VALIDATE, AT(device), "NAME", "estimate: a device of `kvproof list devices` or a file; validate: cpu, ref, cuda"},
+    {'d', "device", "", STRING, ESTIMATE, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
+    {'d', "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
     {0, "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
     {0, "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
     {0, "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
@@ -71,8 +74,9 @@ static const struct option options[] = {
     {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
     {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
     {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
-    {'o', "output", "", STRING, PLOT, AT(format), "FILE", "the picture: FILE.png or FILE.svg"},
-    {0, "out", "", STRING, ESTIMATE | VALIDATE | SHOW, AT(out), "FILE", "write there instead of stdout; an interrupted validate resumes"},
+    {'o', "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
+    {0, "out", "", STRING, ESTIMATE | SHOW, AT(out), "FILE", "write there instead of stdout"},
+    {0, "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {'q', "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
     {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
@@ -117,7 +121,7 @@ static kvp_err parse_format(const char *flag, const char *text, enum kvp_format 
             *out = names[i].format;
             return KVP_OK;
         }
-    return kvp_fail(e, KVP_EINPUT, "--%s %s: expected f32, f16 or bf16", flag, text);
+    return kvp_fail(e, KVP_EINPUT, "--%s %s: expected auto, f32, f16 or bf16", flag, text);
 }
 
 static kvp_err parse_real(const char *flag, const char *text, double *out, struct kvp_error *e)
@@ -134,6 +138,7 @@ static kvp_err parse_real(const char *flag, const char *text, double *out, struc
 static kvp_err set_option(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
 {
     void *field = (char *)a + o->offset;
+    bool *given;
 
     switch (o->kind) {
     case COUNT:
@@ -141,8 +146,9 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
         a->generate_given = a->generate_given || o->offset == AT(w.generate);
         return parse_count(o->name, v, o->kind == COUNT, field, e);
     case FORMAT:
-        *(o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given) = true;
-        return parse_format(o->name, v, field, e);
+        given = o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given;
+        *given = strcmp(v, "auto") != 0;
+        return *given ? parse_format(o->name, v, field, e) : KVP_OK;
     case STRING:
         *(const char **)field = v;
         return KVP_OK;
@@ -298,12 +304,13 @@ static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct 
     KVP_TRY(read_stack(a, &s, e));
     if (no_workload(a))
         a->w.context = m->max_positions;
-    KVP_TRY(kvp_workload_resolve(&a->w, e));
-    resolve_formats(a, m);
     if (a->device)
         KVP_TRY(kvp_device_load(&dev, a->device, e));
     KVP_TRY(kvp_estimate(&est, m, &s, &a->w, &a->formats, a->device ? &dev : NULL, e));
     rc = print_estimate(a, m, &s, &est, a->device ? &dev : NULL, e);
+    if (rc == KVP_OK && a->device && !print_fits(&est, &dev))
+        rc = kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, more than %.2f of the %" PRIu64 " of %s", m->name,
+                      est.memory.peak_bytes, PRINT_MEMORY_SHARE, dev.memory_bytes, dev.name);
     kvp_estimate_free(&est);
     return rc;
 }
@@ -346,6 +353,8 @@ static kvp_err validate_workload(struct args *a, const struct kvp_model *m, stru
 {
     if (a->tokens && !a->w.context) {
         KVP_TRY(tokens_count(a->tokens, &a->w.context, e));
+        if (!a->w.context)
+            return kvp_fail(e, KVP_EINPUT, "%s: expected token ids, and there are none", a->tokens);
     } else if (no_workload(a)) {
         a->w.context = m->max_positions < 512 ? m->max_positions : 512;
     }
@@ -385,6 +394,19 @@ static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
     return with_model(a, "validate", validate_model, e);
 }
 
+static kvp_err list_charts(FILE *f, const char *format, struct kvp_error *e)
+{
+    struct table t = {.columns = 3, .head = {"name", "reads", "shows"}};
+    const char *row[3];
+    kvp_err rc;
+
+    for (uint32_t i = 0; kvp_chart_at(i, row); i++)
+        table_row(&t, row[0], row[1], row[2]);
+    rc = table_print(f, format, &t, e);
+    table_free(&t);
+    return rc;
+}
+
 static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 {
     struct out_file o;
@@ -392,17 +414,15 @@ static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 
     KVP_TRY(one_operand(a, "list", "of techniques, models, devices, formats, pairs, charts", e));
     KVP_TRY(out_open(&o, NULL, e));
-    rc = strcmp(a->operand[0], "charts") == 0 ? kvp_chart_list(o.f, e) : kvp_list_print(o.f, a->operand[0], a->format, e);
+    rc = strcmp(a->operand[0], "charts") == 0 ? list_charts(o.f, a->format, e) : kvp_list_print(o.f, a->operand[0], a->format, e);
     return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
 }
 
 static kvp_err cmd_plot(struct args *a, struct kvp_error *e)
 {
-    const bool to_file = strcmp(a->format, "table") != 0;
-
     if (a->n_operands < 2)
         return kvp_fail(e, KVP_EINPUT, "plot: expected CHART INPUT..., see `kvproof list charts`");
-    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, to_file ? a->format : NULL, a->script, e);
+    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, a->out, a->script, e);
 }
 
 static kvp_err print_shown(const struct args *a, const struct results *r, struct kvp_error *e)
@@ -478,22 +498,43 @@ static kvp_err run_command(const struct command *c, int argc, char **argv, struc
     return c->run(&a, e);
 }
 
-static kvp_err dispatch(int argc, char **argv, struct kvp_error *e)
+static kvp_err find_command(const struct command **out, const char *word, struct kvp_error *e)
 {
-    const char *word = argc > 1 ? argv[1] : "help";
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(commands[i].name, word) == 0) {
+            *out = &commands[i];
+            return KVP_OK;
+        }
+    return kvp_fail(e, KVP_EINPUT, "unknown command '%s', see `kvproof help`", word);
+}
 
-    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+/* Of one command, or of all when `word` is NULL. */
+static kvp_err help(const char *word, struct kvp_error *e)
+{
+    const struct command *c;
+
+    if (!word) {
         print_usage();
         return KVP_OK;
     }
+    KVP_TRY(find_command(&c, word, e));
+    print_help(c);
+    return KVP_OK;
+}
+
+static kvp_err dispatch(int argc, char **argv, struct kvp_error *e)
+{
+    const char *word = argc > 1 ? argv[1] : "help";
+    const struct command *c;
+
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        return help(argc > 2 ? argv[2] : NULL, e);
     if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
         printf("kvproof %s\n", KVP_VERSION);
         return KVP_OK;
     }
-    for (size_t i = 0; i < N_COMMANDS; i++)
-        if (strcmp(commands[i].name, word) == 0)
-            return run_command(&commands[i], argc - 2, argv + 2, e);
-    return kvp_fail(e, KVP_EINPUT, "unknown command '%s', see `kvproof help`", word);
+    KVP_TRY(find_command(&c, word, e));
+    return run_command(c, argc - 2, argv + 2, e);
 }
 
 int main(int argc, char **argv)
@@ -503,6 +544,8 @@ int main(int argc, char **argv)
 
     signal(SIGPIPE, SIG_IGN); /* a dead gnuplot or pager is an error code, not an end */
     rc = dispatch(argc, argv, &e);
+    if (rc == KVP_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        rc = kvp_fail(&e, KVP_ESYS, "writing to stdout failed: %s", strerror(errno));
     if (rc != KVP_OK)
         fprintf(stderr, "kvproof: %s\n", e.text);
     return kvp_exit_status(rc);

@@ -10,14 +10,37 @@
 
 enum { MAX_FILE = 16 << 20, LONGEST_INTEGER = 18 /* digits that always fit in json_int_t */ };
 
+/* Bytes of the UTF-8 character that begins here; 0 when none does. */
+static size_t utf8_length(const char *text)
+{
+    for (size_t n = 1; n <= 4 && text[n - 1]; n++) {
+        json_t *s = json_stringn(text, n);
+
+        json_decref(s);
+        if (s)
+            return n;
+    }
+    return 0;
+}
+
 void kvp_json_word(char *buf, size_t n, const char *text)
 {
     size_t i = 0;
 
     if (!n)
         return;
-    for (; i + 1 < n && text[i]; i++)
-        buf[i] = (unsigned char)text[i] < ' ' || text[i] == 127 ? '?' : text[i];
+    while (*text) {
+        size_t len = utf8_length(text);
+
+        if (i + (len ? len : 1) >= n)
+            break;
+        if (!len || (len == 1 && ((unsigned char)*text < ' ' || *text == 127)))
+            buf[i] = '?';
+        else
+            memcpy(buf + i, text, len);
+        i += len ? len : 1;
+        text += len ? len : 1;
+    }
     buf[i] = 0;
 }
 

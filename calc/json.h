@@ -39,7 +39,8 @@ kvp_err kvp_json_bool(const struct kvp_json *j, const char *key, bool *out, bool
 /* The string lives as long as the object. */
 kvp_err kvp_json_text(const struct kvp_json *j, const char *key, const char **out, bool *found);
 
-/* `text` made fit for a message or a name: control characters become '?', cut at n - 1 bytes. */
+/* `text` made fit for a message or a name: control characters, and bytes that are no UTF-8, become '?'; cut
+ * to whole characters in n - 1 bytes. */
 void kvp_json_word(char *buf, size_t n, const char *text);
 
 #endif

@@ -36,9 +36,9 @@ static kvp_err list_formats(struct table *t, struct kvp_error *e)
         enum kvp_format f;
         const char *bits, *use;
     } rows[] = {
-        {KVP_F32, "32", "weights, cache, activations, h2o scores"}, {KVP_F16, "16", "weights, cache, h2o scores"},
-        {KVP_BF16, "16", "weights, cache"},                         {KVP_I32, "32", "tables, token ids"},
-        {KVP_INT4, "4", "kivi codes, eight in a 32-bit word"},      {KVP_INT2, "2", "kivi codes, sixteen in a 32-bit word"},
+        {KVP_F32, "32", "weights, cache, activations, scores"}, {KVP_F16, "16", "weights, cache, scores"},
+        {KVP_BF16, "16", "weights, cache"},                     {KVP_I32, "32", "tables, token ids"},
+        {KVP_INT4, "4", "codes, eight in a 32-bit word"},       {KVP_INT2, "2", "codes, sixteen in a 32-bit word"},
     };
 
     (void)e;

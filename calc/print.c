@@ -132,8 +132,6 @@ static void shape_text(char *buf, size_t n, const struct kvp_tensor *x)
         used += (size_t)snprintf(buf + used, n - used, "%s%" PRIu64, i ? "x" : "", x->shape[i]);
 }
 
-static const char *const tag_names[] = {"weights", "cache", "metadata", "state", "activation", "workspace"};
-
 static void tensor_table(struct table *t, const struct kvp_estimate *est)
 {
     *t = (struct table){.columns = 7, .head = {"tensor", "tag", "class", "count", "shape", "format", "bytes"},
@@ -146,7 +144,7 @@ static void tensor_table(struct table *t, const struct kvp_estimate *est)
         snprintf(count, sizeof(count), "%" PRIu64, x->count);
         shape_text(shape, sizeof(shape), x);
         snprintf(bytes, sizeof(bytes), "%" PRIu64, x->bytes);
-        table_row(t, x->name, tag_names[x->tag], cls, count, shape, kvp_format_name(x->format), bytes);
+        table_row(t, x->name, print_tag(x->tag), cls, count, shape, kvp_format_name(x->format), bytes);
     }
 }
 
@@ -179,7 +177,8 @@ static kvp_err print_section(const struct page *p, const struct table *all, cons
     struct table t = {.columns = 4, .head = {section, "value", "", "how it is known"}, .right = {[1] = true, [2] = true}};
     kvp_err rc;
 
-    t.head[1] = strcmp(section, "memory") == 0 ? "bytes" : "exact";
+    if (strcmp(section, "memory") == 0)
+        t.head[1] = "bytes";
     for (uint32_t r = 0; r < all->rows; r++) {
         char *const *row = &all->cell[(size_t)r * all->columns];
 
@@ -268,7 +267,7 @@ static void csv_detail(struct table *t, const struct kvp_estimate *est)
         shape_text(shape, sizeof(shape), x);
         snprintf(name, sizeof(name), "%s[%s]", x->name, cls);
         snprintf(value, sizeof(value), "%" PRIu64, x->bytes);
-        snprintf(how, sizeof(how), "%s: %" PRIu64 " of %s %s", tag_names[x->tag], x->count, shape, kvp_format_name(x->format));
+        snprintf(how, sizeof(how), "%s: %" PRIu64 " of %s %s", print_tag(x->tag), x->count, shape, kvp_format_name(x->format));
         table_row(t, "tensor", name, value, "B", "", how);
     }
     for (uint32_t i = 0; i < est->n_ops; i++) {

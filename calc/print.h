@@ -6,6 +6,14 @@
 
 #include <stdio.h>
 
+/* The share of a device's memory that may be used, as in vLLM 0.22 and later (gpu_memory_utilization). */
+#define PRINT_MEMORY_SHARE 0.92
+
+static inline bool print_fits(const struct kvp_estimate *est, const struct kvp_device *d)
+{
+    return (double)est->memory.peak_bytes <= PRINT_MEMORY_SHARE * (double)d->memory_bytes;
+}
+
 /* `format`: table, json, jsonl, csv, md. `detail`: every tensor and every op. `device` may be NULL.
  * KVP_EINPUT: an unknown format; nothing is written then. KVP_ESYS: writing failed. */
 kvp_err kvp_estimate_print(FILE *f, const char *format, bool detail, const struct kvp_model *m, const struct kvp_stack *s,

@@ -4,7 +4,12 @@
 
 #define INT(v) (json_int_t)(v)
 
-static const char *const tag_names[] = {"weights", "cache", "metadata", "state", "activation", "workspace"};
+const char *print_tag(enum kvp_tag tag)
+{
+    static const char *const names[] = {"weights", "cache", "metadata", "state", "activation", "workspace"};
+
+    return names[tag];
+}
 
 static json_t *class_json(uint32_t cls)
 {
@@ -33,7 +38,7 @@ static json_t *tensors_json(const struct kvp_estimate *est)
 
         for (uint32_t d = 0; d < x->dims; d++)
             json_array_append_new(shape, json_integer(INT(x->shape[d])));
-        json_array_append_new(a, json_pack("{s:s, s:s, s:o, s:I, s:o, s:s, s:I}", "name", x->name, "tag", tag_names[x->tag], "class",
+        json_array_append_new(a, json_pack("{s:s, s:s, s:o, s:I, s:o, s:s, s:I}", "name", x->name, "tag", print_tag(x->tag), "class",
                                            class_json(x->cls), "count", INT(x->count), "shape", shape, "format",
                                            kvp_format_name(x->format), "bytes", INT(x->bytes)));
     }
@@ -86,7 +91,7 @@ static json_t *memory_json(const struct kvp_estimate *est, bool detail)
 static json_t *time_json(const struct kvp_estimate *est, const struct kvp_device *d)
 {
     if (!d)
-        return json_null();
+        return json_pack("{s:n, s:n, s:n, s:s, s:n}", "ttft_s", "tpot_s", "tokens_per_s", "basis", est->basis, "interval");
     return json_pack("{s:f, s:f, s:f, s:s, s:{s:[f,f], s:[f,f]}}", "ttft_s", est->ttft_s, "tpot_s", est->tpot_s, "tokens_per_s",
                      est->tokens_per_s, "basis", est->basis, "interval", "ttft_s", est->ttft_lo, est->ttft_hi, "tpot_s", est->tpot_lo,
                      est->tpot_hi);

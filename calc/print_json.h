@@ -2,17 +2,14 @@
 #ifndef KVPROOF_CALC_PRINT_JSON_H
 #define KVPROOF_CALC_PRINT_JSON_H
 
+#include "calc/print.h"
+
 #include <kvproof/kvproof.h>
 
 #include <stdio.h>
 
-/* The share of a device's memory that may be used, as in vLLM 0.22 and later (gpu_memory_utilization). */
-#define PRINT_MEMORY_SHARE 0.92
-
-static inline bool print_fits(const struct kvp_estimate *est, const struct kvp_device *d)
-{
-    return (double)est->memory.peak_bytes <= PRINT_MEMORY_SHARE * (double)d->memory_bytes;
-}
+/* The word that tables and JSON say for a tag. */
+const char *print_tag(enum kvp_tag tag);
 
 /* One object; on one line when `lines`. Numbers of bytes and FLOPs are integers; time is null without a
  * device. */

@@ -34,7 +34,7 @@ emulated := $(if $(shell command -v $(CXX) 2>/dev/null),$(B)/kvproof-emulated.so
 endif
 check_src := tests/gpu/check.c tests/gpu/lab.c tests/gpu/cases.c tests/gpu/attention_cases.c
 emu_src := $(cuda_src) tests/gpu/emulate/emulate.cc
-EMU_CXXFLAGS = -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off $(OPT) -Wall -Wextra -Wno-unknown-pragmas \
+EMU_CXXFLAGS = -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -ftree-vectorize $(OPT) -Wall -Wextra -Wno-unknown-pragmas \
                $(if $(filter 1,$(WERROR)),-Werror) -Itests/gpu/emulate -I. -Iinclude
 
 $(B)/emuflags: FORCE

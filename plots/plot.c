@@ -12,12 +12,18 @@ static const struct {
     double mark;
 } terminals[] = {{".svg", "svg fontscale 1.25", 0.72}, {".png", "pngcairo", 1}};
 
-kvp_err kvp_chart_list(FILE *f, struct kvp_error *e)
+bool kvp_chart_at(uint32_t i, const char *row[3])
 {
-    fprintf(f, "%-22s %-48s %s\n", "chart", "reads", "shows");
-    for (const struct chart *const *c = kvp_charts; *c; c++)
-        fprintf(f, "%-22s %-48s %s\n", (*c)->name, (*c)->reads, (*c)->summary);
-    return ferror(f) ? kvp_fail(e, KVP_ESYS, "writing the list of charts failed") : KVP_OK;
+    const struct chart *const *c = kvp_charts;
+
+    while (*c && i--)
+        c++;
+    if (*c) {
+        row[0] = (*c)->name;
+        row[1] = (*c)->reads;
+        row[2] = (*c)->summary;
+    }
+    return *c != NULL;
 }
 
 static const struct chart *find_chart(const char *name)

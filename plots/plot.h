@@ -8,8 +8,8 @@
 
 #include <kvproof/error.h>
 
-/* The table of charts: name, what it reads, what it shows. */
-kvp_err kvp_chart_list(FILE *f, struct kvp_error *e);
+/* A row of the table of charts: name, what it reads, what it shows. False past the end. */
+bool kvp_chart_at(uint32_t i, const char *row[3]);
 
 /* Draw `chart` from `n_inputs` files of results (json or jsonl).
  *

@@ -39,7 +39,10 @@ done
 run tests/cli/run.sh tests/cli/cases
 run tests/wall.sh "$B"
 case "$B" in
-*/release) run tests/mutation.sh "$B" ;;
+*/release)
+    run tests/install.sh "$B"
+    run tests/mutation.sh "$B"
+    ;;
 esac
 echo "kvproof: all suites, added up:"
 echo "$passed passed, $failed failed"

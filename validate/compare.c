@@ -125,7 +125,9 @@ static kvp_err phase_rows(json_t *res, const struct kvp_estimate *est, const str
         if (p < 0 && m < 0)
             continue;
         snprintf(row, sizeof(row), "%s %s", word, kvp_op_name((enum kvp_op)op));
-        KVP_TRY(res_row(res, row, "time", p < 0 ? 0 : p, m < 0 ? -1 : m, "probed roofline | median", e));
+        KVP_TRY(res_row(res, row, "time", p < 0 ? NAN : p, m < 0 ? -1 : m,
+                        p < 0 ? "not in the step at full context | median of the steps that had it" : "probed roofline | median",
+                        e));
     }
     return KVP_OK;
 }
@@ -278,6 +280,17 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     return rc;
 }
 
+/* Asked before the engine takes it bit by bit, until the system kills it or something else. */
+static kvp_err fits(const struct run *r, const struct kvp_estimate *est, struct kvp_error *e)
+{
+    const uint64_t need = est->memory.peak_bytes, have = r->info.memory_free;
+
+    if (!have || need <= have) /* 0: unknown */
+        return KVP_OK;
+    return kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, and %s has %" PRIu64 " free", r->req->model->name,
+                    need, r->be->name, have);
+}
+
 static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
@@ -290,9 +303,20 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     device_of_probe(r, &d);
     KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
-    rc = measured_rows(r, s, &est, res, e);
+    rc = fits(r, &est, e);
+    if (rc == KVP_OK)
+        rc = measured_rows(r, s, &est, res, e);
     kvp_estimate_free(&est);
     return rc;
+}
+
+/* A row without numbers: `what` is not_applicable (there is nothing to run) or not_run (there is). */
+static kvp_err note(json_t *res, const char *what, const char *why)
+{
+    if (strcmp(what, "not_run") == 0)
+        json_object_set_new(res, what, json_string(why));
+    json_object_set_new(res, "not_applicable", json_string(why));
+    return KVP_OK;
 }
 
 /* In a list, a stack that does not suit this model is a row of its own, never a pass. */
@@ -302,19 +326,20 @@ static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_
     struct kvp_error why = {0};
     kvp_err rc;
 
-    if (q->budget_s > 0 && now_s() - r->started > q->budget_s) {
-        json_object_set_new(res, "not_run", json_string("the budget was used up"));
-        json_object_set_new(res, "not_applicable", json_string("not run, the budget was used up"));
-        return KVP_OK;
-    }
+    if (q->budget_s > 0 && now_s() - r->started > q->budget_s)
+        return note(res, "not_run", "not run: --budget was used up");
     rc = kvp_stack_check(s, q->model, &q->workload, &why);
     if (rc == KVP_OK)
         rc = run_stack(r, s, res, &why);
     else if (rc == KVP_EINPUT)
         rc = KVP_ENOTSUP; /* a list's parameters are not the user's: they do not suit this model */
-    if (rc == KVP_ENOTSUP && q->n_stacks > 1) {
-        json_object_set_new(res, "not_applicable", json_string(why.text));
-        return KVP_OK;
+    if (rc == KVP_ENOTSUP && q->n_stacks > 1)
+        return note(res, "not_applicable", why.text);
+    if (rc == KVP_NO && q->n_stacks > 1) {
+        char text[sizeof(why.text) + 16];
+
+        snprintf(text, sizeof(text), "not run: %s", why.text);
+        return note(res, "not_run", text);
     }
     return rc == KVP_OK ? rc : kvp_fail(e, rc, "%s", why.text);
 }
@@ -420,7 +445,7 @@ static kvp_err judge(const struct val_request *q, const json_t *results, struct 
 
         kvp_stack_text(&q->stacks[i], name, sizeof(name));
         if (json_object_get(res, "not_run"))
-            return kvp_fail(e, KVP_NO, "%s: not run, --budget was used up", name);
+            return kvp_fail(e, KVP_NO, "%s: %s", name, json_string_value(json_object_get(res, "not_run")));
         if (!res_bytes_agree(res))
             return kvp_fail(e, KVP_NO, "%s: predicted and measured bytes differ", name);
         if (q->max_time_error >= 0 && res_time_error(res) > q->max_time_error)
@@ -457,6 +482,7 @@ static kvp_err probe_machine(struct run *r, struct kvp_error *e)
 kvp_err val_run(const struct val_request *q, struct kvp_error *e)
 {
     const bool dumps = q->dump_logits || q->dump_kept || q->dump_cache; /* only a run writes them */
+    const char *const outputs[] = {q->out, q->dump_logits, q->dump_kept, q->dump_cache};
     struct run r = {.req = q, .started = now_s()};
     json_t *results;
     char *part = NULL;
@@ -465,6 +491,8 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     /* What is wrong with the input is said before anything runs. */
     if (q->n_stacks == 1)
         KVP_TRY(kvp_stack_check(&q->stacks[0], q->model, &q->workload, e));
+    for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++)
+        KVP_TRY(out_check(outputs[i], e));
     if (q->out && !dumps && asprintf(&part, "%s.part", q->out) < 0)
         return kvp_fail(e, KVP_ENOMEM, "out of memory");
     results = json_array();

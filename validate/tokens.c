@@ -118,11 +118,43 @@ void tokens_free(struct tokens *t)
     t->prompt = t->rest = NULL;
 }
 
+/* A device, a pipe or a link is what the user wants written to, not a name to put a file in the place of. */
+static bool in_place(const char *path)
+{
+    struct stat st;
+
+    return lstat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+static bool is_dir(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+kvp_err out_check(const char *path, struct kvp_error *e)
+{
+    struct out_file o;
+
+    if (!path || in_place(path))
+        return KVP_OK;
+    KVP_TRY(out_open(&o, path, e));
+    out_abort(&o);
+    return KVP_OK;
+}
+
 kvp_err out_open(struct out_file *o, const char *path, struct kvp_error *e)
 {
     int fd;
 
     *o = (struct out_file){.path = path};
+    if (path && is_dir(path))
+        return kvp_fail(e, KVP_ESYS, "%s: cannot write: %s", path, strerror(EISDIR));
+    if (path && in_place(path)) {
+        o->f = fopen(path, "w");
+        return o->f ? KVP_OK : kvp_fail(e, KVP_ESYS, "%s: cannot write: %s", path, strerror(errno));
+    }
     if (!path) {
         o->f = open_memstream(&o->text, &o->size);
         return o->f ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for output");
@@ -160,9 +192,10 @@ kvp_err out_commit(struct out_file *o, struct kvp_error *e)
         return commit_stdout(o, e);
     bad = ferror(o->f) != 0;
     bad = fclose(o->f) != 0 || bad;
-    if (bad || rename(o->temp, o->path) != 0) {
+    if (bad || (o->temp && rename(o->temp, o->path) != 0)) {
         rc = kvp_fail(e, KVP_ESYS, "%s: cannot write: %s", o->path, strerror(errno));
-        unlink(o->temp);
+        if (o->temp)
+            unlink(o->temp);
     }
     free(o->temp);
     return rc;

@@ -19,7 +19,8 @@ void tokens_free(struct tokens *t);
 kvp_err tokens_count(const char *file, uint64_t *n, struct kvp_error *e);
 
 /* A file that appears whole or not at all: written beside its place, then renamed. path NULL: stdout,
- * which gets everything at commit or nothing. */
+ * which gets everything at commit or nothing. What is there and is no plain file (a device, a pipe, a link)
+ * is written to as it is. */
 struct out_file {
     FILE *f;
     const char *path;
@@ -30,6 +31,8 @@ struct out_file {
 kvp_err out_open(struct out_file *o, const char *path, struct kvp_error *e);
 kvp_err out_commit(struct out_file *o, struct kvp_error *e); /* closes, also on failure */
 void out_abort(struct out_file *o);
+/* Could out_open(path) write? For programs that work long before they write. Leaves nothing behind. */
+kvp_err out_check(const char *path, struct kvp_error *e);
 
 /* Logits, float32 [rows, vocab], row by row. A zeroed one writes nothing: row() is NULL then. */
 struct logit_file {

@@ -209,6 +209,29 @@ START_TEST(builtin_names)
 }
 END_TEST
 
+/* Names end up in JSON: whole characters, whatever the file is called. */
+static const struct {
+    const char *origin, *name;
+} spelled[] = {
+    {"d\xc3\xa9j\xc3\xa0.json", "d\xc3\xa9j\xc3\xa0"},
+    {"a\xff" "b\xc3.json", "a?b?"},
+    {"x\n\x7f.json", "x??"},
+    {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa9.json",
+     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+};
+
+START_TEST(names_of_files)
+{
+    static const char text[] = "{\"model_type\": \"gpt2\", \"vocab_size\": 9, \"n_embd\": 8, \"n_layer\": 1, \"n_head\": 2}";
+    struct kvp_error e = {0};
+    struct kvp_model m;
+
+    ck_assert_msg(kvp_model_parse(&m, text, sizeof(text) - 1, spelled[_i].origin, &e) == KVP_OK, "%s", e.text);
+    ck_assert_str_eq(m.name, spelled[_i].name);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* A folder with what the test needs; the Check child that runs the test stands in it. */
 static void in_folder(char *dir)
 {
@@ -669,6 +692,7 @@ int main(void)
     tcase_add_test(tc, families);
     LOOP(tc, goldens, golden_configs);
     LOOP(tc, names, builtin_names);
+    LOOP(tc, spelled, names_of_files);
     tcase_add_test(tc, paths_win);
     tcase_add_test(tc, not_found);
     LOOP(tc, same_llama, clutter);

@@ -33,6 +33,7 @@ static const struct {
     {{"kivi:bits=4,group=8,residual=8 window:21 paged:8", KVP_F32, 2, 26, 60, 4, 2, 8, 2, {0}, 0}, {4, 8, 8, {21, 21}}},
     {{"kivi:bits=2,group=16,residual=16 window:40 contiguous:128", KVP_F16, 1, 5, 90, 2, 1, 16, 1, {0}, 0}, {2, 16, 16, {40}}},
     {{"kivi:bits=4,group=8,residual=16 window:12", KVP_F32, 1, 3, 12, 2, 1, 8, 1, {0}, 0}, {4, 8, 16, {12}}},
+    {{"kivi:bits=4,group=8,residual=16 window:12 contiguous:64", KVP_F32, 1, 3, 12, 2, 1, 8, 1, {0}, 0}, {4, 8, 16, {12}}},
     /* a hybrid of the model's own: layers with and without a window */
     {{"kivi:bits=4,group=8,residual=8", KVP_F32, 1, 20, 44, 2, 1, 8, 3, {11, 0, 64}, 0}, {4, 8, 8, {11, 0, 64}}},
     {{"kivi:bits=4,group=8,residual=8 window:9 paged:16", KVP_F16, 2, 2, 44, 2, 1, 8, 2, {0, 30}, 0}, {4, 8, 8, {0, 9}}},
@@ -270,9 +271,12 @@ static const struct {
     {{"kivi:bits=4,group=8,residual=8 window:12", KVP_F32, 1, 3, 30, 2, 2, 8, 1, {0}, 0}, {1056, 320, 1504}},
     /* the same in strips for any run: both residuals 512 */
     {{"kivi:bits=4,group=8,residual=8 window:12 contiguous:64", KVP_F32, 1, 3, 30, 2, 2, 8, 1, {0}, 0}, {1184, 320, 1504}},
-    /* the same in pages of 8, two a side: 128 + 128, 384 + 512; 256 + 256 + 8 */
+    /* R = 16 > W = 12, but the run ends before the window closes: the strips are what any run could fill,
+       16 keys and no values, and residuals of 16 rows: 128 + 2 * 1024; 2 groups 256 */
+    {{"kivi:bits=4,group=8,residual=16 window:12 contiguous:64", KVP_F32, 1, 3, 12, 2, 2, 8, 1, {0}, 0}, {2176, 256, 2432}},
+    /* W = 12, T = 30 in pages of 8, two a side: 128 + 128, 384 + 512; 256 + 256 + 8 */
     {{"kivi:bits=4,group=8,residual=8 window:12 paged:8", KVP_F32, 1, 3, 30, 2, 2, 8, 1, {0}, 0}, {1152, 520, 1800}},
-    /* a hybrid: that layer, and one without a window: 24 keys, 22 values in 3 pages, 192 + 192, 384 + 512;
+    /* a hybrid: such a layer, and one without a window: 24 keys, 22 values in 3 pages, 192 + 192, 384 + 512;
        384 + 384 and its own table of 12; 128 more at the peak for each */
     {{"kivi:bits=4,group=8,residual=8 paged:8", KVP_F32, 1, 3, 30, 2, 2, 8, 2, {12, 0}, 0}, {2432, 1300, 3988}},
 };

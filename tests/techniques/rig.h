@@ -189,7 +189,7 @@ static inline const float *rig_out(const struct rig *r, uint64_t b, uint64_t t, 
 }
 
 /* One layer over `tokens` tokens from position r->seen; the result is in r->result. */
-static inline void rig_layer(struct rig *r, uint32_t layer, uint64_t tokens)
+static inline kvp_err rig_try_layer(struct rig *r, uint32_t layer, uint64_t tokens, struct kvp_error *e)
 {
     const struct rig_case *c = r->c;
     const uint64_t width = rig_stride(r), out = (uint64_t)c->heads * c->dim;
@@ -200,12 +200,14 @@ static inline void rig_layer(struct rig *r, uint32_t layer, uint64_t tokens)
 
     for (uint64_t b = 0; b < c->batch; b++)
         memcpy(r->rows + b * tokens * width, rig_row(r, layer, b, r->seen), tokens * width * sizeof(float));
-    RIG_OK(r, r->be->write(r->dev, x.q, r->rows, c->batch * tokens * width * sizeof(float), &e));
-    if (r->seen == 0)
-        RIG_OK(r, r->ops->prefill(r->cache, layer, &x, &e));
-    else
-        RIG_OK(r, r->ops->decode(r->cache, layer, &x, &e));
-    RIG_OK(r, r->be->read(r->dev, x.out, r->result, c->batch * tokens * out * sizeof(float), &e));
+    KVP_TRY(r->be->write(r->dev, x.q, r->rows, c->batch * tokens * width * sizeof(float), e));
+    KVP_TRY((r->seen ? r->ops->decode : r->ops->prefill)(r->cache, layer, &x, e));
+    return r->be->read(r->dev, x.out, r->result, c->batch * tokens * out * sizeof(float), e);
+}
+
+static inline void rig_layer(struct rig *r, uint32_t layer, uint64_t tokens)
+{
+    RIG_OK(r, rig_try_layer(r, layer, tokens, &e));
 }
 
 /* The prompt first, then one token a call. `check` (may be NULL) sees each layer's result; r->seen is
@@ -232,6 +234,31 @@ static inline void rig_reset(struct rig *r)
 {
     RIG_OK(r, r->ops->reset(r->cache, &e));
     r->seen = 0;
+}
+
+/* Does `stack` give what `plain` gives, in every layer and step of c's run? Bit for bit, or within
+ * `tolerance` where pages may change the order of a sum. */
+static inline void rig_same_run(const struct rig_case *c, const char *plain, const char *stack, const char *backend,
+                                float tolerance)
+{
+    struct rig_case one = *c, other = *c;
+    struct rig a, b;
+
+    one.stack = plain;
+    other.stack = stack;
+    rig_open(&a, &one, backend, false);
+    rig_open(&b, &other, backend, false);
+    for (uint64_t tokens = c->prompt; a.seen < c->context; a.seen = b.seen += tokens, tokens = 1)
+        for (uint32_t l = 0; l < c->layers; l++) {
+            rig_layer(&a, l, tokens);
+            rig_layer(&b, l, tokens);
+            for (uint64_t i = 0; i < c->batch * tokens * c->heads * c->dim; i++)
+                ck_assert_msg(a.result[i] == b.result[i] || fabsf(a.result[i] - b.result[i]) < tolerance,
+                              "%s on %s: layer %u at token %llu: [%llu] is %.9g, %.9g without the store", stack, backend, l,
+                              (unsigned long long)a.seen, (unsigned long long)i, (double)b.result[i], (double)a.result[i]);
+        }
+    rig_close(&a);
+    rig_close(&b);
 }
 
 /* ---- arithmetic of the references -------------------------------------------------------------- */

@@ -24,11 +24,14 @@ kvp_err dump_fetch(void **out, const struct cache_env *env, const struct led_mem
     return rc;
 }
 
-void dump_begin(struct dump *d, FILE *f, uint32_t layer, const char *name, enum kvp_format format, const uint64_t shape[4])
+void dump_begin(struct dump *d, FILE *f, uint32_t layer, const char *name, enum kvp_format format,
+                const uint64_t shape[4])
 {
     *d = (struct dump){.f = f, .first = true};
-    fprintf(f, "{\"layer\":%" PRIu32 ",\"name\":\"%s\",\"format\":\"%s\",\"shape\":[%" PRIu64 ",%" PRIu64 ",%" PRIu64
-               ",%" PRIu64 "],\"data\":[", layer, name, kvp_format_name(format), shape[0], shape[1], shape[2], shape[3]);
+    fprintf(f,
+            "{\"layer\":%" PRIu32 ",\"name\":\"%s\",\"format\":\"%s\",\"shape\":[%" PRIu64 ",%" PRIu64
+            ",%" PRIu64 ",%" PRIu64 "],\"data\":[",
+            layer, name, kvp_format_name(format), shape[0], shape[1], shape[2], shape[3]);
 }
 
 static void comma(struct dump *d)
@@ -98,7 +101,8 @@ void dump_end(struct dump *d)
 
 static void positions_begin(FILE *f, uint32_t layer, int64_t head, int64_t batch)
 {
-    fprintf(f, "{\"layer\":%" PRIu32 ",\"head\":%" PRId64 ",\"batch\":%" PRId64 ",\"positions\":[", layer, head, batch);
+    fprintf(f, "{\"layer\":%" PRIu32 ",\"head\":%" PRId64 ",\"batch\":%" PRId64 ",\"positions\":[", layer,
+            head, batch);
 }
 
 void dump_positions(FILE *f, uint32_t layer, int64_t head, int64_t batch, const uint64_t *pos, uint64_t n)

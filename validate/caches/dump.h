@@ -16,8 +16,10 @@ struct dump {
     FILE *f;
     bool first;
 };
-void dump_begin(struct dump *d, FILE *f, uint32_t layer, const char *name, enum kvp_format format, const uint64_t shape[4]);
-void dump_values(struct dump *d, enum kvp_format format, const void *bytes, uint64_t n); /* F32, F16, BF16, I32 */
+void dump_begin(struct dump *d, FILE *f, uint32_t layer, const char *name, enum kvp_format format,
+                const uint64_t shape[4]);
+void dump_values(struct dump *d, enum kvp_format format, const void *bytes,
+                 uint64_t n); /* F32, F16, BF16, I32 */
 void dump_int(struct dump *d, int64_t v);
 void dump_end(struct dump *d);
 

@@ -4,7 +4,8 @@
 
 #include "validate/caches/size.h"
 
-static kvp_err plan(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env, struct kvp_error *e)
+static kvp_err plan(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
+                    struct kvp_error *e)
 {
     (void)spec;
     (void)e;
@@ -20,8 +21,8 @@ static kvp_err open_empty(struct store *s, struct kvp_error *e)
 }
 
 /* `runs` strips, one a sequence and head, from a shorter tensor into a longer one. */
-static kvp_err copy_strips(const struct cache_env *env, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
-                           uint64_t src_pitch, uint64_t runs, struct kvp_error *e)
+static kvp_err copy_strips(const struct cache_env *env, struct kb_span dst, uint64_t dst_pitch,
+                           struct kb_span src, uint64_t src_pitch, uint64_t runs, struct kvp_error *e)
 {
     const struct ledger *l = env->led;
 
@@ -43,8 +44,8 @@ static kvp_err grow(struct store *s, uint32_t layer, int part, uint64_t slots, s
     kvp_err rc;
 
     KVP_TRY(store_alloc(s, layer, part, slots, &longer, e));
-    rc = old ? copy_strips(s->env, (struct kb_span){longer.buf, 0}, slots * row, (struct kb_span){mem->buf, 0}, old * row,
-                           runs, e)
+    rc = old ? copy_strips(s->env, (struct kb_span){longer.buf, 0}, slots * row,
+                           (struct kb_span){mem->buf, 0}, old * row, runs, e)
              : KVP_OK;
     if (rc != KVP_OK) {
         led_free(s->env->led, &longer);
@@ -73,4 +74,5 @@ static void reset(struct store *s)
         }
 }
 
-const struct store_ops store_growing = {.name = "growing", .plan = plan, .open = open_empty, .reserve = reserve, .reset = reset};
+const struct store_ops store_growing = {
+    .name = "growing", .plan = plan, .open = open_empty, .reserve = reserve, .reset = reset};

@@ -35,7 +35,8 @@ static kvp_err tokens_of(uint64_t *out, const struct kvp_spec *spec, const char 
     const struct kvp_param *n = kvp_spec_param(spec, name), *r = kvp_spec_param(spec, ratio_name);
 
     if (n && n->given && r && r->given)
-        return kvp_fail(e, KVP_EINPUT, "%s: %s and %s are both given, expected one of them", spec->name, name, ratio_name);
+        return kvp_fail(e, KVP_EINPUT, "%s: %s and %s are both given, expected one of them", spec->name, name,
+                        ratio_name);
     if (n && n->given)
         *out = n->i > 0 ? (uint64_t)n->i : 0;
     else
@@ -63,7 +64,8 @@ static kvp_err read_spec(struct cache *c, struct kvp_error *e)
         const uint64_t w = cache_class(c->env, i)->window;
 
         if (w && c->env->context > w)
-            return kvp_fail(e, KVP_ENOTSUP, "%s: layer %u sees only %llu of %llu tokens and must not see older ones it keeps",
+            return kvp_fail(e, KVP_ENOTSUP,
+                            "%s: layer %u sees only %llu of %llu tokens and must not see older ones it keeps",
                             spec->name, i, (unsigned long long)w, (unsigned long long)c->env->context);
     }
     return KVP_OK;
@@ -76,12 +78,13 @@ static uint64_t kept(const struct cache *c, uint64_t seen)
     return size_min(seen, c->heavy + c->recent);
 }
 
-static kvp_err transient(struct cache *c, struct led_mem *out, uint64_t heads, uint64_t n, struct kvp_error *e)
+static kvp_err transient(struct cache *c, enum led_tag tag, struct led_mem *out, uint64_t heads,
+                         uint64_t n, struct kvp_error *e)
 {
     uint64_t bytes;
 
     KVP_TRY(SIZE_PRODUCT(&bytes, "h2o: workspace", e, c->env->batch, heads, n, size_of_format(KVP_F32)));
-    return led_alloc(c->env->led, LED_WORKSPACE, bytes, out, e);
+    return led_alloc(c->env->led, tag, bytes, out, e);
 }
 
 static kvp_err open_transients(struct cache *c, struct kvp_error *e)
@@ -95,15 +98,15 @@ static kvp_err open_transients(struct cache *c, struct kvp_error *e)
         heads = cls->heads > heads ? cls->heads : heads;
         kv_heads = cls->kv_heads > kv_heads ? cls->kv_heads : kv_heads;
     }
-    KVP_TRY(transient(c, &c->prompt_scores, kv_heads, c->env->prompt, e));
-    KVP_TRY(transient(c, &c->index, kv_heads, slots, e));
-    KVP_TRY(transient(c, &c->probs, heads, slots + 1, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->prompt_scores, kv_heads, c->env->prompt, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->index, kv_heads, slots, e));
+    KVP_TRY(transient(c, LED_WORKSPACE, &c->probs, heads, slots + 1, e));
     if (!c->env->trace)
         return KVP_OK;
     c->lost = calloc(c->env->batch * kv_heads, sizeof(*c->lost));
     if (!c->lost)
         return kvp_fail(e, KVP_ENOMEM, "h2o: out of memory for a trace");
-    return transient(c, &c->victim, kv_heads, 1, e);
+    return transient(c, LED_TRACE, &c->victim, kv_heads, 1, e);
 }
 
 static kvp_err open_trace(struct cache *c, struct kvp_error *e)
@@ -114,7 +117,8 @@ static kvp_err open_trace(struct cache *c, struct kvp_error *e)
         return KVP_OK;
     c->where = calloc(layers, sizeof(*c->where));
     for (uint32_t i = 0; c->where && i < layers; i++) {
-        c->where[i] = calloc(c->env->batch * cache_class(c->env, i)->kv_heads * kept(c, c->env->context), sizeof(int32_t));
+        c->where[i] = calloc(c->env->batch * cache_class(c->env, i)->kv_heads * kept(c, c->env->context),
+                             sizeof(int32_t));
         if (!c->where[i])
             return kvp_fail(e, KVP_ENOMEM, "h2o: out of memory for a trace");
     }
@@ -191,12 +195,25 @@ static kvp_err select_slots(struct cache *c, uint32_t layer, const struct cache_
 {
     const struct cache_env *env = c->env;
     const struct kvp_layer_class *cls = cache_class(env, layer);
-    const struct kb_h2o_scores s = {.batch = env->batch, .tokens = x->tokens, .heads = cls->heads,
-                                    .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = cls->window,
-                                    .scale = cache_scale(env, layer), .stride = x->stride, .q = x->q, .k = x->k,
-                                    .lse = x->lse, .scores = all_of(&c->prompt_scores)};
-    struct kb_h2o_select p = {.batch = env->batch, .tokens = x->tokens, .kv_heads = cls->kv_heads, .heavy = c->heavy,
-                              .recent = c->recent, .scores = all_of(&c->prompt_scores), .index = all_of(&c->index),
+    const struct kb_h2o_scores s = {.batch = env->batch,
+                                    .tokens = x->tokens,
+                                    .heads = cls->heads,
+                                    .kv_heads = cls->kv_heads,
+                                    .head_dim = cls->head_dim,
+                                    .window = cls->window,
+                                    .scale = cache_scale(env, layer),
+                                    .stride = x->stride,
+                                    .q = x->q,
+                                    .k = x->k,
+                                    .lse = x->lse,
+                                    .scores = all_of(&c->prompt_scores)};
+    struct kb_h2o_select p = {.batch = env->batch,
+                              .tokens = x->tokens,
+                              .kv_heads = cls->kv_heads,
+                              .heavy = c->heavy,
+                              .recent = c->recent,
+                              .scores = all_of(&c->prompt_scores),
+                              .index = all_of(&c->index),
                               .score_format = c->score_format};
 
     KVP_TRY(env->run(env->self, KVP_OP_SCORE, KB_H2O_SCORES, &s, e));
@@ -207,8 +224,13 @@ static kvp_err select_slots(struct cache *c, uint32_t layer, const struct cache_
 static kvp_err write_selected(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     const struct cache_env *env = c->env;
-    struct kb_cache_write w = {.batch = env->batch, .count = kept(c, x->tokens), .src = x->k, .src_tokens = x->tokens,
-                               .src_stride = x->stride, .index = all_of(&c->index), .index_stride = kept(c, x->tokens)};
+    struct kb_cache_write w = {.batch = env->batch,
+                               .count = kept(c, x->tokens),
+                               .src = x->k,
+                               .src_tokens = x->tokens,
+                               .src_stride = x->stride,
+                               .index = all_of(&c->index),
+                               .index_stride = kept(c, x->tokens)};
     struct kb_kv k, v;
 
     store_view(c->store, layer, &k, &v);
@@ -249,7 +271,8 @@ static kvp_err h2o_prefill(struct cache *c, uint32_t layer, const struct cache_q
 
 /* ---- a step ------------------------------------------------------------------------------------ */
 
-static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t used, struct kvp_error *e)
+static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t used,
+                           struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     struct kb_attn_decode a = {.batch = c->env->batch, .heads = cls->heads, .kv_heads = cls->kv_heads,
@@ -262,13 +285,24 @@ static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_q
     return c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_DECODE, &a, e);
 }
 
-static kvp_err evict_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t used, struct kvp_error *e)
+static kvp_err evict_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t used,
+                          struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
-    struct kb_h2o_step s = {.batch = c->env->batch, .heads = cls->heads, .kv_heads = cls->kv_heads,
-                            .head_dim = cls->head_dim, .used = used, .heavy = c->heavy, .recent = c->recent,
-                            .position = x->position, .probs = all_of(&c->probs), .score_format = c->score_format,
-                            .new_k = x->k, .new_v = x->v, .new_stride = x->stride, .victim = all_of(&c->victim)};
+    struct kb_h2o_step s = {.batch = c->env->batch,
+                            .heads = cls->heads,
+                            .kv_heads = cls->kv_heads,
+                            .head_dim = cls->head_dim,
+                            .used = used,
+                            .heavy = c->heavy,
+                            .recent = c->recent,
+                            .position = x->position,
+                            .probs = all_of(&c->probs),
+                            .score_format = c->score_format,
+                            .new_k = x->k,
+                            .new_v = x->v,
+                            .new_stride = x->stride,
+                            .victim = all_of(&c->victim)};
 
     s.scores = store_scores(c->store, layer, &s.score_stride);
     store_view(c->store, layer, &s.k, &s.v);
@@ -281,7 +315,8 @@ static uint64_t recent_slot(const struct cache *c, uint64_t position)
     return c->heavy + (position - c->heavy) % c->recent;
 }
 
-static kvp_err trace_step(struct cache *c, uint32_t layer, uint64_t position, uint64_t used, struct kvp_error *e)
+static kvp_err trace_step(struct cache *c, uint32_t layer, uint64_t position, uint64_t used,
+                          struct kvp_error *e)
 {
     const struct ledger *l = c->env->led;
     const uint32_t heads = cache_class(c->env, layer)->kv_heads;
@@ -324,7 +359,8 @@ static int by_value(const void *a, const void *b)
 
 static kvp_err need_trace(const struct cache *c, struct kvp_error *e)
 {
-    return c->where ? KVP_OK : kvp_fail(e, KVP_ENOTSUP, "h2o: positions are known only when the run is traced");
+    return c->where ? KVP_OK
+                    : kvp_fail(e, KVP_ENOTSUP, "h2o: positions are known only when the run is traced");
 }
 
 static kvp_err h2o_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
@@ -349,8 +385,8 @@ static kvp_err h2o_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 }
 
 /* [batch, kv_heads, slots, width] in slot order; `position`, when traced, says which token a slot holds. */
-static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, enum kvp_format format,
-                         uint64_t width, FILE *f, struct kvp_error *e)
+static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name,
+                         enum kvp_format format, uint64_t width, FILE *f, struct kvp_error *e)
 {
     const uint32_t heads = cache_class(c->env, layer)->kv_heads;
     const uint64_t n = kept(c, c->seen);
@@ -362,7 +398,8 @@ static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, 
     for (uint64_t b = 0; b < c->env->batch; b++)
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t s = 0; s < n; s++)
-                dump_values(&d, format, (char *)host + store_row(c->store, layer, part, b, h, s).offset, width);
+                dump_values(&d, format, (char *)host + store_row(c->store, layer, part, b, h, s).offset,
+                            width);
     dump_end(&d);
     free(host);
     return KVP_OK;
@@ -411,6 +448,13 @@ static kvp_err h2o_poison(struct cache *c, uint64_t pos, bool *stored, struct kv
     return KVP_OK;
 }
 
-const struct cache_ops cache_h2o = {.name = "h2o", .axis = KVP_AXIS_SELECT, .open = h2o_open, .close = h2o_close,
-                                    .reset = h2o_reset, .prefill = h2o_prefill, .decode = h2o_decode,
-                                    .dump_kept = h2o_dump_kept, .dump_cache = h2o_dump_cache, .poison = h2o_poison};
+const struct cache_ops cache_h2o = {.name = "h2o",
+                                    .axis = KVP_AXIS_SELECT,
+                                    .open = h2o_open,
+                                    .close = h2o_close,
+                                    .reset = h2o_reset,
+                                    .prefill = h2o_prefill,
+                                    .decode = h2o_decode,
+                                    .dump_kept = h2o_dump_kept,
+                                    .dump_cache = h2o_dump_cache,
+                                    .poison = h2o_poison};

@@ -21,13 +21,14 @@
 
 /* ---- parameters -------------------------------------------------------------------------------- */
 
-static kvp_err int_param(uint64_t *out, const struct kvp_spec *spec, const char *key, uint64_t most, struct kvp_error *e)
+static kvp_err int_param(uint64_t *out, const struct kvp_spec *spec, const char *key, uint64_t most,
+                         struct kvp_error *e)
 {
     const struct kvp_param *p = kvp_spec_param(spec, key);
 
     if (!p || p->i < 1 || (uint64_t)p->i > most)
-        return kvp_fail(e, KVP_EINPUT, "%s: %s is %lld, expected 1 to %llu", spec->name, key, p ? (long long)p->i : 0,
-                        (unsigned long long)most);
+        return kvp_fail(e, KVP_EINPUT, "%s: %s is %lld, expected 1 to %llu", spec->name, key,
+                        p ? (long long)p->i : 0, (unsigned long long)most);
     *out = (uint64_t)p->i;
     return KVP_OK;
 }
@@ -73,14 +74,16 @@ static kvp_err read_spec(struct cache *c, struct kvp_error *e)
 
     KVP_TRY(int_param(&bits, spec, "bits", 4, e));
     if (bits != 2 && bits != 4)
-        return kvp_fail(e, KVP_EINPUT, "%s: bits is %llu, expected 2 or 4", spec->name, (unsigned long long)bits);
+        return kvp_fail(e, KVP_EINPUT, "%s: bits is %llu, expected 2 or 4", spec->name,
+                        (unsigned long long)bits);
     KVP_TRY(int_param(&group, spec, "group", UINT32_MAX, e));
     KVP_TRY(int_param(&c->residual, spec, "residual", INT64_MAX, e));
     c->bits = (uint32_t)bits;
     c->group = (uint32_t)group;
     c->scale_bytes = size_of_format(c->env->format);
     if (c->plan.grows)
-        return kvp_fail(e, KVP_ENOTSUP, "%s: a growing store appends whole rows, but key codes are packed across tokens",
+        return kvp_fail(e, KVP_ENOTSUP,
+                        "%s: a growing store appends whole rows, but key codes are packed across tokens",
                         spec->name);
     return check_dims(c, e);
 }
@@ -100,25 +103,26 @@ uint64_t kivi_packed_values(const struct cache *c, uint64_t tokens)
 static kvp_err plan_layer(const struct cache *c, struct layer *l, struct kvp_error *e)
 {
     const uint64_t n = c->plan.tokens, w = l->window;
-    uint64_t groups = 0;
+    uint64_t keys, values;
 
     l->k.capacity = kivi_packed_keys(c, n);
     l->v.capacity = kivi_packed_values(c, n);
     if (!w || n <= w)
         return KVP_OK;
-    if (w < c->residual)
+    if (w < c->residual && c->env->context > w)
         return kvp_fail(e, KVP_EINPUT, "kivi: residual is %llu, expected at most the window of %llu tokens",
                         (unsigned long long)c->residual, (unsigned long long)w);
-    groups = size_div_up(w, c->group) * c->group;
-    if (groups < l->k.capacity)
-        l->k.capacity = l->k.ring = groups;
-    if (w - c->residual < l->v.capacity)
-        l->v.capacity = l->v.ring = w - c->residual;
+    keys = size_div_up(w, c->group) * c->group;
+    values = w > c->residual ? w - c->residual : 0;
+    if (keys < l->k.capacity)
+        l->k.capacity = l->k.ring = keys;
+    if (values < l->v.capacity)
+        l->v.capacity = l->v.ring = values;
     return KVP_OK;
 }
 
-static kvp_err side_alloc(struct cache *c, struct side *s, uint64_t codes_row, uint64_t scale_row, uint64_t rows,
-                          struct kvp_error *e)
+static kvp_err side_alloc(struct cache *c, struct side *s, uint64_t codes_row, uint64_t scale_row,
+                          uint64_t rows, struct kvp_error *e)
 {
     struct ledger *led = c->env->led;
     uint64_t codes, scale;
@@ -131,7 +135,8 @@ static kvp_err side_alloc(struct cache *c, struct side *s, uint64_t codes_row, u
 }
 
 /* A key row of codes is one channel over all tokens, a value row one token over all channels. */
-static kvp_err open_sides(struct cache *c, uint32_t layer, uint64_t tokens_k, uint64_t tokens_v, struct kvp_error *e)
+static kvp_err open_sides(struct cache *c, uint32_t layer, uint64_t tokens_k, uint64_t tokens_v,
+                          struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const uint64_t d = cls->head_dim;
@@ -146,12 +151,14 @@ static kvp_err open_sides(struct cache *c, uint32_t layer, uint64_t tokens_k, ui
 }
 
 /* Residual rows of the cache's format, [batch, kv_heads, rows, head_dim]. */
-static kvp_err residual_alloc(struct cache *c, uint32_t layer, uint64_t rows, struct led_mem *out, struct kvp_error *e)
+static kvp_err residual_alloc(struct cache *c, uint32_t layer, uint64_t rows, struct led_mem *out,
+                              struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     uint64_t bytes;
 
-    KVP_TRY(SIZE_PRODUCT(&bytes, "kivi: residual", e, c->env->batch, cls->kv_heads, rows, cls->head_dim, c->scale_bytes));
+    KVP_TRY(SIZE_PRODUCT(&bytes, "kivi: residual", e, c->env->batch, cls->kv_heads, rows, cls->head_dim,
+                         c->scale_bytes));
     return led_alloc(c->env->led, LED_CACHE, bytes, out, e);
 }
 
@@ -274,11 +281,15 @@ static struct kb_kivi packed(const struct cache *c, uint32_t layer, const struct
     return p;
 }
 
-static struct kb_kv residual_rows(const struct cache *c, uint32_t layer, const struct led_mem *m, uint64_t rows)
+static struct kb_kv residual_rows(const struct cache *c, uint32_t layer, const struct led_mem *m,
+                                  uint64_t rows)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
 
-    return (struct kb_kv){.data = {m->buf, 0}, .format = c->env->format, .heads = cls->kv_heads, .dim = cls->head_dim,
+    return (struct kb_kv){.data = {m->buf, 0},
+                          .format = c->env->format,
+                          .heads = cls->kv_heads,
+                          .dim = cls->head_dim,
                           .slots = rows};
 }
 
@@ -290,30 +301,41 @@ struct source {
 };
 
 /* Prompt rows from position `first` to `end`. */
-static struct source from_prompt(const struct cache_qkv *x, struct kb_span rows, uint64_t head_dim, uint64_t first,
-                                 uint64_t end)
+static struct source from_prompt(const struct cache_qkv *x, struct kb_span rows, uint64_t head_dim,
+                                 uint64_t first, uint64_t end)
 {
     rows.offset += first * x->stride * sizeof(float);
     return (struct source){true, rows, x->tokens * x->stride, x->stride, head_dim, first, end - first};
 }
 
 /* Residual rows from slot `slot` on. */
-static struct source from_residual(const struct cache *c, uint32_t layer, const struct led_mem *m, uint64_t rows,
-                                   uint64_t slot, uint64_t first, uint64_t tokens)
+static struct source from_residual(const struct cache *c, uint32_t layer, const struct led_mem *m,
+                                   uint64_t rows, uint64_t slot, uint64_t first, uint64_t tokens)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const uint64_t d = cls->head_dim;
 
-    return (struct source){false, {m->buf, slot * d * c->scale_bytes}, cls->kv_heads * rows * d, d, rows * d, first, tokens};
+    return (struct source){
+        false, {m->buf, slot * d * c->scale_bytes}, cls->kv_heads * rows * d, d, rows * d, first, tokens};
 }
 
 static kvp_err pack_k(struct cache *c, uint32_t layer, const struct source *s, struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
-    const struct kb_kivi_pack_k a = {.batch = c->env->batch, .kv_heads = cls->kv_heads, .head_dim = cls->head_dim,
-                                     .bits = c->bits, .group = c->group, .tokens = s->tokens, .format = c->env->format,
-                                     .src_is_f32 = s->is_f32, .src = s->at, .src_batch = s->batch, .src_token = s->token,
-                                     .src_head = s->head, .dst_token = s->first, .dst = packed(c, layer, &c->layer[layer].k)};
+    const struct kb_kivi_pack_k a = {.batch = c->env->batch,
+                                     .kv_heads = cls->kv_heads,
+                                     .head_dim = cls->head_dim,
+                                     .bits = c->bits,
+                                     .group = c->group,
+                                     .tokens = s->tokens,
+                                     .format = c->env->format,
+                                     .src_is_f32 = s->is_f32,
+                                     .src = s->at,
+                                     .src_batch = s->batch,
+                                     .src_token = s->token,
+                                     .src_head = s->head,
+                                     .dst_token = s->first,
+                                     .dst = packed(c, layer, &c->layer[layer].k)};
 
     return s->tokens ? c->env->run(c->env->self, KVP_OP_QUANT, KB_KIVI_PACK_K, &a, e) : KVP_OK;
 }
@@ -321,13 +343,24 @@ static kvp_err pack_k(struct cache *c, uint32_t layer, const struct source *s, s
 static kvp_err pack_v(struct cache *c, uint32_t layer, const struct source *s, struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
-    const struct kb_kivi_pack_v a = {.batch = c->env->batch, .kv_heads = cls->kv_heads, .head_dim = cls->head_dim,
-                                     .bits = c->bits, .group = c->group, .tokens = s->tokens, .format = c->env->format,
-                                     .src_is_f32 = s->is_f32, .src = s->at, .src_batch = s->batch, .src_token = s->token,
-                                     .src_head = s->head, .dst_token = s->first, .dst = packed(c, layer, &c->layer[layer].v)};
+    const struct kb_kivi_pack_v a = {.batch = c->env->batch,
+                                     .kv_heads = cls->kv_heads,
+                                     .head_dim = cls->head_dim,
+                                     .bits = c->bits,
+                                     .group = c->group,
+                                     .tokens = s->tokens,
+                                     .format = c->env->format,
+                                     .src_is_f32 = s->is_f32,
+                                     .src = s->at,
+                                     .src_batch = s->batch,
+                                     .src_token = s->token,
+                                     .src_head = s->head,
+                                     .dst_token = s->first,
+                                     .dst = packed(c, layer, &c->layer[layer].v)};
 
-    return s->tokens && c->layer[layer].v.capacity ? c->env->run(c->env->self, KVP_OP_QUANT, KB_KIVI_PACK_V, &a, e)
-                                                   : KVP_OK;
+    return s->tokens && c->layer[layer].v.capacity
+               ? c->env->run(c->env->self, KVP_OP_QUANT, KB_KIVI_PACK_V, &a, e)
+               : KVP_OK;
 }
 
 /* The key residual, when the token at `start` is the first that no flush has packed. */
@@ -343,8 +376,8 @@ static kvp_err key_residual(struct cache *c, uint32_t layer, uint64_t start, str
 }
 
 /* x's rows of positions [first, first + n) into the residual slots they belong to. */
-static kvp_err write_keys(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t first, uint64_t n,
-                          struct kvp_error *e)
+static kvp_err write_keys(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t first,
+                          uint64_t n, struct kvp_error *e)
 {
     struct layer *l = &c->layer[layer];
     struct kb_kv dst;
@@ -356,8 +389,8 @@ static kvp_err write_keys(struct cache *c, uint32_t layer, const struct cache_qk
     return rows_write(c->env, &dst, x, x->k, first, n, first % c->residual, 0, e);
 }
 
-static kvp_err write_values(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t first, uint64_t n,
-                            struct kvp_error *e)
+static kvp_err write_values(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t first,
+                            uint64_t n, struct kvp_error *e)
 {
     struct layer *l = &c->layer[layer];
     const struct kb_kv dst = residual_rows(c, layer, &l->v_res, l->v_rows);
@@ -389,20 +422,37 @@ static kvp_err kivi_prefill(struct cache *c, uint32_t layer, const struct cache_
     return KVP_OK;
 }
 
-static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t t, struct kvp_error *e)
+static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t t,
+                           struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const struct layer *l = &c->layer[layer];
-    const uint64_t kq = kivi_packed_keys(c, t - 1), vq = kivi_packed_values(c, t); /* this step's flush comes after */
-    const struct kb_attn_kivi a = {.batch = c->env->batch, .heads = cls->heads, .kv_heads = cls->kv_heads,
-                                   .head_dim = cls->head_dim, .bits = c->bits, .group = c->group,
-                                   .scale_qk = cache_scale(c->env, layer), .format = c->env->format,
-                                   .q_stride = x->stride, .q = x->q,
+    const uint64_t kq = kivi_packed_keys(c, t - 1),
+                   vq = kivi_packed_values(c, t); /* this step's flush comes after */
+    const struct kb_attn_kivi a = {.batch = c->env->batch,
+                                   .heads = cls->heads,
+                                   .kv_heads = cls->kv_heads,
+                                   .head_dim = cls->head_dim,
+                                   .bits = c->bits,
+                                   .group = c->group,
+                                   .scale_qk = cache_scale(c->env, layer),
+                                   .format = c->env->format,
+                                   .q_stride = x->stride,
+                                   .q = x->q,
                                    .first = l->window && t > l->window ? t - l->window : 0,
-                                   .k_packed = kq, .k_full = t - kq, .v_packed = vq, .v_full = t - vq,
-                                   .v_first = vq % c->residual, .k = packed(c, layer, &l->k), .v = packed(c, layer, &l->v),
-                                   .k_res_slots = l->k_rows, .v_res_slots = l->v_rows, .k_res = {l->k_res.buf, 0},
-                                   .v_res = {l->v_res.buf, 0}, .out_stride = x->out_stride, .out = x->out};
+                                   .k_packed = kq,
+                                   .k_full = t - kq,
+                                   .v_packed = vq,
+                                   .v_full = t - vq,
+                                   .v_first = vq % c->residual,
+                                   .k = packed(c, layer, &l->k),
+                                   .v = packed(c, layer, &l->v),
+                                   .k_res_slots = l->k_rows,
+                                   .v_res_slots = l->v_rows,
+                                   .k_res = {l->k_res.buf, 0},
+                                   .v_res = {l->v_res.buf, 0},
+                                   .out_stride = x->out_stride,
+                                   .out = x->out};
 
     return c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_KIVI, &a, e);
 }
@@ -427,7 +477,8 @@ static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_q
     const uint64_t p = x->position;
 
     if (p >= c->residual) {
-        const struct source oldest = from_residual(c, layer, &l->v_res, l->v_rows, p % c->residual, p - c->residual, 1);
+        const struct source oldest =
+            from_residual(c, layer, &l->v_res, l->v_rows, p % c->residual, p - c->residual, 1);
 
         KVP_TRY(pack_v(c, layer, &oldest, e));
     }
@@ -438,6 +489,13 @@ static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_q
     return flush_keys(c, layer, p + 1, e);
 }
 
-const struct cache_ops cache_kivi = {.name = "kivi", .axis = KVP_AXIS_ENCODE, .open = kivi_open, .close = kivi_close,
-                                     .reset = kivi_reset, .prefill = kivi_prefill, .decode = kivi_decode,
-                                     .dump_kept = kivi_dump_kept, .dump_cache = kivi_dump_cache, .poison = kivi_poison};
+const struct cache_ops cache_kivi = {.name = "kivi",
+                                     .axis = KVP_AXIS_ENCODE,
+                                     .open = kivi_open,
+                                     .close = kivi_close,
+                                     .reset = kivi_reset,
+                                     .prefill = kivi_prefill,
+                                     .decode = kivi_decode,
+                                     .dump_kept = kivi_dump_kept,
+                                     .dump_cache = kivi_dump_cache,
+                                     .poison = kivi_poison};

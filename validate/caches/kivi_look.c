@@ -56,13 +56,14 @@ static int64_t code_at(const struct cache *c, const void *host, uint64_t i)
 
 /* A packed tensor in text order. Keys [batch, kv_heads, head_dim, tokens], values [batch, kv_heads,
  * tokens, head_dim]; the last dimension counts groups when `unit`, the codes of one element, is one. */
-static kvp_err dump_packed(const struct where *w, const char *name, const struct led_mem *m, uint64_t unit, FILE *f,
-                           struct kvp_error *e)
+static kvp_err dump_packed(const struct where *w, const char *name, const struct led_mem *m, uint64_t unit,
+                           FILE *f, struct kvp_error *e)
 {
     const struct cache *c = w->c;
     const uint64_t held = w->to - w->from, runs = c->env->batch * w->kv_heads;
     const uint64_t rows = w->keys ? w->head_dim : held, columns = (w->keys ? held : w->head_dim) / unit;
-    const enum kvp_format codes = c->bits == 2 ? KVP_INT2 : KVP_INT4, format = unit == 1 ? codes : c->env->format;
+    const enum kvp_format codes = c->bits == 2 ? KVP_INT2 : KVP_INT4,
+                          format = unit == 1 ? codes : c->env->format;
     void *host;
     struct dump d;
 
@@ -84,8 +85,8 @@ static kvp_err dump_packed(const struct where *w, const char *name, const struct
 }
 
 /* Residual rows of text positions [from, seen), [batch, kv_heads, rows, head_dim]. */
-static kvp_err dump_residual(const struct where *w, const char *name, const struct led_mem *m, uint64_t slots, FILE *f,
-                             struct kvp_error *e)
+static kvp_err dump_residual(const struct where *w, const char *name, const struct led_mem *m, uint64_t slots,
+                             FILE *f, struct kvp_error *e)
 {
     const struct cache *c = w->c;
     const uint64_t bytes = w->head_dim * c->scale_bytes;
@@ -97,7 +98,8 @@ static kvp_err dump_residual(const struct where *w, const char *name, const stru
                (uint64_t[]){c->env->batch, w->kv_heads, c->seen - w->to, w->head_dim});
     for (uint64_t bh = 0; bh < c->env->batch * w->kv_heads; bh++)
         for (uint64_t t = w->to; t < c->seen; t++)
-            dump_values(&d, c->env->format, (char *)host + (bh * slots + t % c->residual) * bytes, w->head_dim);
+            dump_values(&d, c->env->format, (char *)host + (bh * slots + t % c->residual) * bytes,
+                        w->head_dim);
     dump_end(&d);
     free(host);
     return KVP_OK;
@@ -113,7 +115,8 @@ static kvp_err dump_side(struct cache *c, uint32_t layer, bool keys, FILE *f, st
     KVP_TRY(dump_packed(&w, names[keys][0], &w.side->codes, 1, f, e));
     KVP_TRY(dump_packed(&w, names[keys][1], &w.side->scale, c->group, f, e));
     KVP_TRY(dump_packed(&w, names[keys][2], &w.side->min, c->group, f, e));
-    return dump_residual(&w, names[keys][3], keys ? &l->k_res : &l->v_res, keys ? l->k_rows : l->v_rows, f, e);
+    return dump_residual(&w, names[keys][3], keys ? &l->k_res : &l->v_res, keys ? l->k_rows : l->v_rows, f,
+                         e);
 }
 
 kvp_err kivi_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
@@ -134,7 +137,8 @@ kvp_err kivi_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 
 /* ---- poison ------------------------------------------------------------------------------------ */
 
-static kvp_err nan_fill(const struct cache *c, const struct led_mem *m, uint64_t offset, uint64_t bytes, struct kvp_error *e)
+static kvp_err nan_fill(const struct cache *c, const struct led_mem *m, uint64_t offset, uint64_t bytes,
+                        struct kvp_error *e)
 {
     const struct ledger *l = c->env->led;
 
@@ -169,14 +173,16 @@ static kvp_err poison_unused(struct cache *c, uint32_t layer, bool keys, struct 
     const struct where w = look(c, layer, keys);
     const struct layer *l = &c->layer[layer];
     const uint64_t used = size_min(w.to, w.side->capacity), rows = keys ? l->k_rows : l->v_rows;
-    const uint64_t places = c->pages ? size_div_up(l->k.capacity, c->plan.block) * c->plan.block : w.side->capacity;
+    const uint64_t places =
+        c->pages ? size_div_up(l->k.capacity, c->plan.block) * c->plan.block : w.side->capacity;
     const uint64_t waiting = c->seen - w.to, row = w.head_dim * c->scale_bytes;
 
     for (uint64_t bh = 0; bh < c->env->batch * w.kv_heads; bh++) {
         for (uint64_t p = used; p < places; p += keys ? c->group : 1)
             KVP_TRY(poison_place(&w, bh, p, e));
         if (waiting < rows)
-            KVP_TRY(nan_fill(c, keys ? &l->k_res : &l->v_res, (bh * rows + waiting) * row, (rows - waiting) * row, e));
+            KVP_TRY(nan_fill(c, keys ? &l->k_res : &l->v_res, (bh * rows + waiting) * row,
+                             (rows - waiting) * row, e));
     }
     return KVP_OK;
 }

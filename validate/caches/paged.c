@@ -6,13 +6,14 @@
 
 #include <stdlib.h>
 
-static kvp_err plan(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env, struct kvp_error *e)
+static kvp_err plan(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
+                    struct kvp_error *e)
 {
     const struct kvp_param *p = kvp_spec_param(spec, "block");
 
     if (!p || p->i < 1 || p->i > UINT32_MAX)
-        return kvp_fail(e, KVP_EINPUT, "%s: block is %lld, expected 1 to %lld", spec->name, p ? (long long)p->i : 0,
-                        (long long)UINT32_MAX);
+        return kvp_fail(e, KVP_EINPUT, "%s: block is %lld, expected 1 to %lld", spec->name,
+                        p ? (long long)p->i : 0, (long long)UINT32_MAX);
     *out = (struct store_plan){.tokens = env->context, .block = (uint32_t)p->i};
     return KVP_OK;
 }

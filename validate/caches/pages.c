@@ -43,7 +43,8 @@ static void shuffle(int32_t *v, uint64_t n)
     }
 }
 
-static kvp_err table_open(struct page_table *t, const struct cache_env *env, uint64_t pages, struct kvp_error *e)
+static kvp_err table_open(struct page_table *t, const struct cache_env *env, uint64_t pages,
+                          struct kvp_error *e)
 {
     struct ledger *l = env->led;
     uint64_t n, bytes;
@@ -56,7 +57,8 @@ static kvp_err table_open(struct page_table *t, const struct cache_env *env, uin
     bytes = n * size_of_format(KVP_I32);
     t->host = malloc(bytes);
     if (!t->host)
-        return kvp_fail(e, KVP_ENOMEM, "paged: out of memory for a table of %llu pages", (unsigned long long)n);
+        return kvp_fail(e, KVP_ENOMEM, "paged: out of memory for a table of %llu pages",
+                        (unsigned long long)n);
     shuffle(t->host, n);
     KVP_TRY(led_alloc(l, LED_METADATA, bytes, &t->mem, e));
     return l->be->write(l->dev, (struct kb_span){t->mem.buf, 0}, t->host, bytes, e);
@@ -78,7 +80,8 @@ static kvp_err layer_open(struct pages *p, uint32_t layer, uint64_t pages, struc
     return table_open(&p->table[i], p->env, pages, e);
 }
 
-kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer, struct kvp_error *e)
+kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
+                   struct kvp_error *e)
 {
     const uint32_t layers = env->model->layers;
     struct pages *p = calloc(1, sizeof(*p));

@@ -12,7 +12,8 @@ struct pages;
 
 /* `per_layer[layer]`: pages of a sequence; 0: the layer has no table. KVP_ERANGE when a page number
  * does not fit the table's 32 bits. */
-kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer, struct kvp_error *e);
+kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
+                   struct kvp_error *e);
 void pages_close(struct pages *p); /* NULL is fine */
 
 /* The device table of a layer and its row length; a NULL buf when the layer has none. */

@@ -117,7 +117,8 @@ kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 }
 
 /* K and V, [batch, kv_heads, kept tokens in text order, head_dim]. */
-static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, FILE *f, struct kvp_error *e)
+static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, FILE *f,
+                         struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const uint64_t n = kept(c, layer, c->seen);
@@ -125,12 +126,14 @@ static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, 
     struct dump d;
 
     KVP_TRY(store_fetch(&host, c->store, layer, part, e));
-    dump_begin(&d, f, layer, name, c->env->format, (uint64_t[]){c->env->batch, cls->kv_heads, n, cls->head_dim});
+    dump_begin(&d, f, layer, name, c->env->format,
+               (uint64_t[]){c->env->batch, cls->kv_heads, n, cls->head_dim});
     for (uint64_t b = 0; b < c->env->batch; b++)
         for (uint32_t h = 0; h < cls->kv_heads; h++)
             for (uint64_t p = c->seen - n; p < c->seen; p++)
                 dump_values(&d, c->env->format,
-                            (char *)host + store_row(c->store, layer, part, b, h, slot_of(c, layer, p)).offset,
+                            (char *)host +
+                                store_row(c->store, layer, part, b, h, slot_of(c, layer, p)).offset,
                             cls->head_dim);
     dump_end(&d);
     free(host);

@@ -14,9 +14,9 @@ uint64_t size_of_format(enum kvp_format f);
 
 /* *out = the product of f[0..n). KVP_ERANGE, naming `what`, when it does not fit in 64 bits. */
 kvp_err size_product(uint64_t *out, const uint64_t *f, size_t n, const char *what, struct kvp_error *e);
-#define SIZE_PRODUCT(out, what, e, ...)                                                                    \
-    size_product((out), (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t), \
-                 (what), (e))
+#define SIZE_PRODUCT(out, what, e, ...)                                                                      \
+    size_product((out), (const uint64_t[]){__VA_ARGS__},                                                     \
+                 sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t), (what), (e))
 
 static inline uint64_t size_min(uint64_t a, uint64_t b)
 {

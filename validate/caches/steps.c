@@ -19,21 +19,37 @@ kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct 
                       struct kvp_error *e)
 {
     const struct kvp_layer_class *c = cache_class(env, layer);
-    const struct kb_attn_prefill a = {.batch = env->batch, .tokens = x->tokens, .heads = c->heads,
-                                      .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = window,
-                                      .scale = cache_scale(env, layer), .stride = x->stride, .q = x->q, .k = x->k,
-                                      .v = x->v, .out_stride = x->out_stride, .out = x->out, .lse = x->lse};
+    const struct kb_attn_prefill a = {.batch = env->batch,
+                                      .tokens = x->tokens,
+                                      .heads = c->heads,
+                                      .kv_heads = c->kv_heads,
+                                      .head_dim = c->head_dim,
+                                      .window = window,
+                                      .scale = cache_scale(env, layer),
+                                      .stride = x->stride,
+                                      .q = x->q,
+                                      .k = x->k,
+                                      .v = x->v,
+                                      .out_stride = x->out_stride,
+                                      .out = x->out,
+                                      .lse = x->lse};
 
     return env->run(env->self, KVP_OP_ATTN, KB_ATTN_PREFILL, &a, e);
 }
 
-kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x, struct kb_span src,
-                   uint64_t first, uint64_t count, uint64_t slot, uint64_t ring, struct kvp_error *e)
+kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x,
+                   struct kb_span src, uint64_t first, uint64_t count, uint64_t slot, uint64_t ring,
+                   struct kvp_error *e)
 {
     while (count) {
         const uint64_t n = ring ? size_min(count, ring - slot) : count;
-        const struct kb_cache_write w = {.batch = env->batch, .count = n, .dst = *dst, .slot = slot, .src = src,
-                                         .src_tokens = x->tokens, .src_stride = x->stride,
+        const struct kb_cache_write w = {.batch = env->batch,
+                                         .count = n,
+                                         .dst = *dst,
+                                         .slot = slot,
+                                         .src = src,
+                                         .src_tokens = x->tokens,
+                                         .src_stride = x->stride,
                                          .src_first = first - x->position};
 
         KVP_TRY(env->run(env->self, KVP_OP_APPEND, KB_CACHE_WRITE, &w, e));

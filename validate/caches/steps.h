@@ -15,8 +15,9 @@ kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct 
 
 /* Rows of text positions [first, first + count), from x's `src` (its k or v), into slots slot, slot + 1, ...
  * of dst; with a ring, slot numbers wrap at `ring` (count <= ring). Op APPEND. */
-kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x, struct kb_span src,
-                   uint64_t first, uint64_t count, uint64_t slot, uint64_t ring, struct kvp_error *e);
+kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x,
+                   struct kb_span src, uint64_t first, uint64_t count, uint64_t slot, uint64_t ring,
+                   struct kvp_error *e);
 
 /* The window of each layer (0: none), [layers]: the model's own, narrowed by the `window` technique
  * when it is in the stack. KVP_ENOTSUP when another technique is on the SELECT axis. */

@@ -18,7 +18,8 @@ static kvp_err plan_none(struct store_plan *out, const struct kvp_spec *spec, co
 
 static const struct store_ops store_none = {.plan = plan_none, .open = store_open_strips};
 
-static const struct store_ops *const stores[] = {&store_none, &store_contiguous, &store_growing, &store_paged};
+static const struct store_ops *const stores[] = {&store_none, &store_contiguous, &store_growing,
+                                                 &store_paged};
 enum { N_STORES = sizeof(stores) / sizeof(stores[0]) };
 
 static kvp_err find(const struct store_ops **out, const struct kvp_spec *spec, struct kvp_error *e)
@@ -59,7 +60,8 @@ uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part)
     return size_of_format(s->env->format) * store_class(s, layer)->head_dim;
 }
 
-kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out, struct kvp_error *e)
+kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
+                    struct kvp_error *e)
 {
     uint64_t bytes;
 
@@ -95,8 +97,8 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, struct kvp_erro
     return s->ops->open(s, e);
 }
 
-kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap, const enum kvp_format *score,
-                   struct kvp_error *e)
+kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
+                   const enum kvp_format *score, struct kvp_error *e)
 {
     struct store *s = calloc(1, sizeof(*s));
     kvp_err rc;
@@ -166,8 +168,8 @@ struct kb_span store_scores(const struct store *s, uint32_t layer, uint64_t *str
     return (struct kb_span){s->layer[layer].mem[STORE_SCORE].buf, 0};
 }
 
-struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part part, uint64_t b, uint32_t head,
-                         uint64_t slot)
+struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part part, uint64_t b,
+                         uint32_t head, uint64_t slot)
 {
     const struct store_layer *l = &s->layer[layer];
     const uint64_t block = part == STORE_SCORE || !s->pages ? l->slots[part] : s->plan.block;
@@ -177,7 +179,8 @@ struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part 
     return (struct kb_span){l->mem[part].buf, row * store_row_bytes(s, layer, (int)part)};
 }
 
-kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part, struct kvp_error *e)
+kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part,
+                    struct kvp_error *e)
 {
     return dump_fetch(out, s->env, &s->layer[layer].mem[part], e);
 }
@@ -207,7 +210,8 @@ kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, stru
     return KVP_OK;
 }
 
-kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t head, uint64_t slot, struct kvp_error *e)
+kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t head, uint64_t slot,
+                          struct kvp_error *e)
 {
     const struct ledger *l = s->env->led;
 

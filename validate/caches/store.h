@@ -33,8 +33,8 @@ kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct k
 
 /* `cap[layer]`: the most slots per sequence that the technique ever uses in a layer (UINT64_MAX: one
  * for each token). `score`: the format of a score beside each slot of each kv head, or NULL. */
-kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap, const enum kvp_format *score,
-                   struct kvp_error *e);
+kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
+                   const enum kvp_format *score, struct kvp_error *e);
 void store_close(struct store *s); /* NULL is fine */
 kvp_err store_reset(struct store *s, struct kvp_error *e);
 
@@ -49,15 +49,17 @@ struct kb_span store_scores(const struct store *s, uint32_t layer, uint64_t *str
 
 /* Where slot `slot` of head `head` of sequence `b` begins in the buffer of K, V or the scores. */
 enum store_part { STORE_K, STORE_V, STORE_SCORE, STORE_PARTS };
-struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part part, uint64_t b, uint32_t head,
-                         uint64_t slot);
+struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part part, uint64_t b,
+                         uint32_t head, uint64_t slot);
 
 /* Host copy of a part of a layer, to be freed by the caller; store_row's offsets hold in it. */
-kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part, struct kvp_error *e);
+kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part,
+                    struct kvp_error *e);
 
 /* Bytes of allocated slots that hold no token are set to NaN patterns (0xff); for eng_poison. */
 kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
 /* The K and V row of one slot become NaN. */
-kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t head, uint64_t slot, struct kvp_error *e);
+kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t head, uint64_t slot,
+                          struct kvp_error *e);
 
 #endif

@@ -23,7 +23,8 @@ struct store {
 
 struct store_ops {
     const char *name; /* of the technique; NULL: no technique on the axis */
-    kvp_err (*plan)(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env, struct kvp_error *e);
+    kvp_err (*plan)(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
+                    struct kvp_error *e);
     kvp_err (*open)(struct store *s, struct kvp_error *e); /* what there is from the start */
     /* (optional) Slots [0, used); NULL: all are there from the start. */
     kvp_err (*reserve)(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
@@ -38,7 +39,8 @@ int store_parts(const struct store *s);
 /* Bytes of one slot of one head. */
 uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part);
 /* Allocate `slots` slots of one part into *out; the layer is left alone. */
-kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out, struct kvp_error *e);
+kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
+                    struct kvp_error *e);
 /* Every layer's parts as strips of min(plan.tokens, cap) slots. */
 kvp_err store_open_strips(struct store *s, struct kvp_error *e);
 

@@ -13,7 +13,8 @@ static kvp_err read_window(uint64_t *out, const struct kvp_spec *spec, struct kv
     const struct kvp_param *p = kvp_spec_param(spec, "window");
 
     if (!p || p->i < 1)
-        return kvp_fail(e, KVP_EINPUT, "%s: window is %lld, expected at least 1", spec->name, p ? (long long)p->i : 0);
+        return kvp_fail(e, KVP_EINPUT, "%s: window is %lld, expected at least 1", spec->name,
+                        p ? (long long)p->i : 0);
     *out = (uint64_t)p->i;
     return KVP_OK;
 }
@@ -32,7 +33,8 @@ kvp_err window_of_layers(uint64_t *out, const struct cache_env *env, struct kvp_
     if (!spec)
         return KVP_OK;
     if (strcmp(spec->name, cache_window.name) != 0)
-        return kvp_fail(e, KVP_ENOTSUP, "%s: the rest of the stack cannot keep the tokens it selects", spec->name);
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the rest of the stack cannot keep the tokens it selects",
+                        spec->name);
     KVP_TRY(read_window(&w, spec, e));
     for (uint32_t i = 0; i < layers; i++)
         out[i] = !hybrid ? w : out[i] ? size_min(out[i], w) : 0;

@@ -2,7 +2,8 @@
  *
  * A clock around every op slows the whole a little, so ops and whole forwards come from different
  * forwards where there are enough: of several prefills every other one, of the decode steps every
- * other one, beginning with the ops. A single forward must serve both. */
+ * other one, beginning with the ops. A single forward must serve both. A first prefill of less than a
+ * second is a warm-up and is not counted. */
 #ifndef KVPROOF_TIMING_H
 #define KVPROOF_TIMING_H
 

@@ -1,9 +1,10 @@
 /* cuda_runtime.h - as much of CUDA as kernels/cuda/ uses, on the host: its .cu files compile as plain C++
  *
  * A block's threads are fibers of one thread, so that barriers and shuffles mean what they mean on a GPU;
- * blocks run one after the other. Stricter than a GPU where that finds mistakes: a barrier or shuffle that
- * not all threads (of the block, of the warp) reach ends the program, fresh memory is all ones (NaN), and
- * device memory is malloc's, so that the address sanitizer sees every access past an allocation.
+ * blocks run one after the other, the last first, since no order is promised. Stricter than a GPU where that
+ * finds mistakes: a barrier or shuffle that not all threads (of the block, of the warp) reach ends the program,
+ * fresh memory is all ones (NaN), and device memory is malloc's, so that the address sanitizer sees every
+ * access past an allocation.
  * It says nothing about races, memory order, coalescing or speed. */
 #ifndef EMULATE_CUDA_RUNTIME_H
 #define EMULATE_CUDA_RUNTIME_H

@@ -131,7 +131,7 @@ void emulate_grid(dim3 grid, dim3 block, const std::function<void()> &thread)
     body = &thread;
     gridDim = grid;
     blockDim = block;
-    for (unsigned i = 0; i < grid.x; i++) {
+    for (unsigned i = grid.x; i-- > 0;) {
         blockIdx = dim3(i, 0, 0);
         run_block(block.x);
     }
@@ -282,6 +282,22 @@ cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *, size_t) { return CUBLA
 cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasGetVersion(cublasHandle_t, int *out) { *out = 0; return CUBLAS_STATUS_SUCCESS; }
 
+/* Sixteen partial sums, so that a compiler may use vectors without changing a result. */
+static float dot(const float *a, const float *b, int64_t n)
+{
+    float part[16] = {}, sum = 0;
+    int64_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++)
+            part[k] += a[i + k] * b[i + k];
+    for (; i < n; i++)
+        sum += a[i] * b[i];
+    for (int k = 0; k < 16; k++)
+        sum += part[k];
+    return sum;
+}
+
 cublasStatus_t cublasSgemm_64(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int64_t m, int64_t n, int64_t k,
                               const float *alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
                               const float *beta, float *c, int64_t ldc)
@@ -292,13 +308,8 @@ cublasStatus_t cublasSgemm_64(cublasHandle_t, cublasOperation_t ta, cublasOperat
         return CUBLAS_STATUS_INVALID_VALUE;
     emulate_queue([=] {
         for (int64_t j = 0; j < n; j++)
-            for (int64_t i = 0; i < m; i++) {
-                float sum = 0;
-
-                for (int64_t p = 0; p < k; p++)
-                    sum += a[i * lda + p] * b[j * ldb + p];
-                c[j * ldc + i] = by * sum + (keep == 0 ? 0.0f : keep * c[j * ldc + i]);
-            }
+            for (int64_t i = 0; i < m; i++)
+                c[j * ldc + i] = by * dot(a + i * lda, b + j * ldb, k) + (keep == 0 ? 0.0f : keep * c[j * ldc + i]);
     });
     return CUBLAS_STATUS_SUCCESS;
 }
