@@ -142,7 +142,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 {
     const struct kb_attn_kivi *a = args;
     uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
-    uint64_t t = t0, n, packed = least(t1, a->v_packed);
+    uint64_t t = t0, n, packed = least(t1, a->v_packed), stored = least(t1, a->v_packed + a->v_full);
 
     for (; t < packed; t += n) {
         struct kb_kivi_place place = kb_kivi_where(&a->v, b, t);
@@ -150,14 +150,18 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
         n = value_run(&a->v, place, t, least(RUN, packed - t));
         packed_values(dev, a, place, g, n, p + t - t0, stride, o, extra);
     }
-    for (; t < t1; t += n) {
+    for (; t < stored; t += n) {
         uint64_t slot = (a->v_first + t - a->v_packed) % a->v_res_slots, row = (b * a->kv_heads + g) * a->v_res_slots + slot;
 
-        n = least(t1 - t, a->v_res_slots - slot);
+        n = least(stored - t, a->v_res_slots - slot);
         dev->ops->mix[a->format](p + t - t0, stride, heads,
                                  (const unsigned char *)kb_at(a->v_res) + row * d * kb_element(a->format), d, n, d, o, d,
                                  NULL);
     }
+    if (t < t1)
+        dev->ops->mix[KVP_F32](p + t - t0, stride, heads,
+                               (const float *)kb_at(a->tail_v) + b * a->tail_stride + (uint64_t)g * d, d, 1, d, o, d,
+                               NULL);
 }
 
 kvp_err cpu_attn_kivi(struct kb_dev *dev, const void *args, struct kvp_error *e)
