@@ -108,7 +108,7 @@ install: all
 	install -D -m 644 docs/kvproof.1 $(DESTDIR)$(PREFIX)/share/man/man1/kvproof.1
 	$(if $(HAVE_CUDA),install -m 755 $(B)/kvproof-cuda.so $(DESTDIR)$(PREFIX)/lib/kvproof/)
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(version)|' kvproof.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(version)|' -e 's|@REQUIRES@|$(PKGS)|' kvproof.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/kvproof.pc
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/bin/kvproof $(DESTDIR)$(PREFIX)/lib/libkvproof.a \

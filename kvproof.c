@@ -55,7 +55,7 @@ static const struct option options[] = {
     {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
     {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
-    {'b', "batch", "max-num-seqs batch-size parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
+    {'b', "batch", "max-num-seqs batch-size bs parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
     {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
     {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights)"},
     {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
@@ -74,7 +74,7 @@ static const struct option options[] = {
     {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
     {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
     {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
-    {'o', "output", "", STRING, PLOT, AT(format), "FILE", "the picture: FILE.png or FILE.svg"},
+    {'o', "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
     {0, "out", "", STRING, ESTIMATE | SHOW, AT(out), "FILE", "write there instead of stdout"},
     {0, "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
@@ -420,11 +420,9 @@ static kvp_err cmd_list(struct args *a, struct kvp_error *e)
 
 static kvp_err cmd_plot(struct args *a, struct kvp_error *e)
 {
-    const bool to_file = strcmp(a->format, "table") != 0;
-
     if (a->n_operands < 2)
         return kvp_fail(e, KVP_EINPUT, "plot: expected CHART INPUT..., see `kvproof list charts`");
-    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, to_file ? a->format : NULL, a->script, e);
+    return kvp_plot(a->operand[0], a->operand + 1, a->n_operands - 1, a->out, a->script, e);
 }
 
 static kvp_err print_shown(const struct args *a, const struct results *r, struct kvp_error *e)

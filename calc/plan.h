@@ -92,7 +92,8 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
                    enum kvp_format kv, struct kvp_error *e);
 void plan_free(struct plan *p);
 
-/* For techniques: a new part (zeroed but for the law), or KVP_ERANGE when there is no place left. */
+/* For techniques: a new part, at most PLAN_MAX_PARTS a class: tokens whole, never paged, its law a ring
+ * without a limit. */
 struct part *plan_add_part(struct plan_class *c, const char *name);
 void plan_drop_parts(struct plan_class *c);
 void plan_add_table(struct plan *p, uint64_t pages);

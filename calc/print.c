@@ -177,7 +177,8 @@ static kvp_err print_section(const struct page *p, const struct table *all, cons
     struct table t = {.columns = 4, .head = {section, "value", "", "how it is known"}, .right = {[1] = true, [2] = true}};
     kvp_err rc;
 
-    t.head[1] = strcmp(section, "memory") == 0 ? "bytes" : "exact";
+    if (strcmp(section, "memory") == 0)
+        t.head[1] = "bytes";
     for (uint32_t r = 0; r < all->rows; r++) {
         char *const *row = &all->cell[(size_t)r * all->columns];
 

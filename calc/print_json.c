@@ -91,7 +91,7 @@ static json_t *memory_json(const struct kvp_estimate *est, bool detail)
 static json_t *time_json(const struct kvp_estimate *est, const struct kvp_device *d)
 {
     if (!d)
-        return json_null();
+        return json_pack("{s:n, s:n, s:n, s:s, s:n}", "ttft_s", "tpot_s", "tokens_per_s", "basis", est->basis, "interval");
     return json_pack("{s:f, s:f, s:f, s:s, s:{s:[f,f], s:[f,f]}}", "ttft_s", est->ttft_s, "tpot_s", est->tpot_s, "tokens_per_s",
                      est->tokens_per_s, "basis", est->basis, "interval", "ttft_s", est->ttft_lo, est->ttft_hi, "tpot_s", est->tpot_lo,
                      est->tpot_hi);

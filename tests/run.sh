@@ -40,7 +40,10 @@ run tests/cli/run.sh tests/cli/cases
 run tests/gpu/scripts.sh
 run tests/wall.sh "$B"
 case "$B" in
-*/release) run tests/mutation.sh "$B" ;;
+*/release)
+    run tests/install.sh "$B"
+    run tests/mutation.sh "$B"
+    ;;
 esac
 echo "kvproof: all suites, added up:"
 echo "$passed passed, $failed failed"

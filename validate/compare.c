@@ -352,6 +352,15 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     return rc;
 }
 
+/* A row without numbers: `what` is not_applicable (there is nothing to run) or not_run (there is). */
+static kvp_err note(json_t *res, const char *what, const char *why)
+{
+    if (strcmp(what, "not_run") == 0)
+        json_object_set_new(res, what, json_string(why));
+    json_object_set_new(res, "not_applicable", json_string(why));
+    return KVP_OK;
+}
+
 /* In a list, a stack that does not suit this model is a row of its own, never a pass. */
 static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
@@ -359,19 +368,20 @@ static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_
     struct kvp_error why = {0};
     kvp_err rc;
 
-    if (q->budget_s > 0 && now_s() - r->started > q->budget_s) {
-        json_object_set_new(res, "not_run", json_string("the budget was used up"));
-        json_object_set_new(res, "not_applicable", json_string("not run, the budget was used up"));
-        return KVP_OK;
-    }
+    if (q->budget_s > 0 && now_s() - r->started > q->budget_s)
+        return note(res, "not_run", "not run: --budget was used up");
     rc = kvp_stack_check(s, q->model, &q->workload, &why);
     if (rc == KVP_OK)
         rc = run_stack(r, s, res, &why);
     else if (rc == KVP_EINPUT)
         rc = KVP_ENOTSUP; /* a list's parameters are not the user's: they do not suit this model */
-    if (rc == KVP_ENOTSUP && q->n_stacks > 1) {
-        json_object_set_new(res, "not_applicable", json_string(why.text));
-        return KVP_OK;
+    if (rc == KVP_ENOTSUP && q->n_stacks > 1)
+        return note(res, "not_applicable", why.text);
+    if (rc == KVP_NO && q->n_stacks > 1) {
+        char text[sizeof(why.text) + 16];
+
+        snprintf(text, sizeof(text), "not run: %s", why.text);
+        return note(res, "not_run", text);
     }
     return rc == KVP_OK ? rc : kvp_fail(e, rc, "%s", why.text);
 }
@@ -484,7 +494,7 @@ static kvp_err judge(const struct val_request *q, const json_t *results, struct 
 
         kvp_stack_text(&q->stacks[i], name, sizeof(name));
         if (json_object_get(res, "not_run"))
-            return kvp_fail(e, KVP_NO, "%s: not run, --budget was used up", name);
+            return kvp_fail(e, KVP_NO, "%s: %s", name, json_string_value(json_object_get(res, "not_run")));
         if (!res_bytes_agree(res))
             return kvp_fail(e, KVP_NO, "%s: predicted and measured bytes differ", name);
         if (q->max_time_error >= 0 && res_time_error(res) > q->max_time_error)

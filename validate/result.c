@@ -205,6 +205,11 @@ static const char *why_not(const json_t *result)
     return json_string_value(json_object_get(result, "not_applicable"));
 }
 
+static const char *no_rows(const json_t *result)
+{
+    return json_object_get(result, "not_run") ? "" : "not applicable: ";
+}
+
 /* `ops`: every op; otherwise memory, FLOPs and whole forwards. */
 static void print_rows(FILE *f, const json_t *result, bool md, bool ops)
 {
@@ -216,7 +221,7 @@ static void print_rows(FILE *f, const json_t *result, bool md, bool ops)
     join_techniques(result, name, sizeof(name));
     fprintf(f, md ? "\n### %s\n\n" : "\n%s\n", name);
     if (why_not(result)) {
-        fprintf(f, "  not applicable: %s\n", why_not(result));
+        fprintf(f, "  %s%s\n", no_rows(result), why_not(result));
         return;
     }
     print_cells(f, md, row_width,
@@ -276,7 +281,7 @@ static void print_summary(FILE *f, const json_t *results, bool md)
 
         join_techniques(r, name, sizeof(name));
         if (why_not(r)) {
-            fprintf(f, md ? "| %s | not applicable: %s |\n" : "%-52s  not applicable: %s\n", name, why_not(r));
+            fprintf(f, md ? "| %s | %s%s |\n" : "%-52s  %s%s\n", name, no_rows(r), why_not(r));
             continue;
         }
         for (size_t k = 0; k < 6; k++)

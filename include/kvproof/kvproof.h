@@ -34,8 +34,6 @@ struct kvp_options {
     enum kvp_format weights; /* not given: the model's dtype */
     enum kvp_format kv;      /* not given: the weights' format */
     bool all_logits;         /* logits of every row of the prompt, not only of the last (--dump-logits) */
-    /* Exact allocation of kvproof's own engine (validate) or the general case (estimate): the same
-     * rows; only device_context_bytes and workspace differ in how they are known. */
 };
 
 /* A machine, from data/devices/NAME.json: datasheet or probed numbers, each with unit and source. */

@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *root(const char *file)
 {
@@ -96,6 +97,22 @@ START_TEST(options_in_man_page)
 }
 END_TEST
 
+/* Every path in backquotes below "## Files" is there; names without a folder follow one that has it. */
+static void files_exist(const char *name, const char *page)
+{
+    const char *p = strstr(page, "## Files");
+
+    while (p && (p = strchr(p, '`')) != NULL) {
+        const size_t n = strcspn(++p, "`");
+        char file[128];
+
+        snprintf(file, sizeof(file), "%.*s", (int)n, p);
+        p += n + (p[n] == '`');
+        if (strchr(file, '/'))
+            ck_assert_msg(access(root(file), R_OK) == 0, "%s: there is no %s", name, file);
+    }
+}
+
 START_TEST(technique_pages)
 {
     char *man = file_text("docs/kvproof.1"), *readme = file_text("README.md");
@@ -111,6 +128,7 @@ START_TEST(technique_pages)
         page = file_text(name);
         for (size_t k = 0; k < sizeof(headings) / sizeof(headings[0]); k++)
             ck_assert_msg(strstr(page, headings[k]) != NULL, "%s: no '%s'", name, headings[k]);
+        files_exist(name, page);
         ck_assert_msg(strstr(readme, name) != NULL, "README.md: %s is not linked", name);
         ck_assert_msg(has_word(man, t->name), "%s is not in the man page", t->name);
         for (char *key = strtok_r(keys, ",", &rest); key; key = strtok_r(NULL, ",", &rest)) {

