@@ -37,6 +37,7 @@ for t in "$@"; do
     run "$t"
 done
 run tests/cli/run.sh tests/cli/cases
+run tests/gpu/scripts.sh
 run tests/wall.sh "$B"
 case "$B" in
 */release)

@@ -1,3 +1,4 @@
+#include "kernels/half.h"
 #include "tests/gpu/cases.h"
 
 #include <math.h>
@@ -102,6 +103,16 @@ static struct kb_span draw_scores(struct lab *l, enum kvp_format f, uint64_t n)
     return s;
 }
 
+/* Here and there a NaN, or nothing but NaN: what a broken model leaves, and no reason to leave the buffers. */
+static void break_scores(struct lab *l, struct kb_span s, enum kvp_format f, uint64_t n)
+{
+    const uint64_t one_in = lab_below(l, 2) ? 1 : 4, size = kb_element(f);
+
+    for (uint64_t i = 0; i < n; i++)
+        if (lab_below(l, one_in) == 0)
+            memset(l->image + s.offset + i * size, 0xff, size);
+}
+
 void case_h2o_select(struct lab *l)
 {
     struct kb_h2o_select a = {.batch = lab_between(l, 1, 3), .tokens = lab_between(l, 1, l->tiny ? 300 : 2000),
@@ -125,7 +136,7 @@ void case_h2o_step(struct lab *l)
     struct kb_h2o_step a = {.batch = lab_between(l, 1, 3), .head_dim = case_dim(l), .heavy = lab_between(l, 1, l->tiny ? 30 : 400),
                             .recent = lab_between(l, 1, 60), .score_format = lab_below(l, 2) ? KVP_F32 : KVP_F16};
     const enum kvp_format f = lab_format(l);
-    const bool full = lab_below(l, 3) > 0, ties = lab_below(l, 2);
+    const bool full = lab_below(l, 3) > 0, ties = lab_below(l, 2), nan = lab_below(l, 5) == 0;
 
     case_heads(l, &a.heads, &a.kv_heads);
     a.used = full ? a.heavy + a.recent : lab_between(l, 1, a.heavy + a.recent - 1);
@@ -133,7 +144,10 @@ void case_h2o_step(struct lab *l)
     a.probs = lab_positive(l, KVP_F32, a.batch * a.heads * (a.used + 1), ties ? 1e-9 : 1); /* too small to break a tie in f16 */
     a.score_stride = a.heavy + a.recent + lab_below(l, 3);
     a.scores = draw_scores(l, a.score_format, a.batch * a.kv_heads * a.score_stride);
-    lab_changes(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride, 0);
+    if (nan)
+        break_scores(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride);
+    /* NaNs have many bit patterns: then numbers must still be equal, and NaNs be NaNs */
+    lab_changes(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride, nan ? 1e-30 : 0);
     a.k = case_kv(l, f, a.batch, a.kv_heads, a.head_dim, a.heavy + a.recent);
     a.v = case_kv(l, f, a.batch, a.kv_heads, a.head_dim, a.heavy + a.recent);
     lab_changes(l, a.k.data, f, case_kv_elements(&a.k, a.batch), 0);
@@ -143,9 +157,9 @@ void case_h2o_step(struct lab *l)
     a.new_v = lab_floats(l, KVP_F32, a.batch * a.new_stride, 1);
     if (lab_below(l, 2))
         a.victim = lab_out(l, KVP_I32, a.batch * a.kv_heads, 0);
-    SAY(l, "batch %llu heads %u/%u dim %u used %llu heavy %llu recent %llu position %llu %s scores %s%s", llu(a.batch), a.heads,
+    SAY(l, "batch %llu heads %u/%u dim %u used %llu heavy %llu recent %llu position %llu %s scores %s%s%s", llu(a.batch), a.heads,
         a.kv_heads, a.head_dim, llu(a.used), llu(a.heavy), llu(a.recent), llu(a.position), kvp_format_name(f),
-        kvp_format_name(a.score_format), ties ? " ties" : "");
+        kvp_format_name(a.score_format), ties ? " ties" : "", nan ? " NaN" : "");
     lab_run(l, KB_H2O_STEP, &a, sizeof(a));
 }
 
