@@ -1,6 +1,7 @@
 #!/bin/sh
 # gpu-probe.sh PROGRAM DIR - run the probe and keep its JSON as DIR/probe-NAME-DATE.json: written beside it
 # first and renamed, so that a file of that name is always whole. No GPU is a skip: one line, exit 0.
+# QUICK=1: buffers of 256 MiB in place of 2 GiB.
 set -u
 program=$1 dir=$2
 if [ ! -x "$program" ]; then
@@ -10,7 +11,7 @@ fi
 mkdir -p "$dir" || exit 1
 tmp=$(mktemp "$dir/.probe-XXXXXX") || exit 1
 trap 'rm -f "$tmp"' EXIT
-"$program" >"$tmp"
+"$program" ${QUICK:+--quick} >"$tmp"
 status=$?
 [ "$status" -eq 77 ] && exit 0
 [ "$status" -eq 0 ] || exit "$status"

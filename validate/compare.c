@@ -208,21 +208,65 @@ static json_t *stack_json(const struct kvp_stack *s)
     return a;
 }
 
+/* FNV-1a (Fowler, Noll, Vo), a 64-bit word at a time. */
+static uint64_t fold(uint64_t hash, uint64_t word)
+{
+    return (hash ^ word) * 0x100000001b3u;
+}
+
+static uint64_t fold_real(uint64_t hash, double x)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &x, sizeof(bits));
+    return fold(hash, bits);
+}
+
+static uint64_t fold_class(uint64_t hash, const struct kvp_layer_class *c)
+{
+    const uint64_t words[] = {c->mixer, c->heads, c->kv_heads, c->head_dim, c->window, c->qkv_bias, c->o_bias, c->qk_norm,
+                              c->ffn, c->ffn_width, c->act, c->ffn_bias};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        hash = fold(hash, words[i]);
+    return hash;
+}
+
+/* Tells two models of one name apart: a config that was edited is another model. */
+static void model_digest(const struct kvp_model *m, char *out, size_t n)
+{
+    const uint64_t words[] = {m->vocab, m->width, m->layers, m->norm, m->position, m->rope_scaling, m->max_positions, m->tied};
+    const double reals[] = {m->norm_eps, m->rope_theta, m->rope_factor, m->rope_low_freq, m->rope_high_freq,
+                            m->rope_original_context};
+    uint64_t hash = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        hash = fold(hash, words[i]);
+    for (size_t i = 0; i < sizeof(reals) / sizeof(reals[0]); i++)
+        hash = fold_real(hash, reals[i]);
+    for (uint32_t i = 0; i < m->layers; i++)
+        hash = fold_class(hash, &m->cls[m->class_of[i]]);
+    snprintf(out, n, "%016" PRIx64, hash);
+}
+
 /* Everything that makes two runs the same run, and what a reader needs to doubt it. */
 static json_t *result_head(const struct run *r, const struct kvp_stack *s)
 {
     const struct val_request *q = r->req;
     const struct kvp_model *m = q->model;
     const struct kvp_workload *w = &q->workload;
+    char digest[24];
 
-    return json_pack("{s:s, s:s, s:{s:s,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:{s:s,s:I}, s:s, s:I, s:[]}",
+    model_digest(m, digest, sizeof(digest));
+    return json_pack("{s:s, s:s, s:{s:s,s:I,s:s}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:{s:s,s:I,s:s}, s:s, s:s, s:I, s:I, s:[]}",
                      "schema", "kvproof-validate/1", "kvproof", KVP_VERSION, "model", "name", m->name, "layers",
-                     (json_int_t)m->layers, "workload", "context", (json_int_t)w->context, "prompt",
+                     (json_int_t)m->layers, "digest", digest, "workload", "context", (json_int_t)w->context, "prompt",
                      (json_int_t)w->prompt, "generate", (json_int_t)w->generate, "batch", (json_int_t)w->batch,
                      "techniques", stack_json(s), "formats", "weights", kvp_format_name(q->formats.weights), "kv",
                      kvp_format_name(q->formats.kv), "backend", "name", r->be->name, "threads",
-                     (json_int_t)q->threads, "weights_from", q->weights_dir ? q->weights_dir : "random",
-                     "seed", (json_int_t)q->seed, "rows");
+                     (json_int_t)r->info.threads, "device", r->info.name, "weights_from",
+                     q->weights_dir ? q->weights_dir : "random", "tokens_from", q->tokens_file ? q->tokens_file : "random",
+                     "seed", (json_int_t)q->seed, "repeat", (json_int_t)q->repeat, "rows");
 }
 
 static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
@@ -230,10 +274,8 @@ static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
     json_t *be = json_object_get(res, "backend");
 
     json_object_set_new(json_object_get(res, "model"), "parameters", json_integer((json_int_t)parameters));
-    json_object_set_new(be, "device", json_string(r->info.name));
     json_object_set_new(be, "isa", json_string(r->info.isa));
     json_object_set_new(be, "libraries", json_string(r->info.libraries));
-    json_object_set_new(be, "threads", json_integer(r->info.threads));
     json_object_set_new(res, "probe", json_pack("{s:f,s:f,s:f}", "read_gb_per_s", r->probe.read_bytes_per_s * 1e-9,
                                                 "gemm_gflop_per_s", r->probe.gemm_flops * 1e-9, "launch_us",
                                                 r->probe.launch_s * 1e6));
@@ -348,17 +390,23 @@ static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_
 
 static bool same_run(const json_t *done, const json_t *head)
 {
-    static const char *const fields[] = {"schema", "kvproof", "workload", "techniques", "formats", "weights_from", "seed"};
+    static const struct {
+        const char *group, *field; /* field NULL: the whole of it */
+    } same[] = {{"schema", NULL}, {"kvproof", NULL}, {"workload", NULL}, {"techniques", NULL}, {"formats", NULL},
+                {"weights_from", NULL}, {"tokens_from", NULL}, {"seed", NULL}, {"repeat", NULL}, {"model", "name"},
+                {"model", "digest"}, {"backend", "name"}, {"backend", "device"}, {"backend", "threads"}};
 
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
-        if (!json_equal(json_object_get(done, fields[i]), json_object_get(head, fields[i])))
+    for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
+        const json_t *a = json_object_get(done, same[i].group), *b = json_object_get(head, same[i].group);
+
+        if (same[i].field) {
+            a = json_object_get(a, same[i].field);
+            b = json_object_get(b, same[i].field);
+        }
+        if (!json_equal(a, b))
             return false;
-    return json_equal(json_object_get(json_object_get(done, "model"), "name"),
-                      json_object_get(json_object_get(head, "model"), "name")) &&
-           json_equal(json_object_get(json_object_get(done, "model"), "layers"),
-                      json_object_get(json_object_get(head, "model"), "layers")) &&
-           json_equal(json_object_get(json_object_get(done, "backend"), "name"),
-                      json_object_get(json_object_get(head, "backend"), "name"));
+    }
+    return true;
 }
 
 /* A finished stack of an interrupted run, or NULL. Lines that do not parse are a run cut short. */
@@ -387,6 +435,7 @@ static void remember(const char *part, const json_t *res)
 
     if (!f)
         return; /* resuming is a convenience: the result itself reports a bad path */
+    fputc('\n', f); /* whatever an interrupted run left half-written ends here */
     json_dumpf(res, f, JSON_COMPACT);
     fputc('\n', f);
     fclose(f);

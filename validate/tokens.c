@@ -216,6 +216,8 @@ kvp_err logit_file_open(struct logit_file *l, const char *path, uint64_t rows, u
     if (rows > SIZE_MAX / sizeof(float) / vocab || !(l->rows = malloc((size_t)rows * vocab * sizeof(float))))
         return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " rows of logits", rows);
     l->open = out_open(&l->o, path, e) == KVP_OK;
+    if (!l->open)
+        logit_file_abort(l);
     return l->open ? KVP_OK : KVP_ESYS;
 }
 

@@ -215,6 +215,8 @@ static __global__ void step_slots(struct kb_h2o_step a, const float *probs, S *s
         }
     }
     low = block_lowest(low); /* its barriers also make every score visible */
+    if (isnan(to_f32(scores[0])))
+        low = {to_f32(scores[0]), 0}; /* nothing compares below it; and of NaNs alone `low` found no slot at all */
     if (full && !(to_f32(scores[oldest]) < low.score))
         to = low.slot;
     __syncthreads();

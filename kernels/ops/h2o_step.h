@@ -15,7 +15,8 @@ extern "C" {
  *   order, then added in f32: the same scores and probs make the same choices on every backend.
  *   used < heavy + recent: the new token goes to slot `used`, its score is add[used].
  *   otherwise: let o = the slot of the oldest recent token, heavy + (position - heavy) % recent. Among
- *   the slots [0, heavy) and o, find the lowest score (ties: the lowest slot, o last). If it is o, o's
+ *   the slots [0, heavy) and o, find the lowest score (ties: the lowest slot, o last; a NaN is not lower than
+ *   anything and nothing is lower than a NaN in slot 0). If it is o, o's
  *   token is lost; else o's k, v and score move to that slot. The new token takes slot o.
  * victim[b][g] (optional, i32) = the slot that was lost, or -1. */
 struct kb_h2o_step {

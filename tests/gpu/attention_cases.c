@@ -1,3 +1,4 @@
+#include "kernels/half.h"
 #include "tests/gpu/cases.h"
 
 #include <math.h>
@@ -102,6 +103,16 @@ static struct kb_span draw_scores(struct lab *l, enum kvp_format f, uint64_t n)
     return s;
 }
 
+/* Here and there a NaN, or nothing but NaN: what a broken model leaves, and no reason to leave the buffers. */
+static void break_scores(struct lab *l, struct kb_span s, enum kvp_format f, uint64_t n)
+{
+    const uint64_t one_in = lab_below(l, 2) ? 1 : 4, size = kb_element(f);
+
+    for (uint64_t i = 0; i < n; i++)
+        if (lab_below(l, one_in) == 0)
+            memset(l->image + s.offset + i * size, 0xff, size);
+}
+
 void case_h2o_select(struct lab *l)
 {
     struct kb_h2o_select a = {.batch = lab_between(l, 1, 3), .tokens = lab_between(l, 1, l->tiny ? 300 : 2000),
@@ -125,7 +136,7 @@ void case_h2o_step(struct lab *l)
     struct kb_h2o_step a = {.batch = lab_between(l, 1, 3), .head_dim = case_dim(l), .heavy = lab_between(l, 1, l->tiny ? 30 : 400),
                             .recent = lab_between(l, 1, 60), .score_format = lab_below(l, 2) ? KVP_F32 : KVP_F16};
     const enum kvp_format f = lab_format(l);
-    const bool full = lab_below(l, 3) > 0, ties = lab_below(l, 2);
+    const bool full = lab_below(l, 3) > 0, ties = lab_below(l, 2), nan = lab_below(l, 5) == 0;
 
     case_heads(l, &a.heads, &a.kv_heads);
     a.used = full ? a.heavy + a.recent : lab_between(l, 1, a.heavy + a.recent - 1);
@@ -133,7 +144,10 @@ void case_h2o_step(struct lab *l)
     a.probs = lab_positive(l, KVP_F32, a.batch * a.heads * (a.used + 1), ties ? 1e-9 : 1); /* too small to break a tie in f16 */
     a.score_stride = a.heavy + a.recent + lab_below(l, 3);
     a.scores = draw_scores(l, a.score_format, a.batch * a.kv_heads * a.score_stride);
-    lab_changes(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride, 0);
+    if (nan)
+        break_scores(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride);
+    /* NaNs have many bit patterns: then numbers must still be equal, and NaNs be NaNs */
+    lab_changes(l, a.scores, a.score_format, a.batch * a.kv_heads * a.score_stride, nan ? 1e-30 : 0);
     a.k = case_kv(l, f, a.batch, a.kv_heads, a.head_dim, a.heavy + a.recent);
     a.v = case_kv(l, f, a.batch, a.kv_heads, a.head_dim, a.heavy + a.recent);
     lab_changes(l, a.k.data, f, case_kv_elements(&a.k, a.batch), 0);
@@ -143,9 +157,9 @@ void case_h2o_step(struct lab *l)
     a.new_v = lab_floats(l, KVP_F32, a.batch * a.new_stride, 1);
     if (lab_below(l, 2))
         a.victim = lab_out(l, KVP_I32, a.batch * a.kv_heads, 0);
-    SAY(l, "batch %llu heads %u/%u dim %u used %llu heavy %llu recent %llu position %llu %s scores %s%s", llu(a.batch), a.heads,
+    SAY(l, "batch %llu heads %u/%u dim %u used %llu heavy %llu recent %llu position %llu %s scores %s%s%s", llu(a.batch), a.heads,
         a.kv_heads, a.head_dim, llu(a.used), llu(a.heavy), llu(a.recent), llu(a.position), kvp_format_name(f),
-        kvp_format_name(a.score_format), ties ? " ties" : "");
+        kvp_format_name(a.score_format), ties ? " ties" : "", nan ? " NaN" : "");
     lab_run(l, KB_H2O_STEP, &a, sizeof(a));
 }
 
@@ -244,15 +258,17 @@ void case_kivi_pack_v(struct lab *l)
 void case_attn_kivi(struct lab *l)
 {
     struct kb_attn_kivi a = {.batch = lab_between(l, 1, 2), .format = lab_format(l)};
-    uint64_t tokens, k_ring = 0, v_ring = 0;
+    const bool tail = lab_below(l, 2);
+    uint64_t tokens, stored, k_ring = 0, v_ring = 0;
 
     draw_quant(l, &a.bits, &a.group, &a.head_dim);
     case_heads(l, &a.heads, &a.kv_heads);
     a.k_packed = a.group * lab_below(l, l->tiny ? 4 : 16);
     a.k_full = lab_between(l, a.k_packed ? 0 : 1, 64);
     tokens = a.k_packed + a.k_full;
-    a.v_full = lab_between(l, 1, tokens < 64 ? tokens : 64);
-    a.v_packed = tokens - a.v_full;
+    stored = tokens - tail;
+    a.v_full = lab_between(l, stored ? 1 : 0, stored < 64 ? stored : 64);
+    a.v_packed = stored - a.v_full;
     if (lab_below(l, 2)) { /* a window, and rings that hold no more than it needs */
         a.first = lab_below(l, tokens);
         k_ring = a.first < a.k_packed ? a.k_packed - a.first / a.group * a.group : 0;
@@ -267,13 +283,17 @@ void case_attn_kivi(struct lab *l)
         a.v = draw_kivi(l, a.batch, a.kv_heads, a.head_dim, a.bits, a.group, a.format, a.v_packed, 1, v_ring).at;
     a.k_res_slots = a.k_full + lab_below(l, 3);
     a.v_res_slots = a.v_full + lab_below(l, 3);
-    a.v_first = lab_below(l, a.v_res_slots);
+    a.v_first = a.v_res_slots ? lab_below(l, a.v_res_slots) : 0;
     a.k_res = lab_floats(l, a.format, a.batch * a.kv_heads * (a.k_res_slots + 1) * a.head_dim, 1);
-    a.v_res = lab_floats(l, a.format, a.batch * a.kv_heads * a.v_res_slots * a.head_dim, 1);
+    a.v_res = lab_floats(l, a.format, a.batch * a.kv_heads * (a.v_res_slots + 1) * a.head_dim, 1);
+    if (tail) {
+        a.tail_stride = (uint64_t)a.kv_heads * a.head_dim + lab_below(l, 3);
+        a.tail_v = lab_floats(l, KVP_F32, a.batch * a.tail_stride, 1);
+    }
     a.out_stride = (uint64_t)a.heads * a.head_dim + lab_below(l, 3);
     a.out = lab_out(l, KVP_F32, a.batch * a.out_stride, 2e-5);
-    SAY(l, "batch %llu heads %u/%u dim %u bits %u group %u k %llu+%llu v %llu+%llu first %llu blocks %u %u %s", llu(a.batch), a.heads,
-        a.kv_heads, a.head_dim, a.bits, a.group, llu(a.k_packed), llu(a.k_full), llu(a.v_packed), llu(a.v_full), llu(a.first),
-        a.k.block, a.v.block, kvp_format_name(a.format));
+    SAY(l, "batch %llu heads %u/%u dim %u bits %u group %u k %llu+%llu v %llu+%llu%s first %llu blocks %u %u %s", llu(a.batch), a.heads,
+        a.kv_heads, a.head_dim, a.bits, a.group, llu(a.k_packed), llu(a.k_full), llu(a.v_packed), llu(a.v_full), tail ? "+tail" : "",
+        llu(a.first), a.k.block, a.v.block, kvp_format_name(a.format));
     lab_run(l, KB_ATTN_KIVI, &a, sizeof(a));
 }

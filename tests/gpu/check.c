@@ -132,8 +132,10 @@ static int compare_logits(const char *got, const char *want)
         m += fread(&y, sizeof(y), 1, b);
         if (n != m || feof(a) || feof(b) || ferror(a) || ferror(b))
             break;
+        const double off = fabs((double)x - (double)y);
+
         largest = fmax(largest, fabs((double)y));
-        worst = fabs((double)x - (double)y) <= worst ? worst : fabs((double)x - (double)y); /* a NaN is kept */
+        worst = isnan(worst) || off <= worst ? worst : off; /* a NaN is kept */
     }
     if (!a || !b || n != m || n == 0) {
         printf("%s and %s have not the same number of values\n", got, want);

@@ -249,6 +249,67 @@ START_TEST(an_interrupted_run_goes_on)
 }
 END_TEST
 
+/* Whether a finished run in FILE.part of the request as it was serves the request as it is: it must not. */
+static bool taken_over(const struct val_request *q)
+{
+    struct kvp_error err = {0};
+    json_t *res;
+    bool marked;
+
+    must(val_run(q, &err));
+    res = json_load_file(out, 0, NULL);
+    marked = json_object_get(res, "mark") != NULL;
+    json_decref(res);
+    return marked;
+}
+
+static void leave_part(const struct val_request *q)
+{
+    struct kvp_error err = {0};
+    json_t *res;
+
+    must(val_run(q, &err));
+    res = json_load_file(out, 0, NULL);
+    json_object_set_new(res, "mark", json_true());
+    ck_assert_int_eq(json_dump_file(res, part, JSON_COMPACT), 0);
+    json_decref(res);
+}
+
+START_TEST(another_run_is_not_taken_over)
+{
+    static const struct kvp_stack dense;
+    struct val_request q, other;
+    struct kvp_model m, edited;
+    FILE *f;
+
+    tiny_load(&m, 1);
+    tiny_load(&edited, 1);
+    edited.rope_theta *= 2;
+    q = request(&m, &dense, 2, 1);
+    leave_part(&q);
+    ck_assert(taken_over(&q));
+    f = fopen(dump, "w");
+    fputs("1 2 3", f);
+    fclose(f);
+    for (int i = 0; i < 4; i++) {
+        leave_part(&q);
+        other = q;
+        if (i == 0)
+            other.threads = 2;
+        else if (i == 1)
+            other.repeat = 2;
+        else if (i == 2)
+            other.model = &edited;
+        else
+            other.tokens_file = dump;
+        ck_assert_msg(!taken_over(&other), "case %d", i);
+        unlink(part);
+    }
+    kvp_model_free(&edited);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* kivi's default group of 32 does not divide a head of 8: alone an error, in a list a row that is no pass. */
 START_TEST(what_does_not_apply)
 {
@@ -309,6 +370,7 @@ int main(void)
     tcase_add_loop_test(t, dumped_logits_are_the_goldens, 0, 3);
     tcase_add_test(t, a_result_says_what_ran);
     tcase_add_test(t, an_interrupted_run_goes_on);
+    tcase_add_test(t, another_run_is_not_taken_over);
     tcase_add_test(t, what_does_not_apply);
     tcase_add_test(t, time_decides_only_when_asked);
     suite_add_tcase(s, t);
