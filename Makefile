@@ -89,6 +89,7 @@ demo: all
 
 # Every suite prints Check's own summary; run.sh closes with one line that adds them up.
 check: deps test-deps all $(tests) $(emulated) $(if $(wildcard mk/fuzz.mk),fuzz-replay)
+	@$(if $(emulated),,echo 'no C++ compiler, or tsan: the CUDA kernels are not run on the host')
 	@B=$(B) LIBS="$(LDLIBS)" CUDA_BUILT=$(if $(HAVE_CUDA),1) tests/run.sh $(tests) $(if $(emulated),tests/gpu/emulated.sh)
 
 valgrind: deps test-deps all $(tests)

@@ -149,10 +149,10 @@ static bool kivi_pack_v(const void *args)
 static bool attn_kivi(const void *args)
 {
     const struct kb_attn_kivi *a = args;
-    uint64_t tokens = a->k_packed + a->k_full;
+    uint64_t tokens = a->k_packed + a->k_full, values = a->v_packed + a->v_full + (a->tail_v.buf != NULL);
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_float(a->format) &&
-           is_kivi(a->bits, a->group, a->head_dim) && tokens == a->v_packed + a->v_full && a->first < tokens &&
+           is_kivi(a->bits, a->group, a->head_dim) && tokens == values && a->first < tokens &&
            a->k_packed % a->group == 0 && a->k_full <= a->k_res_slots && a->v_full <= a->v_res_slots &&
            (a->k_packed <= a->first || is_placed(&a->k, a->group)) && (a->v_packed <= a->first || is_placed(&a->v, 1));
 }

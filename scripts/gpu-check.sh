@@ -21,6 +21,7 @@ status=$?
 cat "$tmp/err"
 [ "$status" -eq 77 ] && { rm -f "$out/kernels.jsonl"; exit 0; }
 grep '"ok": false' "$out/kernels.jsonl"
+# shellcheck disable=SC2046
 set -- $(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$out/kernels.jsonl")
 if [ $# -ne 2 ]; then
     echo "gpu-check ended with status $status before its last line"

@@ -3,7 +3,7 @@
 # Each suite prints its own summary; the last line adds them up and is the verdict.
 set -u
 B=${B:?the build folder}
-export KVPROOF_DATA="$PWD/data" KVPROOF_TESTS="$PWD/tests" KVPROOF="$PWD/$B/kvproof" OPENBLAS_NUM_THREADS=2
+export KVPROOF_DATA="$PWD/data" KVPROOF_TESTS="$PWD/tests" KVPROOF="$PWD/$B/kvproof" OPENBLAS_NUM_THREADS=2 OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0 failed=0

@@ -5,7 +5,10 @@
  *                                   + Vq*d*q/8 codes + 2*Vq*(d/G)*b scale and min + d*(Kf+Vf)*b rows
  *
  * At T mod R = 0 no key is left unpacked: one token fewer can be bigger. In a window of W tokens packed
- * keys are a ring of whole groups, ceil(W/G)*G, packed values a ring of W - R, rows of v the newest R. */
+ * keys are a ring of whole groups, ceil(W/G)*G, packed values a ring of W - R, rows of v the newest R.
+ *
+ * A decode step packs after its attention, which reads what the step before had left, the new key's row
+ * and the new value in f32. */
 #include "calc/technique.h"
 
 #include <inttypes.h>
@@ -15,7 +18,6 @@ static uint64_t keys_packed(const struct law *l, uint64_t seen)
     return num_min(seen / l->residual * l->residual, l->cap);
 }
 
-/* A step packs after its attention: it still reads what the step before had left. */
 static uint64_t keys_packed_before(const struct law *l, uint64_t seen)
 {
     return keys_packed(l, seen - 1);
@@ -48,9 +50,20 @@ static uint64_t values_packed(const struct law *l, uint64_t seen)
     return num_min(num_less(seen, l->residual), l->cap);
 }
 
+/* In a window one token fewer than are stored: the oldest is out of the new query's sight. */
+static uint64_t values_packed_before(const struct law *l, uint64_t seen)
+{
+    return num_min(num_less(seen - 1, l->residual), num_less(l->cap, 1));
+}
+
 static uint64_t values_full(const struct law *l, uint64_t seen)
 {
     return num_min(seen, l->residual);
+}
+
+static uint64_t values_full_before(const struct law *l, uint64_t seen)
+{
+    return num_min(num_min(seen - 1, l->residual), num_less(l->cap, 1));
 }
 
 struct numbers {
@@ -130,10 +143,10 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
         plan_drop_parts(c);
         add_packed(p, c, k_names, &(struct law){.held = keys_packed, .read = keys_packed_before, .endless = !ring, .cap = groups, .residual = R},
                    true, &n, 0);
-        add_packed(p, c, v_names, &(struct law){.held = values_packed, .endless = !ring, .cap = ring ? num_less(c->span, R) : PLAN_NO_LIMIT, .residual = R},
+        add_packed(p, c, v_names, &(struct law){.held = values_packed, .read = values_packed_before, .endless = !ring, .cap = ring ? num_less(c->span, R) : PLAN_NO_LIMIT, .residual = R},
                    false, &n, 0);
         add_rows(p, c, "k_residual", &(struct law){.held = keys_full, .read = keys_full_during, .most = keys_full_most, .strip = whole_residual, .residual = R});
-        add_rows(p, c, "v_residual", &(struct law){.held = values_full, .strip = whole_residual, .residual = R});
+        add_rows(p, c, "v_residual", &(struct law){.held = values_full, .read = values_full_before, .strip = whole_residual, .cap = c->span, .residual = R});
     }
     return KVP_OK;
 }
@@ -160,16 +173,17 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     const struct plan_class *c = &p->cls[cls];
     const struct law *k = &c->parts[0].law, *v = &c->parts[3].law;
     const uint64_t T = p->w.context, R = spec_int(s, "residual"), P = p->w.prompt;
-    uint64_t unpacked;
+    uint64_t row, unpacked;
 
     if (phase == KVP_PREFILL) {
         quantize(o, p, cls, phase, keys_packed(k, P), values_packed(v, P), 4);
         return;
     }
-    /* code * scale + min: 2 for each packed element attention reads */
-    unpacked = NUM_PROD(&o->over, 2, p->w.batch, c->model->kv_heads, c->model->head_dim,
-                        num_add(&o->over, keys_packed_before(k, T), values_packed(v, T)));
-    ops_more(o, KVP_OP_ATTN, phase, cls, (struct cost){.flops = unpacked, .flops_full = unpacked});
+    /* code * scale + min: 2 for each packed element attention reads; the new value is not stored yet */
+    row = NUM_PROD(&o->over, p->w.batch, c->model->kv_heads, c->model->head_dim);
+    unpacked = NUM_PROD(&o->over, 2, row, num_add(&o->over, keys_packed_before(k, T), values_packed_before(v, T)));
+    ops_more(o, KVP_OP_ATTN, phase, cls,
+             (struct cost){.flops = unpacked, .flops_full = unpacked, .read = num_mul(&o->over, 4, row)});
     quantize(o, p, cls, phase, T % R ? 0 : R, T > R && v->cap ? 1 : 0, format_bits(p->kv) / 8);
 }
 

@@ -47,7 +47,7 @@ static void key_scores(const struct kb_dev *dev, const struct kb_attn_kivi *a, u
     for (t = t < start ? start : t; t < t1; t = run_end(a, t)) {
         uint64_t j = (t - start) / a->group, end = run_end(a, t), lo = t > t0 ? t : t0, hi = least(end, t1);
 
-        dev->ops->code_dots(extra + j, heads, codes + (t - start) * a->bits / 32, words, a->head_dim, a->bits,
+        dev->ops->kivi->code_dots(extra + j, heads, codes + (t - start) * a->bits / 32, words, a->head_dim, a->bits,
                             (uint32_t)(end - t), part, RUN);
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t u = lo; u < hi; u++)
@@ -71,7 +71,7 @@ static void packed_keys(const struct kb_dev *dev, const struct kb_attn_kivi *a, 
     for (uint32_t h = 0; h < heads; h += HEADS) {
         uint32_t m = (uint32_t)least(HEADS, heads - h);
 
-        dev->ops->fold_k[a->format](q + (uint64_t)h * d, m, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
+        dev->ops->kivi->fold_k[a->format](q + (uint64_t)h * d, m, d, a->scale_qk, kb_at(a->k.scale), kb_at(a->k.min),
                                     run * groups + p.at / a->group, groups, n, extra, extra + (uint64_t)m * d * 8);
         key_scores(dev, a, m, extra, part, codes, words, start, t0, t1, s + h * stride, stride);
     }
@@ -128,9 +128,9 @@ static void packed_values(const struct kb_dev *dev, const struct kb_attn_kivi *a
     uint64_t row = (place.first * a->kv_heads + g) * place.tokens + place.at;
     float *base = extra + heads * rows * groups;
 
-    dev->ops->fold_v[a->format](p, stride, heads, rows, groups, kb_at(a->v.scale), kb_at(a->v.min), row * groups, extra,
+    dev->ops->kivi->fold_v[a->format](p, stride, heads, rows, groups, kb_at(a->v.scale), kb_at(a->v.min), row * groups, extra,
                                 base);
-    dev->ops->code_mix(extra, heads, (const uint32_t *)kb_at(a->v.codes) + row * (d * a->bits / 32), rows, d, a->bits,
+    dev->ops->kivi->code_mix(extra, heads, (const uint32_t *)kb_at(a->v.codes) + row * (d * a->bits / 32), rows, d, a->bits,
                        a->group, o, d);
     for (uint32_t n = 0; n < heads * groups; n++) /* heads and their groups of channels follow one another */
         for (uint32_t c = 0; c < a->group; c++)
@@ -142,7 +142,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 {
     const struct kb_attn_kivi *a = args;
     uint32_t heads = a->heads / a->kv_heads, d = a->head_dim;
-    uint64_t t = t0, n, packed = least(t1, a->v_packed);
+    uint64_t t = t0, n, packed = least(t1, a->v_packed), stored = least(t1, a->v_packed + a->v_full);
 
     for (; t < packed; t += n) {
         struct kb_kivi_place place = kb_kivi_where(&a->v, b, t);
@@ -150,14 +150,18 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
         n = value_run(&a->v, place, t, least(RUN, packed - t));
         packed_values(dev, a, place, g, n, p + t - t0, stride, o, extra);
     }
-    for (; t < t1; t += n) {
+    for (; t < stored; t += n) {
         uint64_t slot = (a->v_first + t - a->v_packed) % a->v_res_slots, row = (b * a->kv_heads + g) * a->v_res_slots + slot;
 
-        n = least(t1 - t, a->v_res_slots - slot);
+        n = least(stored - t, a->v_res_slots - slot);
         dev->ops->mix[a->format](p + t - t0, stride, heads,
                                  (const unsigned char *)kb_at(a->v_res) + row * d * kb_element(a->format), d, n, d, o, d,
                                  NULL);
     }
+    if (t < t1)
+        dev->ops->mix[KVP_F32](p + t - t0, stride, heads,
+                               (const float *)kb_at(a->tail_v) + b * a->tail_stride + (uint64_t)g * d, d, 1, d, o, d,
+                               NULL);
 }
 
 kvp_err cpu_attn_kivi(struct kb_dev *dev, const void *args, struct kvp_error *e)

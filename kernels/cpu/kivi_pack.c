@@ -65,7 +65,7 @@ static void range(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, cons
 {
     float top = (float)((1u << a->bits) - 1);
 
-    dev->ops->ranges(tile, stride, a->group, n, x->min, x->max);
+    dev->ops->kivi->ranges(tile, stride, a->group, n, x->min, x->max);
     for (uint32_t c = 0; c < n; c++)
         x->scale[c] = (x->max[c] - x->min[c]) / top;
     dev->ops->narrow[a->format](x->stored, x->scale, n);
@@ -89,7 +89,7 @@ static void pack_k(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uin
         kb_store(a->format, kb_at(a->dst.min), (run + c) * groups + group, x.min[c]);
     }
     for (uint32_t i = 0; i < a->group / per; i++) {
-        dev->ops->pack(x.rows + (uint64_t)i * per * d, d, a->bits, d, x.min, x.scale, x.words);
+        dev->ops->kivi->pack(x.rows + (uint64_t)i * per * d, d, a->bits, d, x.min, x.scale, x.words);
         for (uint32_t c = 0; c < d; c++)
             codes[c * words + i] = x.words[c];
     }
@@ -143,7 +143,7 @@ static void pack_v(const struct kb_dev *dev, const struct kb_kivi_pack_k *a, uin
             kb_store(a->format, kb_at(a->dst.min), row[i] * groups + g, x.min[i]);
         }
         for (uint32_t c = g * a->group; c < (g + 1) * a->group; c += per) {
-            dev->ops->pack(x.turned + (uint64_t)c * TOKENS, TOKENS, a->bits, up(n), x.min, x.scale, x.words);
+            dev->ops->kivi->pack(x.turned + (uint64_t)c * TOKENS, TOKENS, a->bits, up(n), x.min, x.scale, x.words);
             for (uint32_t i = 0; i < n; i++)
                 ((uint32_t *)kb_at(a->dst.codes))[row[i] * (d / per) + c / per] = x.words[i];
         }

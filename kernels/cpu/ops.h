@@ -10,26 +10,7 @@
 
 #define CPU_FORMATS 3
 
-struct cpu_ops {
-    const char *isa;
-    void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
-    void (*narrow[CPU_FORMATS])(void *dst, const float *src, uint64_t n);
-    /* out[i * out_stride + r] = scale * x[i].w[r], m rows of x, `rows` rows of w, k summed. `ahead` (or NULL):
-     * what lies there as w lies at w is fetched into the cache meanwhile; it need not be memory of ours. */
-    void (*dots[CPU_FORMATS])(const float *x, uint64_t x_stride, uint32_t m, const void *w, uint64_t w_stride,
-                              uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
-                              const void *ahead);
-    /* o[i * o_stride + c] += sum over r of p[i * p_stride + r] * w[r * w_stride + c] */
-    void (*mix[CPU_FORMATS])(const float *p, uint64_t p_stride, uint32_t m, const void *w, uint64_t w_stride,
-                             uint64_t rows, uint64_t dim, float *o, uint64_t o_stride, const void *ahead);
-    float (*max)(const float *x, uint64_t n);
-    float (*exps)(float *x, uint64_t n, float minus); /* x = exp(x - minus), returns their sum */
-    void (*scale)(float *x, uint64_t n, float by);
-    /* out = act(gate) * up, up NULL: act(gate); by enum kb_act_kind */
-    void (*act[4])(float *out, const float *gate, const float *up, uint64_t n);
-    float (*sum)(const float *x, uint64_t n);                 /* sum of x */
-    float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
-    uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
+struct cpu_kivi_ops {
     /* KIVI keys, n <= 8 neighbouring groups: scaled[(i * dim + c) * 8 + j] = by * q[i * dim + c] * scale[at + c * step + j], and
      * base[i * 8 + j] = the sum over c of by * q[i * dim + c] * min[at + c * step + j]. Entries from j = n on are
      * undefined. */
@@ -55,9 +36,33 @@ struct cpu_ops {
                  uint32_t *words);
 };
 
+struct cpu_ops {
+    const char *isa;
+    void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
+    void (*narrow[CPU_FORMATS])(void *dst, const float *src, uint64_t n);
+    /* out[i * out_stride + r] = scale * x[i].w[r], m rows of x, `rows` rows of w, k summed. `ahead` (or NULL):
+     * what lies there as w lies at w is fetched into the cache meanwhile; it need not be memory of ours. */
+    void (*dots[CPU_FORMATS])(const float *x, uint64_t x_stride, uint32_t m, const void *w, uint64_t w_stride,
+                              uint64_t rows, uint64_t k, float scale, float *out, uint64_t out_stride,
+                              const void *ahead);
+    /* o[i * o_stride + c] += sum over r of p[i * p_stride + r] * w[r * w_stride + c] */
+    void (*mix[CPU_FORMATS])(const float *p, uint64_t p_stride, uint32_t m, const void *w, uint64_t w_stride,
+                             uint64_t rows, uint64_t dim, float *o, uint64_t o_stride, const void *ahead);
+    float (*max)(const float *x, uint64_t n);
+    float (*exps)(float *x, uint64_t n, float minus); /* x = exp(x - minus), returns their sum */
+    void (*scale)(float *x, uint64_t n, float by);
+    /* out = act(gate) * up, up NULL: act(gate); by enum kb_act_kind */
+    void (*act[4])(float *out, const float *gate, const float *up, uint64_t n);
+    float (*sum)(const float *x, uint64_t n);                 /* sum of x */
+    float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
+    uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
+    const struct cpu_kivi_ops *kivi;
+};
+
 extern const struct cpu_ops cpu_ops_plain;
 #if defined(__x86_64__)
 extern const struct cpu_ops cpu_ops_avx2;
+extern const struct cpu_kivi_ops cpu_kivi_avx2;
 #endif
 
 #endif

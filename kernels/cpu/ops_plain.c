@@ -262,14 +262,21 @@ static void pack_plain(const float *x, uint64_t stride, uint32_t bits, uint32_t 
     }
 }
 
+static const struct cpu_kivi_ops kivi_plain = {
+    .fold_k = {fold_k_f32, fold_k_f16, fold_k_bf16},
+    .fold_v = {fold_v_f32, fold_v_f16, fold_v_bf16},
+    .code_dots = code_dots_plain,
+    .code_mix = code_mix_plain,
+    .ranges = ranges_plain,
+    .pack = pack_plain,
+};
+
 const struct cpu_ops cpu_ops_plain = {
     .isa = "plain c",
     .widen = {widen_f32, widen_f16, widen_bf16},
     .narrow = {narrow_f32, narrow_f16, narrow_bf16},
     .dots = {dots_f32, dots_f16, dots_bf16},
     .mix = {mix_f32, mix_f16, mix_bf16},
-    .fold_k = {fold_k_f32, fold_k_f16, fold_k_bf16},
-    .fold_v = {fold_v_f32, fold_v_f16, fold_v_bf16},
     .max = max_plain,
     .exps = exps_plain,
     .scale = scale_plain,
@@ -277,8 +284,5 @@ const struct cpu_ops cpu_ops_plain = {
     .sum = sum_plain,
     .squares = squares_plain,
     .words = words_plain,
-    .code_dots = code_dots_plain,
-    .code_mix = code_mix_plain,
-    .ranges = ranges_plain,
-    .pack = pack_plain,
+    .kivi = &kivi_plain,
 };

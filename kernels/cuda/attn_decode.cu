@@ -201,13 +201,19 @@ static kvp_err decode_as(struct kb_dev *dev, const struct kb_attn_decode *a, str
     return KVP_OK;
 }
 
-/* G: query heads of one block, 1, 4 or 8; larger groups take several blocks. */
+/* G: query heads of one block, 1, 4 or 8; larger groups take several blocks. Eight heads of 256 channels
+ * would not fit in registers. */
 template <typename T, int E>
 static kvp_err decode_group(struct kb_dev *dev, const struct kb_attn_decode *a, struct kvp_error *e)
 {
     const uint32_t group = a->heads / a->kv_heads;
 
-    return group == 1 ? decode_as<T, E, 1>(dev, a, e) : group <= 4 ? decode_as<T, E, 4>(dev, a, e) : decode_as<T, E, 8>(dev, a, e);
+    if (group == 1)
+        return decode_as<T, E, 1>(dev, a, e);
+    if constexpr (E < 8)
+        if (group > 4)
+            return decode_as<T, E, 8>(dev, a, e);
+    return decode_as<T, E, 4>(dev, a, e);
 }
 
 template <typename T>

@@ -49,7 +49,7 @@ static __device__ inline void key_scores(float *s, const float (*q)[CUDA_MAX_HEA
     }
 }
 
-/* The row of token t's value: of the packed rows, or of the residual ring. */
+/* The row of token t's value: of the packed rows, or of the residual ring; the tail has only one. */
 template <typename T>
 static __device__ inline uint64_t value_row(const struct kb_attn_kivi &a, const struct kivi_view<T> &v, uint64_t b, uint32_t g,
                                             uint64_t t)
@@ -59,16 +59,20 @@ static __device__ inline uint64_t value_row(const struct kb_attn_kivi &a, const 
 
         return (p.first * a.kv_heads + g) * p.tokens + p.token;
     }
+    if (t >= a.v_packed + a.v_full)
+        return 0;
     return (b * a.kv_heads + g) * a.v_res_slots + (a.v_first + (t - a.v_packed)) % a.v_res_slots;
 }
 
 template <typename T>
 static __device__ inline float value_at(const struct kb_attn_kivi &a, const struct kivi_view<T> &v, const T *residual,
-                                        bool is_packed, uint64_t row, uint32_t c)
+                                        const float *tail, uint64_t t, uint64_t row, uint32_t c)
 {
     const uint64_t i = row * (a.head_dim / a.group) + c / a.group;
 
-    if (!is_packed)
+    if (t >= a.v_packed + a.v_full)
+        return tail[c];
+    if (t >= a.v_packed)
         return to_f32(residual[row * a.head_dim + c]);
     return unpack(v.codes + row * a.head_dim * a.bits / 32, c, a.bits, to_f32(v.scale[i]), to_f32(v.min[i]));
 }
@@ -76,7 +80,7 @@ static __device__ inline float value_at(const struct kb_attn_kivi &a, const stru
 template <typename T, int G>
 static __global__ void __launch_bounds__(TILE)
     attend_packed(struct kb_attn_kivi a, const float *q, struct kivi_view<T> k, struct kivi_view<T> v, const T *k_res,
-                  const T *v_res, float *parts, uint64_t first_sequence, uint32_t splits)
+                  const T *v_res, const float *tail, float *parts, uint64_t first_sequence, uint32_t splits)
 {
     __shared__ float sq[G][CUDA_MAX_HEAD_DIM], sp[G][TILE], part[WARP];
     __shared__ uint64_t srow[TILE];
@@ -89,6 +93,8 @@ static __global__ void __launch_bounds__(TILE)
     const int heads = group - chunk * G < G ? (int)(group - chunk * G) : G;
     float max[G], sum[G], acc[G][PER_THREAD];
 
+    if (tail)
+        tail += b * a.tail_stride + (uint64_t)g * a.head_dim;
 #pragma unroll
     for (int r = 0; r < G; r++) {
         max[r] = -INFINITY;
@@ -126,7 +132,7 @@ static __global__ void __launch_bounds__(TILE)
                 const uint32_t c = threadIdx.x + (uint32_t)i * TILE;
 
                 if (c < a.head_dim) {
-                    const float x = value_at(a, v, v_res, t0 + (uint64_t)j < a.v_packed, srow[j], c);
+                    const float x = value_at(a, v, v_res, tail, t0 + (uint64_t)j, srow[j], c);
 
 #pragma unroll
                     for (int r = 0; r < G; r++)
@@ -164,7 +170,7 @@ static kvp_err attend_as(struct kb_dev *dev, const struct kb_attn_kivi *a, struc
 
         KVP_TRY(launch(dev, e, "attn_kivi", n * per_sequence * plan.splits, TILE, attend_packed<T, G>, *a,
                        at<const float>(a->q), kivi_view_of<T>(&a->k), kivi_view_of<T>(&a->v), at<const T>(a->k_res),
-                       at<const T>(a->v_res), dev->scratch, b, plan.splits));
+                       at<const T>(a->v_res), at<const float>(a->tail_v), dev->scratch, b, plan.splits));
         KVP_TRY(launch(dev, e, "attn_kivi (combine)", n * a->heads, COMBINE_THREADS, combine_parts, a->heads, a->head_dim,
                        plan.splits, b, dev->scratch, at<float>(a->out), a->out_stride, (float *)NULL, 0));
     }
@@ -185,7 +191,8 @@ bool cuda_attn_kivi_ok(const void *args)
 
     return (a->bits == 2 || a->bits == 4) && a->group > 0 && is_float(a->format) && a->kv_heads > 0 &&
            a->heads % a->kv_heads == 0 && a->head_dim > 0 && a->head_dim <= CUDA_MAX_HEAD_DIM &&
-           a->head_dim % a->group == 0 && a->k_packed + a->k_full == a->v_packed + a->v_full &&
+           a->head_dim % a->group == 0 &&
+           a->k_packed + a->k_full == a->v_packed + a->v_full + (a->tail_v.buf ? 1 : 0) &&
            a->first < a->k_packed + a->k_full && a->heads * part_floats(a->head_dim) * sizeof(float) <= CUDA_SCRATCH_BYTES;
 }
 

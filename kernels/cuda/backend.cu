@@ -135,10 +135,10 @@ static kvp_err cuda_alloc(struct kb_dev *dev, uint64_t bytes, struct kb_buf **ou
 
 static void cuda_release(struct kb_dev *dev, struct kb_buf *buf)
 {
-    (void)dev;
     if (!buf)
         return;
-    (void)cudaFree(buf->data); /* waits for the work that uses it */
+    (void)cudaStreamSynchronize(dev->stream); /* queued work may still use it */
+    (void)cudaFree(buf->data);
     free(buf);
 }
 

@@ -153,6 +153,8 @@ static double value(const struct kb_attn_kivi *a, uint64_t b, uint32_t g, uint64
     struct kb_kivi_place p;
     uint64_t run, group;
 
+    if (t >= a->v_packed + a->v_full)
+        return (double)((const float *)kb_at(a->tail_v))[b * a->tail_stride + (uint64_t)g * a->head_dim + c];
     if (t >= a->v_packed) {
         uint64_t slot = (a->v_first + t - a->v_packed) % a->v_res_slots;
 

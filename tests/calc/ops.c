@@ -66,8 +66,9 @@ static const struct {
     {"llama-2-7b", "h2o", {.context = 4096}, DEC, KVP_OP_EVICT, false, 838656},   /* 32*32*819 additions */
     {"llama-2-7b", "h2o", {.context = 4096}, PRE, KVP_OP_SCORE, false, 2199560126464},
     {"llama-2-7b", "h2o", {.context = 4096}, PRE, KVP_OP_SCORE, true, 4398046511104},
-    /* kivi: 2 for each packed element read: at 4095 Kq 3968, Vq 3967, 4096 channels, 32 layers */
-    {"llama-2-7b", "kivi", {.context = 4095}, DEC, KVP_OP_ATTN, false, 2146959360ULL + 2080112640},
+    /* kivi: 2 for each packed element read; 4094 tokens left 31*128 = 3968 keys and 4094-128 = 3966 values
+     * packed: 2*7934*4096*32 */
+    {"llama-2-7b", "kivi", {.context = 4095}, DEC, KVP_OP_ATTN, false, 2146959360ULL + 2079850496},
     {"llama-2-7b", "kivi", {.context = 4095}, DEC, KVP_OP_QUANT, false, 262144},      /* one value: 2*4096*32 */
     {"llama-2-7b", "kivi", {.context = 4096}, DEC, KVP_OP_QUANT, false, 129 * 262144}, /* and 128 keys */
     {"llama-2-7b", "kivi", {.context = 4096}, PRE, KVP_OP_QUANT, false, (4096 + 3968) * 262144ULL},
@@ -134,9 +135,15 @@ static const struct {
 } reads[] = {
     {"window:1024", 4096, KVP_OP_ATTN, 524288 + 1024 * 524288ULL},
     {"paged:16", 4096, KVP_OP_ATTN, 524288 + 4096 * 524288ULL + 32 * 256 * 4},
-    /* kivi at 4096 still reads the step before: 3968 keys packed, 128 whole; values 3968 packed, 128 whole:
-     * (3968*(32 + 16)*2 + 128*256*2) * 1024, at 16 bytes of scale and min per token and side, head */
-    {"kivi", 4096, KVP_OP_ATTN, 524288 + (3968 * 96ULL + 65536) * 1024},
+    /* kivi at 4096 reads what 4095 tokens left: 3968 keys packed, 127 whole and the new one; 3967 values packed,
+     * 128 whole and the new one in f32, 4*4096*32. A head's packed token is 32 bytes of codes and 16 of scales
+     * and mins a side, a whole one 256 */
+    {"kivi", 4096, KVP_OP_ATTN, 524288 + ((3968 + 3967) * 48ULL + (128 + 128) * 256) * 1024 + 524288},
+    {"kivi", 100, KVP_OP_ATTN, 524288 + (100 + 99) * 256ULL * 1024 + 524288},
+    /* a window of W shows W - 128 - 1 packed values beside the 128 whole ones and the new one, and where W is
+     * the residual 127 whole ones; keys are the ring of W tokens and 128 whole */
+    {"window:1024 kivi", 4096, KVP_OP_ATTN, 524288 + ((1024 + 895) * 48ULL + (128 + 128) * 256) * 1024 + 524288},
+    {"window:128 kivi", 4096, KVP_OP_ATTN, 524288 + (128 * 48ULL + (128 + 127) * 256) * 1024 + 524288},
     /* h2o: 818 stored slots and the new row in f32 */
     {"h2o", 4096, KVP_OP_ATTN, 524288 + 818 * 524288ULL + 2 * 524288},
     {"growing", 4096, KVP_OP_GROW, 4095 * 524288ULL},

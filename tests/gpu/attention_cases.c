@@ -258,15 +258,17 @@ void case_kivi_pack_v(struct lab *l)
 void case_attn_kivi(struct lab *l)
 {
     struct kb_attn_kivi a = {.batch = lab_between(l, 1, 2), .format = lab_format(l)};
-    uint64_t tokens, k_ring = 0, v_ring = 0;
+    const bool tail = lab_below(l, 2);
+    uint64_t tokens, stored, k_ring = 0, v_ring = 0;
 
     draw_quant(l, &a.bits, &a.group, &a.head_dim);
     case_heads(l, &a.heads, &a.kv_heads);
     a.k_packed = a.group * lab_below(l, l->tiny ? 4 : 16);
     a.k_full = lab_between(l, a.k_packed ? 0 : 1, 64);
     tokens = a.k_packed + a.k_full;
-    a.v_full = lab_between(l, 1, tokens < 64 ? tokens : 64);
-    a.v_packed = tokens - a.v_full;
+    stored = tokens - tail;
+    a.v_full = lab_between(l, stored ? 1 : 0, stored < 64 ? stored : 64);
+    a.v_packed = stored - a.v_full;
     if (lab_below(l, 2)) { /* a window, and rings that hold no more than it needs */
         a.first = lab_below(l, tokens);
         k_ring = a.first < a.k_packed ? a.k_packed - a.first / a.group * a.group : 0;
@@ -281,13 +283,17 @@ void case_attn_kivi(struct lab *l)
         a.v = draw_kivi(l, a.batch, a.kv_heads, a.head_dim, a.bits, a.group, a.format, a.v_packed, 1, v_ring).at;
     a.k_res_slots = a.k_full + lab_below(l, 3);
     a.v_res_slots = a.v_full + lab_below(l, 3);
-    a.v_first = lab_below(l, a.v_res_slots);
+    a.v_first = a.v_res_slots ? lab_below(l, a.v_res_slots) : 0;
     a.k_res = lab_floats(l, a.format, a.batch * a.kv_heads * (a.k_res_slots + 1) * a.head_dim, 1);
-    a.v_res = lab_floats(l, a.format, a.batch * a.kv_heads * a.v_res_slots * a.head_dim, 1);
+    a.v_res = lab_floats(l, a.format, a.batch * a.kv_heads * (a.v_res_slots + 1) * a.head_dim, 1);
+    if (tail) {
+        a.tail_stride = (uint64_t)a.kv_heads * a.head_dim + lab_below(l, 3);
+        a.tail_v = lab_floats(l, KVP_F32, a.batch * a.tail_stride, 1);
+    }
     a.out_stride = (uint64_t)a.heads * a.head_dim + lab_below(l, 3);
     a.out = lab_out(l, KVP_F32, a.batch * a.out_stride, 2e-5);
-    SAY(l, "batch %llu heads %u/%u dim %u bits %u group %u k %llu+%llu v %llu+%llu first %llu blocks %u %u %s", llu(a.batch), a.heads,
-        a.kv_heads, a.head_dim, a.bits, a.group, llu(a.k_packed), llu(a.k_full), llu(a.v_packed), llu(a.v_full), llu(a.first),
-        a.k.block, a.v.block, kvp_format_name(a.format));
+    SAY(l, "batch %llu heads %u/%u dim %u bits %u group %u k %llu+%llu v %llu+%llu%s first %llu blocks %u %u %s", llu(a.batch), a.heads,
+        a.kv_heads, a.head_dim, a.bits, a.group, llu(a.k_packed), llu(a.k_full), llu(a.v_packed), llu(a.v_full), tail ? "+tail" : "",
+        llu(a.first), a.k.block, a.v.block, kvp_format_name(a.format));
     lab_run(l, KB_ATTN_KIVI, &a, sizeof(a));
 }

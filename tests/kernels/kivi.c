@@ -19,7 +19,8 @@ static const struct shape shapes[] = {
     {1, 300, 64, 190, 6, 2, 64, 4, 32, KVP_BF16, 32, true}, {1, 64, 64, 5, 2, 1, 64, 2, 32, KVP_F16, 0, false},
     {1, 1300, 32, 0, 11, 1, 128, 4, 32, KVP_F16, 0, false}, {1, 600, 256, 100, 4, 2, 256, 2, 256, KVP_F16, 0, false},
     {1, 2000, 128, 1777, 5, 1, 128, 2, 32, KVP_F16, 16, true}, {1, 300, 64, 240, 4, 2, 64, 2, 32, KVP_F16, 0, true},
-    {1, 300, 128, 290, 4, 2, 64, 4, 32, KVP_F16, 32, false},
+    {1, 300, 128, 290, 4, 2, 64, 4, 32, KVP_F16, 32, false}, {1, 300, 64, 236, 6, 2, 64, 4, 32, KVP_BF16, 0, true},
+    {2, 300, 64, 299, 4, 2, 64, 2, 32, KVP_F16, 32, true}, {2, 1, 32, 0, 4, 2, 64, 2, 32, KVP_F16, 0, false},
 };
 
 static uint64_t up(uint64_t n, uint64_t unit)
@@ -181,11 +182,12 @@ START_TEST(pack_by_hand)
 }
 END_TEST
 
-/* A state as the cache would hold it after `tokens` tokens, packed by the reference; the query sees [first, T). */
-static struct kb_attn_kivi state(const struct shape *s, struct kb_span *k, struct kb_span *v)
+/* A state as the cache would hold it after `tokens` tokens, packed by the reference; the query sees [first, T).
+ * tail: the last value is not stored, and what is stored is packed as if it were not there. */
+static struct kb_attn_kivi state(const struct shape *s, bool tail, struct kb_span *k, struct kb_span *v)
 {
-    uint64_t T = s->tokens, R = s->residual, stride = s->kv_heads * (uint64_t)s->dim;
-    uint64_t kq = T / R * R, vq = T > R ? T - R : 0, kf = T - kq, vf = T - vq;
+    uint64_t T = s->tokens, R = s->residual, stride = s->kv_heads * (uint64_t)s->dim, stored = T - tail;
+    uint64_t kq = T / R * R, vq = stored > R ? stored - R : 0, kf = T - kq, vf = stored - vq;
     uint64_t k_keep = kq > s->first ? kq - s->first / s->group * s->group : 0, v_keep = vq > s->first ? vq - s->first : 0;
     struct kb_attn_kivi a = {
         .batch = s->batch, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->dim, .bits = s->bits,
@@ -223,10 +225,14 @@ static struct kb_attn_kivi state(const struct shape *s, struct kb_span *k, struc
             for (uint64_t t = kq; t < T; t++)
                 kb_store(s->format, kb_at(a.k_res), (row + t - kq) * s->dim + i % s->dim,
                          ((float *)kb_at(*k))[(b * T + t) * stride + i]);
-            for (uint64_t t = vq; t < T; t++)
+            for (uint64_t t = vq; t < stored; t++)
                 kb_store(s->format, kb_at(a.v_res), (row + (a.v_first + t - vq) % R) * s->dim + i % s->dim,
                          ((float *)kb_at(*v))[(b * T + t) * stride + i]);
         }
+    if (tail) {
+        a.tail_v = (struct kb_span){v->buf, v->offset + (T - 1) * stride * sizeof(float)};
+        a.tail_stride = T * stride;
+    }
     a.out = kit_poison(KVP_F32, s->batch * a.out_stride);
     return a;
 }
@@ -235,18 +241,18 @@ START_TEST(attend_cpu)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_attn_kivi, out, KVP_F32, 3e-6, false)};
     struct kb_span k, v;
-    struct kb_attn_kivi a = state(&shapes[_i], &k, &v);
+    struct kb_attn_kivi a = state(&shapes[_i / 2], _i % 2, &k, &v);
 
     KIT_CHECK(KB_ATTN_KIVI, a, outs);
 }
 END_TEST
 
-/* The same attention over an f32 cache that holds the values the codes stand for. */
+/* The same attention over an f32 cache that holds the values the codes stand for; the tail is not rounded. */
 START_TEST(attend_is_decode)
 {
-    const struct shape *s = &shapes[_i];
+    const struct shape *s = &shapes[_i / 2];
     struct kb_span k, v;
-    struct kb_attn_kivi a = state(s, &k, &v);
+    struct kb_attn_kivi a = state(s, _i % 2, &k, &v);
     uint64_t T = s->tokens, n = T - s->first, stride = s->kv_heads * (uint64_t)s->dim;
     struct kb_attn_decode d = {
         .batch = s->batch, .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->dim, .scale = a.scale_qk, .used = n,
@@ -262,13 +268,15 @@ START_TEST(attend_is_decode)
             for (uint32_t i = 0; i < stride; i++) {
                 uint32_t h = i / s->dim, c = i % s->dim;
                 float rk = kb_rounded(s->format, ((float *)kb_at(k))[(b * T + t) * stride + i]);
-                float rv = kb_rounded(s->format, ((float *)kb_at(v))[(b * T + t) * stride + i]);
+                float rv = ((float *)kb_at(v))[(b * T + t) * stride + i];
                 double scale;
 
                 if (t < a.k_packed)
                     rk = (float)unpack(s, &a.k, true, b, h, t, c, &scale);
                 if (t < a.v_packed)
                     rv = (float)unpack(s, &a.v, false, b, h, t, c, &scale);
+                else if (t < a.v_packed + a.v_full)
+                    rv = kb_rounded(s->format, rv);
                 ((float *)kb_kv_row(&d.k, b, h, t - s->first))[c] = rk;
                 ((float *)kb_kv_row(&d.v, b, h, t - s->first))[c] = rv;
             }
@@ -291,8 +299,8 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, pack_all, 0, (int)COUNT(shapes));
     tcase_add_test(t, pack_by_hand);
-    tcase_add_loop_test(t, attend_cpu, 0, (int)COUNT(shapes));
-    tcase_add_loop_test(t, attend_is_decode, 0, (int)COUNT(shapes));
+    tcase_add_loop_test(t, attend_cpu, 0, 2 * (int)COUNT(shapes));
+    tcase_add_loop_test(t, attend_is_decode, 0, 2 * (int)COUNT(shapes));
     suite_add_tcase(s, t);
     return kit_main(s);
 }

@@ -111,7 +111,8 @@ static void side_free(struct side *s)
 
 /* ---- every step -------------------------------------------------------------------------------- */
 
-/* Keys packed before this step, values packed with it: what the step's attention reads. */
+/* A step's attention reads what was packed before it: the value that leaves the residual in this step is
+ * still whole, and the newest, not stored yet, is that of the activations. */
 static void check_attention(struct rig *r, uint32_t layer, uint64_t tokens, void *arg)
 {
     const struct params *p = arg;
@@ -123,8 +124,10 @@ static void check_attention(struct rig *r, uint32_t layer, uint64_t tokens, void
     for (uint64_t b = 0; r->seen && b < c->batch; b++)
         for (uint32_t g = 0; g < c->kv_heads; g++) {
             struct side k = quantized(r, p, layer, b, g, true, t, r->seen / p->residual * p->residual);
-            struct side v = quantized(r, p, layer, b, g, false, t, t > p->residual ? t - p->residual : 0);
+            struct side v = quantized(r, p, layer, b, g, false, t, r->seen > p->residual ? r->seen - p->residual : 0);
 
+            for (uint64_t i = 0; i < c->dim; i++)
+                v.back[r->seen * c->dim + i] = (double)rig_v(r, layer, b, r->seen, g)[i];
             for (uint32_t h = g * group; h < (g + 1) * group; h++) {
                 double want[64];
 
@@ -300,7 +303,7 @@ START_TEST(bytes)
 }
 END_TEST
 
-/* A step in the middle: K and V row, attention, one value packed; the flush packs keys too. */
+/* A step in the middle: K row, attention, one value packed, V row; the flush packs keys too. */
 START_TEST(calls)
 {
     static const struct rig_case c = {"kivi:bits=4,group=8,residual=8", KVP_F32, 1, 10, 17, 2, 2, 8, 1, {0}, 0};

@@ -3,12 +3,11 @@
  *
  * Of T tokens floor(T/R)*R keys and max(0, T-R) values are packed, in groups of G that share a scale and
  * a minimum; the other rows wait in residuals of the cache's format. Prompt tokens are packed from the f32
- * activations. In a step the value that leaves the residual (a ring of R slots) is packed first, then the
- * new rows are written, attention runs over all T tokens, and when the key residual is full it is packed
- * and, unless the store keeps everything, freed; a new one is allocated with the next key, for
+ * activations. In a step the new key is written, attention runs over all T tokens (the new value straight
+ * from its f32 activations), and then, in the order of jy-yuan/KIVI models/llama_kivi.py, things are packed:
+ * the oldest value of a full residual (a ring of R slots), whose slot the new one takes; the keys of a full
+ * residual, which is freed unless the store keeps everything. A new one is allocated with the next key, for
  * min(R, tokens left in the run) rows. So a run whose length is a multiple of R ends without it.
- * (jy-yuan/KIVI packs that value after the step's attention and holds R + 1 rows meanwhile; what is packed
- * after each step is the same.)
  * A window W drops whole groups: packed keys live in a ring of ceil(W/G)*G tokens and packed values in one
  * of W-R, and attention masks to the last W tokens.
  * Codes and residuals are tagged CACHE; scales, minima and block tables METADATA. */
@@ -422,13 +421,13 @@ static kvp_err kivi_prefill(struct cache *c, uint32_t layer, const struct cache_
     return KVP_OK;
 }
 
+/* Nothing of this step is packed yet, and its value is not stored. */
 static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t t,
                            struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const struct layer *l = &c->layer[layer];
-    const uint64_t kq = kivi_packed_keys(c, t - 1),
-                   vq = kivi_packed_values(c, t); /* this step's flush comes after */
+    const uint64_t kq = kivi_packed_keys(c, t - 1), vq = kivi_packed_values(c, t - 1);
     const struct kb_attn_kivi a = {.batch = c->env->batch,
                                    .heads = cls->heads,
                                    .kv_heads = cls->kv_heads,
@@ -443,7 +442,7 @@ static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_q
                                    .k_packed = kq,
                                    .k_full = t - kq,
                                    .v_packed = vq,
-                                   .v_full = t - vq,
+                                   .v_full = t - 1 - vq,
                                    .v_first = vq % c->residual,
                                    .k = packed(c, layer, &l->k),
                                    .v = packed(c, layer, &l->v),
@@ -451,6 +450,8 @@ static kvp_err attend_step(struct cache *c, uint32_t layer, const struct cache_q
                                    .v_res_slots = l->v_rows,
                                    .k_res = {l->k_res.buf, 0},
                                    .v_res = {l->v_res.buf, 0},
+                                   .tail_v = x->v,
+                                   .tail_stride = x->stride,
                                    .out_stride = x->out_stride,
                                    .out = x->out};
 
@@ -471,10 +472,11 @@ static kvp_err flush_keys(struct cache *c, uint32_t layer, uint64_t t, struct kv
     return KVP_OK;
 }
 
-static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+/* The value of position p into the residual; the oldest of a full one is packed and leaves its slot. */
+static kvp_err store_value(struct cache *c, uint32_t layer, const struct cache_qkv *x, uint64_t p,
+                           struct kvp_error *e)
 {
     const struct layer *l = &c->layer[layer];
-    const uint64_t p = x->position;
 
     if (p >= c->residual) {
         const struct source oldest =
@@ -482,9 +484,16 @@ static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_q
 
         KVP_TRY(pack_v(c, layer, &oldest, e));
     }
+    return write_values(c, layer, x, p, 1, e);
+}
+
+static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const uint64_t p = x->position;
+
     KVP_TRY(write_keys(c, layer, x, p, 1, e));
-    KVP_TRY(write_values(c, layer, x, p, 1, e));
     KVP_TRY(attend_step(c, layer, x, p + 1, e));
+    KVP_TRY(store_value(c, layer, x, p, e));
     c->seen = p + 1;
     return flush_keys(c, layer, p + 1, e);
 }
