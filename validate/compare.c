@@ -138,7 +138,9 @@ static kvp_err whole_row(json_t *res, const char *row, double predicted, const s
 {
     char how[96];
 
-    snprintf(how, sizeof(how), "sum of ops | median of %" PRIu64 ", %s", t->forwards[phase],
+    snprintf(how, sizeof(how), "sum of ops%s | median of %" PRIu64 "%s, %s",
+             phase == ENG_DECODE ? " at full context" : "", t->forwards[phase],
+             phase == ENG_DECODE ? " steps up to it" : "",
              t->clocked[phase] ? "with a clock around every op" : "no clock inside");
     return res_row(res, row, "time", predicted, t->forward[phase], how, e);
 }

@@ -196,7 +196,7 @@ START_TEST(a_result_says_what_ran)
     ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(json_object_get(res, "ledger"), "cache"), "now")),
                      11 * 3 * 2 * 16 * 4);
     ck_assert_str_eq(json_string_value(json_object_get(row(res, "decode step"), "how")),
-                     "sum of ops | median of 3, no clock inside");
+                     "sum of ops at full context | median of 3 steps up to it, no clock inside");
     ck_assert_str_eq(json_string_value(json_object_get(row(res, "prefill"), "how")),
                      "sum of ops | median of 1, no clock inside");
     /* 2 m n k by hand: 8 rows, 3 layers of qkv 64x32, o 32x32, up 80x32, down 32x40; the head once, 61x32 */
