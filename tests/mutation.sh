@@ -34,6 +34,16 @@ if [ "$status" = 0 ] && [ -z "$got" ] && [ "$(grep -c '"techniques"' "$tmp/out")
     fail "expected every technique to agree, got status $status and: $got $(cat "$tmp/err")"
 fi
 
+# Upper bounds are held from above by `validate` itself; that they are no wider than this engine needs, here.
+name=bounds expr=none
+wide=$(awk '/"kind"/ {bound = /"bound"/} /"predicted"/ {p = $2; sub(/,/, "", p)}
+            /"measured"/ {m = $2; sub(/,/, "", m); if (bound) {n++; wide += p != m}} END {print n + 0, wide + 0}' "$tmp/out")
+case "$wide" in
+'0 '*) fail 'no bound was printed' ;;
+*' 0') passed=$((passed + 1)) ;;
+*) fail "bounds, and how many exceed what was measured: $wide" ;;
+esac
+
 while IFS='|' read -r name file expr wanted; do
     case "$name" in '#'* | '') continue ;; esac
     name=${name%% *} file=$(echo $file)
