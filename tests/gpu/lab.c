@@ -7,8 +7,8 @@
 #include <string.h>
 
 /* Spans carry this in place of a buffer until each device puts in its own. */
-static char placeholder;
-#define PLACEHOLDER ((struct kb_buf *)(void *)&placeholder)
+static char unbound;
+#define UNBOUND ((struct kb_buf *)(void *)&unbound)
 
 static kvp_err open_device(struct lab_device *d, const char *name, struct kvp_error *e)
 {
@@ -84,7 +84,7 @@ enum kvp_format lab_format(struct lab *l)
 
 static struct kb_span reserve(struct lab *l, uint64_t bytes)
 {
-    const struct kb_span s = {PLACEHOLDER, (l->used + 63) / 64 * 64};
+    const struct kb_span s = {UNBOUND, (l->used + 63) / 64 * 64};
 
     if (bytes > LAB_BYTES - 64 - l->used) {
         fprintf(stderr, "lab: a case needs more than %d bytes\n", LAB_BYTES);
@@ -174,7 +174,7 @@ static kvp_err run_on(const struct lab *l, const struct lab_device *d, enum kb_k
 
     memcpy(word, args, size);
     for (size_t i = 0; i < size / sizeof(word[0]); i++)
-        if (word[i] == PLACEHOLDER)
+        if (word[i] == UNBOUND)
             word[i] = d->buf;
     KVP_TRY(d->be->write(d->dev, all, l->image, l->used, e));
     if (!d->be->supports(d->dev, k, word))
