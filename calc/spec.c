@@ -76,7 +76,7 @@ static kvp_err parse_ratio(const struct technique *t, const struct tech_param *p
     memcpy(text, v.at, v.len);
     text[v.len] = '\0';
     out->r = strtod(text, &end);
-    if (*end || !isfinite(out->r) || out->r < p->r_min || out->r > p->r_max)
+    if (*end || strspn(text, "0123456789.eE+-") != v.len || !isfinite(out->r) || out->r < p->r_min || out->r > p->r_max)
         return bad_value(t, p, v, expected, e);
     return KVP_OK;
 }
