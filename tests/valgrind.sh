@@ -4,7 +4,7 @@
 set -u
 B=${B:?the build folder}
 export KVPROOF_DATA="$PWD/data" KVPROOF_TESTS="$PWD/tests" KVPROOF="$PWD/$B/kvproof"
-export CK_FORK=no CK_DEFAULT_TIMEOUT=0 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=2
+export CK_FORK=no CK_DEFAULT_TIMEOUT=0 OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0 failed=0
