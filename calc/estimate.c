@@ -5,8 +5,8 @@
 
 /* Everything being worked out; its lists become the estimate's on success. */
 struct work {
-    const struct kvp_model *m;
     const struct kvp_device *device;
+    const struct kvp_options *o;
     struct plan plan;
     struct tensors tensors;
     struct ops ops;
@@ -34,11 +34,11 @@ static kvp_err memory(struct kvp_estimate *out, struct work *w, struct kvp_error
     struct tensors *t = &w->tensors;
     uint64_t rest;
 
-    weight_tensors(t, w->m, out->weights);
-    out->parameters = tensors_elements(t, KVP_TAG_WEIGHTS);
+    weight_tensors(t, w->plan.model, &w->plan.weights, w->o->with_vision, w->o->with_mtp);
+    out->parameters = weight_parameters(&t->over, w->plan.model, w->o->with_vision, w->o->with_mtp, &out->active_parameters);
     plan_tensors(&w->plan, t);
-    activation_tensors(t, w->m, out->workload.batch, out->workload.prompt, w->logit_rows);
-    workspace_tensors(t, w->m, out->weights);
+    activation_tensors(t, w->plan.model, out->workload.batch, out->workload.prompt, w->logit_rows);
+    workspace_tensors(t, w->plan.model, out->weights);
     m->weights_bytes = tensors_sum(t, KVP_TAG_WEIGHTS);
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);
@@ -63,7 +63,7 @@ static void parts(struct kvp_estimate *out, const struct kvp_device *d)
         {"weights", m->weights_bytes, "exact: tensor by tensor"},
         {"cache, keys and values", m->cache_bytes - m->metadata_bytes, "exact: as allocated at rest"},
         {"cache, metadata", m->metadata_bytes, "exact: scales, scores, tables"},
-        {"state", m->state_bytes, "exact: no recurrent layers"},
+        {"state", m->state_bytes, m->state_bytes ? "exact: one a sequence" : "exact: no recurrent layers"},
         {"activation", m->activation_bytes, "upper bound: the prompt in one pass"},
         {"workspace", m->workspace_bytes, "upper bound: kernels' scratch"},
         {"device context", m->device_context_bytes,
@@ -118,7 +118,7 @@ static kvp_err estimate(struct kvp_estimate *out, struct work *w, struct kvp_err
 {
     KVP_TRY(memory(out, w, e));
     parts(out, w->device);
-    KVP_TRY(ops_build(&w->ops, &w->plan, out->weights, w->logit_rows, e));
+    KVP_TRY(ops_build(&w->ops, &w->plan, w->logit_rows, e));
     KVP_TRY(add_up(out, &w->ops, e));
     times(out, w);
     return KVP_OK;
@@ -127,14 +127,14 @@ static kvp_err estimate(struct kvp_estimate *out, struct work *w, struct kvp_err
 kvp_err kvp_estimate(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *wl,
                      const struct kvp_options *o, const struct kvp_device *device, struct kvp_error *e)
 {
-    struct work w = {.m = m, .device = device};
+    struct work w = {.device = device, .o = o};
     kvp_err rc;
 
     *out = (struct kvp_estimate){.workload = *wl};
     resolve_formats(out, m, o);
     KVP_TRY(check_formats(out, e));
     KVP_TRY(kvp_workload_resolve(&out->workload, e));
-    KVP_TRY(plan_build(&w.plan, m, s, &out->workload, out->kv, e));
+    KVP_TRY(plan_build(&w.plan, m, s, &out->workload, o, out->kv, e));
     w.logit_rows = o->all_logits ? num_mul(&w.plan.over, out->workload.batch, out->workload.prompt) : out->workload.batch;
     rc = estimate(out, &w, e);
     plan_free(&w.plan);

@@ -5,7 +5,7 @@
  * the language model of the same sizes: its head is counted. */
 #include <kvproof/model.h>
 
-#include "calc/dialects.h"
+#include "calc/family.h"
 #include "calc/json.h"
 
 #include <inttypes.h>
@@ -28,21 +28,14 @@ static const struct {
 };
 static const uint64_t max_window = UINT64_C(1) << 40;
 
-struct reader {
-    struct kvp_json j;
-    const struct kvp_dialect *d;
-    struct kvp_model *m;
-};
-
 /* ---- sizes ------------------------------------------------------------------------------------------- */
 
-/* The first spelling that has a value; else the class default where no spelling is there at all; else 0. */
-static kvp_err read_size(const struct reader *r, enum kvp_size s, uint64_t *out)
+kvp_err kvp_read_size(const struct kvp_reader *r, enum kvp_size s, uint64_t *out)
 {
     bool found = false, present = false;
 
     *out = 0;
-    for (int k = 0; k < 3 && r->d->key[s][k] && !found; k++) {
+    for (int k = 0; k < KVP_SPELLINGS && r->d->key[s][k] && !found; k++) {
         present |= json_object_get(r->j.object, r->d->key[s][k]) != NULL;
         KVP_TRY(kvp_json_u64(&r->j, r->d->key[s][k], limits[s].least, limits[s].most, out, &found));
     }
@@ -51,23 +44,23 @@ static kvp_err read_size(const struct reader *r, enum kvp_size s, uint64_t *out)
     return KVP_OK;
 }
 
-static kvp_err need_size(const struct reader *r, enum kvp_size s, uint64_t *out)
+static kvp_err need_size(const struct kvp_reader *r, enum kvp_size s, uint64_t *out)
 {
-    KVP_TRY(read_size(r, s, out));
+    KVP_TRY(kvp_read_size(r, s, out));
     if (!*out)
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s is missing: %s", r->j.origin, r->d->key[s][0],
                         limits[s].what);
     return KVP_OK;
 }
 
-static kvp_err read_heads(const struct reader *r, struct kvp_layer_class *c)
+kvp_err kvp_read_heads(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
     uint64_t heads, kv_heads, head_dim;
     const char *name = r->d->key[KVP_SIZE_HEADS][0], *width = r->d->key[KVP_SIZE_WIDTH][0];
 
     KVP_TRY(need_size(r, KVP_SIZE_HEADS, &heads));
-    KVP_TRY(read_size(r, KVP_SIZE_KV_HEADS, &kv_heads));
-    KVP_TRY(read_size(r, KVP_SIZE_HEAD_DIM, &head_dim));
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_KV_HEADS, &kv_heads));
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_HEAD_DIM, &head_dim));
     if (!kv_heads)
         kv_heads = heads;
     if (heads % kv_heads)
@@ -86,11 +79,11 @@ static kvp_err read_heads(const struct reader *r, struct kvp_layer_class *c)
                         r->j.origin, head_dim);
     c->heads = (uint32_t)heads;
     c->kv_heads = (uint32_t)kv_heads;
-    c->head_dim = (uint32_t)head_dim;
+    c->head_dim = c->v_head_dim = (uint32_t)head_dim;
     return KVP_OK;
 }
 
-static kvp_err read_act(const struct reader *r, enum kvp_act *out)
+kvp_err kvp_read_act(const struct kvp_reader *r, const char *key, const char *absent, enum kvp_act *out)
 {
     static const struct {
         const char *name;
@@ -101,11 +94,13 @@ static kvp_err read_act(const struct reader *r, enum kvp_act *out)
                 {"gelu_pytorch_tanh", KVP_ACT_GELU_TANH},
                 {"gelu_fast", KVP_ACT_GELU_TANH},
                 {"gelu", KVP_ACT_GELU},
-                {"relu", KVP_ACT_RELU}};
-    const char *name = r->d->act;
+                {"relu", KVP_ACT_RELU},
+                {"relu2", KVP_ACT_RELU2}};
+    const char *name = absent;
     char word[64];
 
-    KVP_TRY(kvp_json_text(&r->j, r->d->act_key, &name, NULL));
+    if (key)
+        KVP_TRY(kvp_json_text(&r->j, key, &name, NULL));
     for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++)
         if (strcmp(acts[i].name, name) == 0) {
             *out = acts[i].act;
@@ -116,7 +111,7 @@ static kvp_err read_act(const struct reader *r, enum kvp_act *out)
                     r->j.origin, r->d->act_key, word);
 }
 
-static kvp_err read_biases(const struct reader *r, struct kvp_layer_class *c)
+static kvp_err read_biases(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
     bool attn = false, mlp = false;
 
@@ -133,7 +128,7 @@ static kvp_err read_biases(const struct reader *r, struct kvp_layer_class *c)
 /* ---- windows ----------------------------------------------------------------------------------------- */
 
 /* The window that sliding layers have; 0: none do. */
-static kvp_err read_window(const struct reader *r, uint64_t *window)
+static kvp_err read_window(const struct kvp_reader *r, uint64_t *window)
 {
     bool use = false;
 
@@ -148,7 +143,7 @@ static kvp_err read_window(const struct reader *r, uint64_t *window)
     return kvp_json_u64(&r->j, "sliding_window", 1, max_window, window, NULL);
 }
 
-static kvp_err windows_from_types(const struct reader *r, const json_t *types, uint64_t window, uint64_t *of)
+static kvp_err windows_from_types(const struct kvp_reader *r, const json_t *types, uint64_t window, uint64_t *of)
 {
     if (!json_is_array(types) || json_array_size(types) != r->m->layers)
         return kvp_fail(r->j.e, KVP_EINPUT,
@@ -179,7 +174,7 @@ static kvp_err windows_from_types(const struct reader *r, const json_t *types, u
 }
 
 /* of[layers]: each layer's window. */
-static kvp_err read_windows(const struct reader *r, uint64_t *of)
+static kvp_err read_windows(const struct kvp_reader *r, uint64_t *of)
 {
     const json_t *types = kvp_json_get(&r->j, "layer_types");
     uint64_t window, from = 0;
@@ -190,7 +185,7 @@ static kvp_err read_windows(const struct reader *r, uint64_t *of)
     if (window && r->d->window == KVP_WINDOW_NONE)
         return kvp_fail(r->j.e, KVP_ENOTSUP,
                         "%s: sliding_window is set, but model_type %s has none and layer_types is absent",
-                        r->j.origin, r->d->model_type);
+                        r->j.origin, r->d->model_type[0]);
     if (r->d->window == KVP_WINDOW_FROM) {
         from = r->d->window_from_absent;
         KVP_TRY(kvp_json_u64(&r->j, "max_window_layers", 0, UINT32_MAX, &from, NULL));
@@ -200,57 +195,165 @@ static kvp_err read_windows(const struct reader *r, uint64_t *of)
     return KVP_OK;
 }
 
-/* ---- layer classes ----------------------------------------------------------------------------------- */
+/* ---- layers ------------------------------------------------------------------------------------------ */
 
-static uint32_t class_with_window(struct kvp_model *m, const struct kvp_layer_class *like, uint64_t window)
+static kvp_err read_ffn(struct kvp_reader *r)
 {
-    uint32_t i = 0;
-
-    while (i < m->classes && m->cls[i].window != window)
-        i++;
-    if (i == m->classes) {
-        m->cls[i] = *like;
-        m->cls[i].window = window;
-        m->classes++;
-    }
-    return i;
-}
-
-static kvp_err build_classes(const struct reader *r, const struct kvp_layer_class *like)
-{
-    struct kvp_model *m = r->m;
-    uint64_t *window = calloc(m->layers, sizeof(*window));
-    kvp_err rc;
-
-    m->cls = calloc(m->layers, sizeof(*m->cls));
-    m->class_of = calloc(m->layers, sizeof(*m->class_of));
-    if (!window || !m->cls || !m->class_of)
-        rc = kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
-    else
-        rc = read_windows(r, window);
-    for (uint32_t i = 0; rc == KVP_OK && i < m->layers; i++) {
-        m->class_of[i] = class_with_window(m, like, window[i]);
-        m->cls[m->class_of[i]].count++;
-    }
-    free(window);
-    return rc;
-}
-
-static kvp_err read_layers(const struct reader *r)
-{
-    struct kvp_layer_class c = {.mixer = KVP_MIX_ATTENTION, .ffn = r->d->ffn, .qk_norm = r->d->qk_norm};
     uint64_t ffn;
 
-    KVP_TRY(read_heads(r, &c));
-    KVP_TRY(read_size(r, KVP_SIZE_FFN, &ffn));
+    r->proto.ffn = r->d->ffn;
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_FFN, &ffn));
     if (!ffn && r->d->ffn_per_width)
         ffn = r->d->ffn_per_width * r->m->width;
     if (!ffn)
         KVP_TRY(need_size(r, KVP_SIZE_FFN, &ffn));
-    c.ffn_width = (uint32_t)ffn;
-    KVP_TRY(read_act(r, &c.act));
-    KVP_TRY(read_biases(r, &c));
-    return build_classes(r, &c);
+    r->proto.ffn_width = (uint32_t)ffn;
+    return KVP_OK;
+}
+
+static kvp_err read_prototype(struct kvp_reader *r)
+{
+    struct kvp_layer_class *c = &r->proto;
+
+    c->norms = r->d->norms ? r->d->norms : 2;
+    c->qk_norm = r->d->qk_norm;
+    if (!r->d->own_mixer) {
+        c->mixer = KVP_MIX_ATTENTION;
+        KVP_TRY(kvp_read_heads(r, c));
+    }
+    if (!r->d->own_ffn)
+        KVP_TRY(read_ffn(r));
+    KVP_TRY(kvp_read_act(r, r->d->act_key, r->d->act ? r->d->act : "silu", &c->act));
+    return read_biases(r, c);
+}
+
+static kvp_err fill_layers(struct kvp_reader *r)
+{
+    uint64_t *window = calloc(r->m->layers, sizeof(*window));
+    kvp_err rc = window ? KVP_OK : kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+
+    if (rc == KVP_OK && r->d->window != KVP_WINDOW_HOOK)
+        rc = read_windows(r, window);
+    for (uint32_t i = 0; rc == KVP_OK && i < r->m->layers; i++) {
+        memcpy(&r->layer[i], &r->proto, sizeof(r->proto));
+        r->layer[i].window = window[i];
+    }
+    free(window);
+    if (rc == KVP_OK && r->d->layers)
+        rc = r->d->layers(r);
+    return rc;
+}
+
+static kvp_err read_layers(struct kvp_reader *r)
+{
+    kvp_err rc;
+
+    KVP_TRY(read_prototype(r));
+    r->layer = calloc(r->m->layers, sizeof(*r->layer));
+    rc = r->layer ? fill_layers(r) : kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    if (rc == KVP_OK)
+        rc = kvp_model_group(r->m, r->layer, r->j.e);
+    free(r->layer);
+    return rc;
+}
+
+kvp_err kvp_model_group(struct kvp_model *m, const struct kvp_layer_class *layer, struct kvp_error *e)
+{
+    struct kvp_layer_class *cls = calloc(m->layers ? m->layers : 1, sizeof(*cls));
+    uint32_t *of = calloc(m->layers ? m->layers : 1, sizeof(*of)), n = 0;
+
+    if (!cls || !of) {
+        free(cls);
+        free(of);
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", m->layers);
+    }
+    for (uint32_t i = 0; i < m->layers; i++) {
+        struct kvp_layer_class x;
+
+        memcpy(&x, &layer[i], sizeof(x)); /* padding too: layers are compared byte by byte */
+        x.count = 0;
+        while (of[i] < n) {
+            const uint32_t count = cls[of[i]].count;
+            bool same;
+
+            cls[of[i]].count = 0;
+            same = memcmp(&cls[of[i]], &x, sizeof(x)) == 0;
+            cls[of[i]].count = count;
+            if (same)
+                break;
+            of[i]++;
+        }
+        if (of[i] == n)
+            memcpy(&cls[n++], &x, sizeof(x));
+        cls[of[i]].count++;
+    }
+    free(m->cls);
+    free(m->class_of);
+    m->cls = cls;
+    m->class_of = of;
+    m->classes = n;
+    return KVP_OK;
+}
+
+/* ---- for hooks --------------------------------------------------------------------------------------- */
+
+enum { MAX_COUNT = 1 << 24 };
+
+kvp_err kvp_read_count(const struct kvp_reader *r, const char *key, uint32_t *out)
+{
+    uint64_t v = 0;
+    bool found;
+
+    KVP_TRY(kvp_json_u64(&r->j, key, 0, MAX_COUNT, &v, &found));
+    if (found)
+        *out = (uint32_t)v;
+    return KVP_OK;
+}
+
+kvp_err kvp_read_count_of(const struct kvp_reader *r, const char *const *keys, uint32_t *out)
+{
+    for (; *keys; keys++)
+        if (kvp_json_get(&r->j, *keys))
+            return kvp_read_count(r, *keys, out);
+    return KVP_OK;
+}
+
+kvp_err kvp_need_count(const struct kvp_reader *r, const char *key, uint32_t *out)
+{
+    KVP_TRY(kvp_read_count(r, key, out));
+    return *out ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, key, "expected a number above 0");
+}
+
+kvp_err kvp_read_flag(const struct kvp_reader *r, const char *key, bool *out)
+{
+    return kvp_json_bool(&r->j, key, out, NULL);
+}
+
+kvp_err kvp_read_list(const struct kvp_reader *r, const char *key, const json_t **out)
+{
+    char what[64];
+
+    *out = kvp_json_get(&r->j, key);
+    if (!*out || (json_is_array(*out) && json_array_size(*out) == r->m->layers))
+        return KVP_OK;
+    snprintf(what, sizeof(what), "expected a list of %" PRIu32 ", one a layer", r->m->layers);
+    return kvp_key_fail(r, KVP_EINPUT, key, what);
+}
+
+kvp_err kvp_key_fail(const struct kvp_reader *r, kvp_err code, const char *key, const char *what)
+{
+    return kvp_fail(r->j.e, code, "%s: %s: %s", r->j.origin, key, what);
+}
+
+kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
+                      uint32_t n, bool linear)
+{
+    for (int i = 0; i < KVP_MAX_EXTRA; i++)
+        if (!list[i].name) {
+            list[i] = (struct kvp_extra){name, rows, cols, n, linear};
+            return KVP_OK;
+        }
+    return kvp_key_fail(r, KVP_EINPUT, name, "no room for another extra weight");
 }
 
 /* ---- positions --------------------------------------------------------------------------------------- */
@@ -287,7 +390,7 @@ static kvp_err refuse_partial(const struct kvp_json *j)
 }
 
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
-static kvp_err read_rope_object(const struct reader *r, const char *key, const json_t *object)
+static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, const json_t *object)
 {
     char origin[320];
     struct kvp_json j = {object, origin, r->j.e};
@@ -319,11 +422,11 @@ static kvp_err read_rope_object(const struct reader *r, const char *key, const j
     return KVP_OK;
 }
 
-static kvp_err read_positions(const struct reader *r)
+static kvp_err read_positions(const struct kvp_reader *r)
 {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
 
-    KVP_TRY(need_size(r, KVP_SIZE_POSITIONS, &r->m->max_positions));
+    KVP_TRY((r->d->no_positions ? kvp_read_size : need_size)(r, KVP_SIZE_POSITIONS, &r->m->max_positions));
     r->m->position = r->d->position;
     if (r->d->position != KVP_POS_ROPE)
         return KVP_OK;
@@ -342,7 +445,7 @@ static kvp_err read_positions(const struct reader *r)
 
 /* ---- the rest ---------------------------------------------------------------------------------------- */
 
-static kvp_err read_dtype(const struct reader *r)
+static kvp_err read_dtype(const struct kvp_reader *r)
 {
     static const struct {
         const char *name;
@@ -350,10 +453,12 @@ static kvp_err read_dtype(const struct reader *r)
     } names[] = {{"float32", KVP_F32}, {"float16", KVP_F16}, {"bfloat16", KVP_BF16}};
     static const char prefix[] = "torch.";
     const char *name = NULL, *key = kvp_json_get(&r->j, "dtype") ? "dtype" : "torch_dtype";
+    const struct kvp_json *j = kvp_json_get(&r->j, key) ? &r->j : &r->top;
     char word[64];
 
+    key = kvp_json_get(j, "dtype") ? "dtype" : "torch_dtype";
     r->m->dtype = KVP_F32;
-    KVP_TRY(kvp_json_text(&r->j, key, &name, NULL));
+    KVP_TRY(kvp_json_text(j, key, &name, NULL));
     if (!name || strcmp(name, "auto") == 0)
         return KVP_OK;
     if (strncmp(name, prefix, strlen(prefix)) == 0)
@@ -391,12 +496,14 @@ static kvp_err refuse_quantized(const struct kvp_json *j)
     return KVP_OK;
 }
 
-static kvp_err read_model(const struct reader *r)
+static kvp_err read_model(struct kvp_reader *r)
 {
     struct kvp_model *m = r->m;
     uint64_t vocab, width, layers;
 
     KVP_TRY(refuse_quantized(&r->j));
+    if (r->top.object != r->j.object)
+        KVP_TRY(refuse_quantized(&r->top));
     KVP_TRY(kvp_dialect_check_keys(&r->j, r->d));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
@@ -404,15 +511,41 @@ static kvp_err read_model(const struct reader *r)
     m->vocab = (uint32_t)vocab;
     m->width = (uint32_t)width;
     m->layers = (uint32_t)layers;
-    kvp_json_word(m->model_type, sizeof(m->model_type), r->d->model_type);
+    kvp_json_word(m->model_type, sizeof(m->model_type), r->d->model_type[0]);
     m->norm = r->d->norm;
+    m->norm_vectors = m->norm == KVP_NORM_LAYER && !r->d->norm_no_bias ? 2 : 1;
     m->norm_eps = r->d->eps;
-    KVP_TRY(kvp_json_real(&r->j, r->d->eps_key, &m->norm_eps, NULL));
+    if (r->d->eps_key)
+        KVP_TRY(kvp_json_real(&r->j, r->d->eps_key, &m->norm_eps, NULL));
     m->tied = r->d->tied;
+    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
     return read_layers(r);
+}
+
+/* Which dialect, and where the text model is. */
+static kvp_err open_config(struct kvp_reader *r)
+{
+    const struct kvp_dialect *outer;
+
+    KVP_TRY(kvp_dialect_of(&r->top, NULL, &r->d));
+    outer = r->d;
+    for (size_t i = 0; i < sizeof(outer->nested) / sizeof(outer->nested[0]) && outer->nested[i]; i++) {
+        const json_t *part = kvp_json_get(&r->top, outer->nested[i]);
+
+        if (!part)
+            continue;
+        if (!json_is_object(part))
+            return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s: expected an object", r->j.origin, outer->nested[i]);
+        KVP_TRY(kvp_dialect_check_keys(&r->top, outer));
+        r->j.object = part;
+        return kvp_dialect_of(&r->j, outer->inner, &r->d);
+    }
+    if (outer->inner)
+        return kvp_dialect_of(&(struct kvp_json){json_null(), r->j.origin, r->j.e}, outer->inner, &r->d);
+    return KVP_OK;
 }
 
 static void cut_slashes(char *path)
@@ -445,17 +578,17 @@ kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, con
     struct kvp_model m = {0};
     char shown[256];
     json_t *root = NULL;
-    struct reader r = {.j = {NULL, shown, e}, .m = &m};
+    struct kvp_reader r = {.j = {NULL, shown, e}, .top = {NULL, shown, e}, .m = &m};
     kvp_err rc;
 
     memset(out, 0, sizeof(*out));
     kvp_json_word(shown, sizeof(shown), origin);
     KVP_TRY(kvp_json_parse(&root, json, len, shown, e));
-    r.j.object = root;
+    r.j.object = r.top.object = root;
     if (!json_is_object(root))
         rc = kvp_fail(e, KVP_EINPUT, "%s: expected a JSON object", shown);
     else
-        rc = kvp_dialect_of(&r.j, &r.d);
+        rc = open_config(&r);
     if (rc == KVP_OK)
         rc = read_model(&r);
     json_decref(root);
@@ -493,5 +626,32 @@ void kvp_model_free(struct kvp_model *m)
         return;
     free(m->cls);
     free(m->class_of);
+    free(m->encoder);
+    free(m->tower);
     memset(m, 0, sizeof(*m));
+}
+
+static void *copy_of(const void *from, size_t n, size_t size, bool *failed)
+{
+    void *p = n ? calloc(n, size) : NULL;
+
+    if (p)
+        memcpy(p, from, n * size);
+    *failed = *failed || (n && !p);
+    return p;
+}
+
+kvp_err kvp_model_copy(struct kvp_model *out, const struct kvp_model *m, struct kvp_error *e)
+{
+    bool failed = false;
+
+    *out = *m;
+    out->cls = copy_of(m->cls, m->layers, sizeof(*m->cls), &failed);
+    out->class_of = copy_of(m->class_of, m->layers, sizeof(*m->class_of), &failed);
+    out->encoder = copy_of(m->encoder, m->encoders, sizeof(*m->encoder), &failed);
+    out->tower = copy_of(m->tower, m->towers, sizeof(*m->tower), &failed);
+    if (!failed)
+        return KVP_OK;
+    kvp_model_free(out);
+    return kvp_fail(e, KVP_ENOMEM, "out of memory for a model");
 }

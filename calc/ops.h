@@ -29,7 +29,7 @@ void ops_add(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, 
 void ops_more(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, struct cost c);
 
 /* All ops of prefill, then of the decode step whose query sees `context` tokens. */
-kvp_err ops_build(struct ops *o, struct plan *p, enum kvp_format weights, uint64_t logit_rows, struct kvp_error *e);
+kvp_err ops_build(struct ops *o, struct plan *p, uint64_t logit_rows, struct kvp_error *e);
 
 /* Pairs (i, j) with j <= i and i - j < band, for `tokens` queries. */
 uint64_t ops_band(bool *over, uint64_t tokens, uint64_t band);

@@ -17,11 +17,59 @@ uint64_t law_ring_before(const struct law *l, uint64_t seen)
 
 struct part *plan_add_part(struct plan_class *c, const char *name)
 {
-    struct part *p = &c->parts[c->n_parts++];
+    static const struct part none = {.unit = 1, .paged_as = UINT32_MAX, .law = {.held = law_ring, .cap = PLAN_NO_LIMIT}};
+    struct part *p = &c->parts[c->n_parts < PLAN_MAX_PARTS ? c->n_parts++ : PLAN_MAX_PARTS - 1];
 
-    *p = (struct part){.name = name, .tag = KVP_TAG_CACHE, .unit = 1, .paged_as = UINT32_MAX,
-                       .law = {.held = law_ring, .cap = PLAN_NO_LIMIT}};
+    *p = none;
+    p->name = name;
+    p->tag = KVP_TAG_CACHE;
+    p->layers = c->count;
     return p;
+}
+
+static uint64_t law_fixed(const struct law *l, uint64_t seen)
+{
+    (void)seen;
+    return l->cap;
+}
+
+struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *name, enum kvp_tag tag, enum kvp_format f,
+                            uint64_t heads, uint64_t tokens, uint64_t width)
+{
+    struct part *x = plan_add_part(c, name);
+
+    (void)p;
+    x->tag = tag;
+    x->format = f;
+    x->heads = heads;
+    x->width = width;
+    x->law = (struct law){.held = law_fixed, .cap = tokens};
+    return x;
+}
+
+kvp_err plan_split(struct plan *p, struct kvp_error *e)
+{
+    struct plan_class *split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*split));
+    uint64_t *tables = calloc(p->model->layers ? p->model->layers : 1, sizeof(*tables));
+
+    if (!split || !tables) {
+        free(split);
+        free(tables);
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
+    }
+    for (uint32_t l = 0; l < p->model->layers; l++) {
+        split[l] = p->cls[p->model->class_of[l]];
+        split[l].count = 1;
+        split[l].first = l;
+        for (uint32_t i = 0; i < split[l].n_parts; i++)
+            split[l].parts[i].layers = 1;
+    }
+    free(p->cls);
+    free(p->tables);
+    p->cls = split;
+    p->tables = tables;
+    p->n_classes = p->model->layers;
+    return KVP_OK;
 }
 
 void plan_drop_parts(struct plan_class *c)
@@ -67,6 +115,11 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
 {
     const struct technique *t;
 
+    for (uint32_t i = 0; i < p->stack->n; i++) {
+        t = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+        if (t && t->store_rewrite)
+            KVP_TRY(t->store_rewrite(p, &p->stack->spec[i], e));
+    }
     for (uint32_t i = 0; (t = technique_at(i)); i++)
         if (t->baseline && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, NULL, e));
@@ -89,6 +142,10 @@ static void exact_room(struct plan *p)
 
             if (x->slots)
                 continue;
+            if (x->tag == KVP_TAG_STATE) {
+                x->slots = x->slots_most = x->law.cap;
+                continue;
+            }
             x->slots = x->law.held(&x->law, p->w.context);
             x->slots_most = x->law.most ? x->law.most(&x->law, p->w.prompt, p->w.context) : x->slots;
         }
@@ -102,25 +159,60 @@ static kvp_err check_positions(const struct plan *p, struct kvp_error *e)
                     p->model->name, p->model->max_positions);
 }
 
+/* The techniques that change the model itself work on a copy. */
+static kvp_err rewrite_model(struct plan *p, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < p->stack->n; i++) {
+        const struct kvp_spec *s = &p->stack->spec[i];
+        const struct technique *t = technique_find(s->name, strlen(s->name));
+
+        if (!t || !t->model_rewrite)
+            continue;
+        if (!p->rewritten.cls)
+            KVP_TRY(kvp_model_copy(&p->rewritten, p->model, e));
+        p->model = &p->rewritten;
+        KVP_TRY(t->model_rewrite(&p->rewritten, s, e));
+    }
+    return KVP_OK;
+}
+
+static kvp_err make_room(struct plan *p, struct kvp_error *e)
+{
+    const uint32_t n = p->model->classes ? p->model->classes : 1;
+    uint32_t l = p->model->layers;
+
+    p->n_classes = p->model->classes;
+    p->cls = calloc(n, sizeof(*p->cls));
+    p->tables = calloc(n, sizeof(*p->tables));
+    if (!p->cls || !p->tables)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
+    while (l-- > 0)
+        p->cls[p->model->class_of[l]].first = l;
+    return KVP_OK;
+}
+
 static kvp_err fill(struct plan *p, struct kvp_error *e)
 {
     KVP_TRY(kvp_workload_resolve(&p->w, e));
-    KVP_TRY(check_positions(p, e));
+    p->chunk = p->w.prompt;
     KVP_TRY(check_pairs(p->stack, e));
+    KVP_TRY(rewrite_model(p, e));
+    KVP_TRY(make_room(p, e));
+    KVP_TRY(check_positions(p, e));
     KVP_TRY(rewrite(p, e));
     exact_room(p);
     return KVP_OK;
 }
 
 kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
-                   enum kvp_format kv, struct kvp_error *e)
+                   const struct kvp_options *o, enum kvp_format kv, struct kvp_error *e)
 {
     kvp_err rc;
 
-    *out = (struct plan){.model = m, .stack = s, .w = *w, .kv = kv, .n_classes = m->classes};
-    out->cls = calloc(m->classes ? m->classes : 1, sizeof(*out->cls));
-    out->tables = calloc(m->classes ? m->classes : 1, sizeof(*out->tables));
-    rc = out->cls && out->tables ? fill(out, e) : kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
+    *out = (struct plan){.model = m, .o = o, .stack = s, .w = *w, .kv = kv};
+    out->weights = store_of_model(m, o->weights_given ? o->weights : m->dtype);
+    out->encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
+    rc = fill(out, e);
     if (rc != KVP_OK)
         plan_free(out);
     return rc;
@@ -130,6 +222,7 @@ void plan_free(struct plan *p)
 {
     free(p->cls);
     free(p->tables);
+    kvp_model_free(&p->rewritten);
     *p = (struct plan){0};
 }
 
@@ -137,7 +230,7 @@ kvp_err kvp_stack_check(const struct kvp_stack *s, const struct kvp_model *m, co
 {
     struct plan p;
 
-    KVP_TRY(plan_build(&p, m, s, w, m->dtype, e));
+    KVP_TRY(plan_build(&p, m, s, w, &(struct kvp_options){0}, m->dtype, e));
     plan_free(&p);
     return KVP_OK;
 }
@@ -146,9 +239,11 @@ kvp_err kvp_stack_check(const struct kvp_stack *s, const struct kvp_model *m, co
 
 uint64_t part_bytes(bool *over, const struct part *p, uint64_t tokens)
 {
-    const uint64_t bits = NUM_PROD(over, p->heads, p->width, tokens / p->unit, format_bits(p->format));
+    const uint64_t n = tokens / p->unit;
 
-    return bits / 8;
+    if (p->channels_first)
+        return NUM_PROD(over, p->heads, p->width, format_bytes(over, p->format, n));
+    return p->width > 1 ? NUM_PROD(over, p->heads, n, format_bytes(over, p->format, p->width)) : num_mul(over, p->heads, format_bytes(over, p->format, n));
 }
 
 uint64_t part_read(const struct part *p, uint64_t seen)
@@ -162,11 +257,11 @@ static void lower(struct plan *p, uint32_t cls, const struct part *x, struct ten
     const uint64_t tokens = (x->pages ? x->block : x->slots) / x->unit;
 
     if (x->channels_first)
-        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, x->width, tokens);
+        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, x->width, tokens);
     else if (x->width > 1)
-        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, tokens, x->width);
+        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, tokens, x->width);
     else
-        TENSOR(out, x->name, x->tag, cls, p->cls[cls].count, x->format, first, x->heads, tokens);
+        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, tokens);
 }
 
 void plan_tensors(struct plan *p, struct tensors *out)
@@ -186,9 +281,9 @@ void plan_tensors(struct plan *p, struct tensors *out)
 
 /* ---- totals -------------------------------------------------------------------------------------- */
 
-static uint64_t all_layers(struct plan *p, const struct part *x, uint32_t cls, uint64_t tokens)
+static uint64_t all_layers(struct plan *p, const struct part *x, uint64_t tokens)
 {
-    return NUM_PROD(&p->over, part_bytes(&p->over, x, tokens), p->cls[cls].count, p->w.batch);
+    return NUM_PROD(&p->over, part_bytes(&p->over, x, tokens), x->layers, p->w.batch);
 }
 
 /* Bytes of one sequence that one more token adds in the long run. */
@@ -202,8 +297,7 @@ static uint64_t per_token(struct plan *p)
 
             /* `unit` tokens add one element of each channel: exact, since the widths divide. */
             if (x->law.endless)
-                sum = num_add(&p->over, sum,
-                              num_mul(&p->over, part_bytes(&p->over, x, x->unit), p->cls[c].count) / x->unit);
+                sum = num_add(&p->over, sum, num_mul(&p->over, part_bytes(&p->over, x, x->unit * 32), x->layers) / (x->unit * 32));
         }
     return sum;
 }
@@ -216,7 +310,8 @@ static uint64_t held_sum(struct plan *p, uint64_t seen)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
 
-            sum = num_add(&p->over, sum, all_layers(p, x, c, x->law.held(&x->law, seen)));
+            if (x->tag != KVP_TAG_STATE)
+                sum = num_add(&p->over, sum, all_layers(p, x, x->law.held(&x->law, seen)));
         }
     return sum;
 }
@@ -230,6 +325,11 @@ static bool any_grows(const struct plan *p)
     return false;
 }
 
+static uint32_t plan_class_of(const struct plan *p, uint32_t layer)
+{
+    return p->n_classes == p->model->layers ? layer : p->model->class_of[layer];
+}
+
 /* The step that brings token `seen`: layer by layer and tensor by tensor, the new one is allocated while
  * the old one lives, then the old one goes. */
 static uint64_t growth_peak(struct plan *p, uint64_t seen)
@@ -237,7 +337,7 @@ static uint64_t growth_peak(struct plan *p, uint64_t seen)
     uint64_t now = held_sum(p, seen - 1), peak = 0;
 
     for (uint32_t l = 0; l < p->model->layers; l++) {
-        const struct plan_class *c = &p->cls[p->model->class_of[l]];
+        const struct plan_class *c = &p->cls[plan_class_of(p, l)];
 
         for (uint32_t i = 0; i < c->n_parts; i++) {
             const struct part *x = &c->parts[i];
@@ -245,7 +345,7 @@ static uint64_t growth_peak(struct plan *p, uint64_t seen)
             const uint64_t old = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
             const uint64_t new = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
 
-            if (after == before)
+            if (after == before || x->tag == KVP_TAG_STATE)
                 continue;
             now = num_add(&p->over, now, new);
             peak = num_max(peak, now);
@@ -276,7 +376,8 @@ static uint64_t reserved_peak(struct plan *p)
 
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
-            sum = num_add(&p->over, sum, all_layers(p, &p->cls[c].parts[i], c, p->cls[c].parts[i].slots_most));
+            if (p->cls[c].parts[i].tag != KVP_TAG_STATE)
+                sum = num_add(&p->over, sum, all_layers(p, &p->cls[c].parts[i], p->cls[c].parts[i].slots_most));
     for (uint32_t i = 0; i < p->n_tables; i++)
         sum = num_add(&p->over, sum, NUM_PROD(&p->over, 4, p->w.batch, p->tables[i]));
     return sum;
@@ -289,9 +390,9 @@ void plan_totals(struct plan *p, struct kvp_memory *m)
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
-            const uint64_t used = all_layers(p, x, c, x->law.held(&x->law, p->w.context));
+            const uint64_t used = all_layers(p, x, x->law.held(&x->law, p->w.context));
 
-            rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, c, x->slots), used));
+            rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, x->slots), used));
         }
     m->bytes_per_token = per_token(p);
     m->rounding_bytes = (int64_t)rounding;

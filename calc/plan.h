@@ -8,6 +8,7 @@
 
 #include "calc/num.h"
 #include "calc/tensors.h"
+#include "calc/weights.h"
 
 #include <kvproof/kvproof.h>
 
@@ -41,6 +42,9 @@ struct part {
     uint64_t heads, width, unit;
     bool channels_first;
     struct law law;
+    uint64_t layers; /* of the class, how many keep one; the class's count unless a technique shares it */
+    bool replicated; /* every tensor-parallel rank keeps it whole (latents); else heads are divided */
+    uint64_t shared; /* of the tokens held, this many are stored once for the whole batch */
     bool rows;            /* plain rows of k or v, written one by one: can grow, can be paged */
     bool attended;        /* attention reads it */
     bool append_prefill, append_decode; /* written by cache_append in that phase */
@@ -53,10 +57,11 @@ struct part {
     bool grows;
 };
 
-enum { PLAN_MAX_PARTS = 10 };
+enum { PLAN_MAX_PARTS = 24 };
 
 struct plan_class {
     uint32_t count;
+    uint32_t first; /* the model's number of its first layer */
     const struct kvp_layer_class *model;
     uint64_t band; /* prefill: query i sees keys with i - j < band; PLAN_NO_LIMIT: all j <= i */
     uint64_t span; /* decode: most keys a query sees, itself included */
@@ -73,14 +78,19 @@ struct plan_scratch {
 };
 
 struct plan {
-    const struct kvp_model *model;
+    const struct kvp_model *model; /* the given one, or `rewritten` when a technique changed it */
+    const struct kvp_options *o;   /* as given */
+    struct kvp_model rewritten;    /* owned; zero when none did */
     const struct kvp_stack *stack;
     struct kvp_workload w; /* resolved */
     enum kvp_format kv;
+    struct store_plan weights;     /* how weights are stored */
+    uint64_t encoder_tokens;       /* what cross-attention reads, per sequence */
+    uint64_t chunk;                /* tokens of a prompt in one pass; the prompt unless it is chunked */
     uint32_t n_classes;
-    struct plan_class *cls; /* as in the model */
+    struct plan_class *cls; /* [n_classes] the model's classes, until plan_split() */
     uint32_t n_tables;
-    uint64_t *tables; /* pages per sequence, each different number once; [n_classes] */
+    uint64_t *tables; /* pages per sequence, each different number once */
     uint32_t n_scratch;
     struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
     bool over; /* a count did not fit */
@@ -89,8 +99,12 @@ struct plan {
 /* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,
  * KVP_ERANGE with the reason. plan_free() on success. */
 kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
-                   enum kvp_format kv, struct kvp_error *e);
+                   const struct kvp_options *o, enum kvp_format kv, struct kvp_error *e);
 void plan_free(struct plan *p);
+
+/* One plan class a layer, for techniques whose budgets differ by layer; KVP_ENOMEM. Classes that came out
+ * alike may be many: bytes and FLOPs do not mind. */
+kvp_err plan_split(struct plan *p, struct kvp_error *e);
 
 /* For techniques: a new part, at most PLAN_MAX_PARTS a class: tokens whole, never paged, its law a ring
  * without a limit. */
@@ -99,11 +113,18 @@ void plan_drop_parts(struct plan_class *c);
 void plan_add_table(struct plan *p, uint64_t pages);
 void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
 
+/* A part that never changes its size: a recurrent state, an encoder's keys. `tokens` rows of it. */
+struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *name, enum kvp_tag tag, enum kvp_format f,
+                            uint64_t heads, uint64_t tokens, uint64_t width);
+
+/* What the class's recurrence keeps (state.c). */
+void plan_add_state(struct plan *p, struct plan_class *c);
+
 /* Bytes of `tokens` tokens of a part, one sequence, one layer. */
 uint64_t part_bytes(bool *over, const struct part *p, uint64_t tokens);
 uint64_t part_read(const struct part *p, uint64_t seen);
 
-/* Lower the cache to tensors, as allocated at rest, and add up the totals of memory that are about it. */
+/* Lower the cache and the state to tensors, as allocated at rest, and add up the totals of memory that are about it. */
 void plan_tensors(struct plan *p, struct tensors *out);
 void plan_totals(struct plan *p, struct kvp_memory *m);
 

@@ -83,7 +83,7 @@ static kvp_err parse_ratio(const struct technique *t, const struct tech_param *p
 
 static kvp_err parse_format(const struct technique *t, const struct tech_param *p, struct slice v, struct kvp_param *out, struct kvp_error *e)
 {
-    char expected[64] = "";
+    char expected[256] = "";
 
     for (unsigned f = 0; f < KVP_FORMATS; f++) {
         const char *name = kvp_format_name((enum kvp_format)f);
@@ -100,11 +100,29 @@ static kvp_err parse_format(const struct technique *t, const struct tech_param *
     return bad_value(t, p, v, expected, e);
 }
 
+static kvp_err parse_word(const struct technique *t, const struct tech_param *p, struct slice v, struct kvp_param *out, struct kvp_error *e)
+{
+    char expected[256] = "";
+
+    for (int i = 0; p->words[i]; i++) {
+        const size_t used = strlen(expected);
+
+        if (is(v, p->words[i])) {
+            out->i = i;
+            out->word = p->words[i];
+            return KVP_OK;
+        }
+        snprintf(expected + used, sizeof(expected) - used, "%s%s", used ? " or " : "", p->words[i]);
+    }
+    return bad_value(t, p, v, expected, e);
+}
+
 static kvp_err parse_value(const struct technique *t, const struct tech_param *p, struct slice v, struct kvp_param *out, struct kvp_error *e)
 {
     static kvp_err (*const parsers[])(const struct technique *, const struct tech_param *, struct slice, struct kvp_param *,
                                       struct kvp_error *) = {
         [KVP_PARAM_INT] = parse_int, [KVP_PARAM_RATIO] = parse_ratio, [KVP_PARAM_FORMAT] = parse_format,
+        [KVP_PARAM_WORD] = parse_word,
     };
 
     if (out->given)
@@ -121,7 +139,8 @@ static void defaults(const struct technique *t, struct kvp_spec *s)
     for (uint32_t i = 0; i < t->n_params; i++) {
         const struct tech_param *p = &t->params[i];
 
-        s->params[i] = (struct kvp_param){.key = p->key, .kind = p->kind, .i = p->i, .r = p->r, .f = p->f};
+        s->params[i] = (struct kvp_param){.key = p->key, .kind = p->kind, .i = p->i, .r = p->r, .f = p->f,
+                                          .word = p->kind == KVP_PARAM_WORD ? p->words[p->i] : NULL};
     }
 }
 

@@ -19,6 +19,7 @@ struct tech_param {
     double r, r_min, r_max; /* RATIO */
     enum kvp_format f;    /* FORMAT: default */
     unsigned formats;     /* FORMAT: allowed, 1 << format */
+    const char *const *words; /* WORD: allowed, closed by NULL; `i` is the default's number */
 };
 
 struct technique {
@@ -29,6 +30,11 @@ struct technique {
     /* (optional) Parameters that bite on this model at this workload, as the text after "NAME:"; empty:
      * the defaults do. NULL: they always do. */
     void (*example)(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n);
+    /* (optional) The model itself: GQA's projections, LoRC's factors. `m` is a copy; to change layers, edit
+     * a list of them and kvp_model_group() it. */
+    kvp_err (*model_rewrite)(struct kvp_model *m, const struct kvp_spec *s, struct kvp_error *e);
+    /* (optional) How weights are stored, p->weights; and p->chunk. Before any cache_rewrite. */
+    kvp_err (*store_rewrite)(struct plan *p, const struct kvp_spec *s, struct kvp_error *e);
     /* (optional) What a layer keeps: rewrite the plan, in the axes' order. Says here, too, what it
      * cannot do with this model, workload or parameters. `s` is NULL for the baseline. */
     kvp_err (*cache_rewrite)(struct plan *p, const struct kvp_spec *s, struct kvp_error *e);

@@ -5,13 +5,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Elements that are stored together, and their bytes, scales inside. */
+static const struct {
+    uint8_t elements, bytes;
+} blocks[KVP_FORMATS] = {
+    [KVP_F32] = {1, 4},      [KVP_F16] = {1, 2},      [KVP_BF16] = {1, 2},    [KVP_I32] = {1, 4},      [KVP_INT4] = {2, 1},
+    [KVP_INT2] = {4, 1},     [KVP_FP8] = {1, 1},      [KVP_INT8] = {1, 1},    [KVP_I64] = {1, 8},      [KVP_U8] = {1, 1},
+    [KVP_Q8_0] = {32, 34},   [KVP_Q5_1] = {32, 24},   [KVP_Q5_0] = {32, 22},  [KVP_Q4_1] = {32, 20},   [KVP_Q4_0] = {32, 18},
+    [KVP_IQ4_NL] = {32, 18}, [KVP_NVFP4] = {16, 9},   [KVP_MXFP4] = {32, 17}, [KVP_MXFP8] = {32, 33},
+};
+static const struct {
+    uint16_t elements, bytes;
+} superblocks[KVP_FORMATS] = {
+    [KVP_Q2_K] = {256, 84},  [KVP_Q3_K] = {256, 110}, [KVP_Q4_K] = {256, 144},
+    [KVP_Q5_K] = {256, 176}, [KVP_Q6_K] = {256, 210}, [KVP_IQ4_XS] = {256, 136},
+};
+
+uint32_t format_block(enum kvp_format f)
+{
+    return blocks[f].elements ? blocks[f].elements : superblocks[f].elements;
+}
+
+uint64_t format_bytes(bool *over, enum kvp_format f, uint64_t elements)
+{
+    const uint64_t n = format_block(f), bytes = blocks[f].elements ? blocks[f].bytes : superblocks[f].bytes;
+
+    return num_mul(over, n == 1 ? elements : num_cdiv(elements, n), bytes);
+}
+
 uint32_t format_bits(enum kvp_format f)
 {
-    static const uint32_t bits[KVP_FORMATS] = {
-        [KVP_F32] = 32, [KVP_F16] = 16, [KVP_BF16] = 16, [KVP_I32] = 32, [KVP_INT4] = 4, [KVP_INT2] = 2,
-    };
-
-    return bits[f];
+    return blocks[f].elements ? blocks[f].bytes * 8u / blocks[f].elements : superblocks[f].bytes * 8u / superblocks[f].elements;
 }
 
 static bool make_room(struct tensors *t)
@@ -43,7 +67,7 @@ void tensors_add(struct tensors *t, const char *name, enum kvp_tag tag, uint32_t
     *x = (struct kvp_tensor){.tag = tag, .cls = cls, .count = count, .dims = dims, .format = f};
     strncpy(x->name, name, sizeof(x->name) - 1);
     memcpy(x->shape, shape, dims * sizeof(*shape));
-    x->bytes = format_bits(f) < 8 ? elements / (8 / format_bits(f)) : num_mul(&t->over, elements, format_bits(f) / 8);
+    x->bytes = num_mul(&t->over, elements / shape[dims - 1], format_bytes(&t->over, f, shape[dims - 1]));
 }
 
 uint64_t tensors_sum(struct tensors *t, enum kvp_tag tag)
@@ -73,72 +97,6 @@ kvp_err tensors_err(const struct tensors *t, struct kvp_error *e)
     if (t->over)
         return kvp_fail(e, KVP_ERANGE, "a size does not fit in 63 bits: the context, the batch or the model is too big");
     return KVP_OK;
-}
-
-/* ---- weights ------------------------------------------------------------------------------------ */
-
-struct weights {
-    struct tensors *t;
-    const struct kvp_model *m;
-    enum kvp_format f;
-};
-
-static void matrix(const struct weights *w, const char *name, uint32_t cls, uint64_t count, uint64_t out, uint64_t in, bool bias)
-{
-    char text[48];
-
-    snprintf(text, sizeof(text), "%s.weight", name);
-    TENSOR(w->t, text, KVP_TAG_WEIGHTS, cls, count, w->f, out, in);
-    snprintf(text, sizeof(text), "%s.bias", name);
-    if (bias)
-        TENSOR(w->t, text, KVP_TAG_WEIGHTS, cls, count, w->f, out);
-}
-
-static void norm(const struct weights *w, const char *name, uint32_t cls, uint64_t count, uint64_t width, bool bias)
-{
-    char text[48];
-
-    snprintf(text, sizeof(text), "%s.weight", name);
-    TENSOR(w->t, text, KVP_TAG_WEIGHTS, cls, count, w->f, width);
-    snprintf(text, sizeof(text), "%s.bias", name);
-    if (bias)
-        TENSOR(w->t, text, KVP_TAG_WEIGHTS, cls, count, w->f, width);
-}
-
-static void layer(const struct weights *w, uint32_t cls)
-{
-    const struct kvp_layer_class *c = &w->m->cls[cls];
-    const uint64_t q = (uint64_t)c->heads * c->head_dim, kv = (uint64_t)c->kv_heads * c->head_dim, D = w->m->width;
-    const bool ln = w->m->norm == KVP_NORM_LAYER;
-
-    norm(w, "attn_norm", cls, c->count, D, ln);
-    matrix(w, "q_proj", cls, c->count, q, D, c->qkv_bias);
-    matrix(w, "k_proj", cls, c->count, kv, D, c->qkv_bias);
-    matrix(w, "v_proj", cls, c->count, kv, D, c->qkv_bias);
-    if (c->qk_norm) {
-        norm(w, "q_norm", cls, c->count, c->head_dim, false);
-        norm(w, "k_norm", cls, c->count, c->head_dim, false);
-    }
-    matrix(w, "o_proj", cls, c->count, D, q, c->o_bias);
-    norm(w, "mlp_norm", cls, c->count, D, ln);
-    if (c->ffn == KVP_FFN_GATED)
-        matrix(w, "gate_proj", cls, c->count, c->ffn_width, D, c->ffn_bias);
-    matrix(w, "up_proj", cls, c->count, c->ffn_width, D, c->ffn_bias);
-    matrix(w, "down_proj", cls, c->count, D, c->ffn_width, c->ffn_bias);
-}
-
-void weight_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format f)
-{
-    const struct weights w = {.t = t, .m = m, .f = f};
-
-    matrix(&w, "embedding", WHOLE_MODEL, 1, m->vocab, m->width, false);
-    if (m->position == KVP_POS_LEARNED)
-        matrix(&w, "positions", WHOLE_MODEL, 1, m->max_positions, m->width, false);
-    for (uint32_t i = 0; i < m->classes; i++)
-        layer(&w, i);
-    norm(&w, "final_norm", WHOLE_MODEL, 1, m->width, m->norm == KVP_NORM_LAYER);
-    if (!m->tied)
-        matrix(&w, "lm_head", WHOLE_MODEL, 1, m->vocab, m->width, false);
 }
 
 /* ---- activations and scratch -------------------------------------------------------------------- */

@@ -12,7 +12,10 @@ struct tensors {
 
 enum { WHOLE_MODEL = UINT32_MAX };
 
-uint32_t format_bits(enum kvp_format f);
+/* Bytes of a row of `elements`, rounded up to whole blocks (bytes, or blocks with their scales). */
+uint64_t format_bytes(bool *over, enum kvp_format f, uint64_t elements);
+uint32_t format_block(enum kvp_format f); /* elements that are stored together; 1 for plain ones */
+uint32_t format_bits(enum kvp_format f);  /* per element, rounded down where scales make it a fraction */
 
 /* Add `count` tensors of this shape (`dims` numbers follow). An empty one is left out. */
 void tensors_add(struct tensors *t, const char *name, enum kvp_tag tag, uint32_t cls, uint64_t count,
@@ -24,9 +27,6 @@ void tensors_add(struct tensors *t, const char *name, enum kvp_tag tag, uint32_t
 uint64_t tensors_sum(struct tensors *t, enum kvp_tag tag);
 uint64_t tensors_elements(struct tensors *t, enum kvp_tag tag);
 kvp_err tensors_err(const struct tensors *t, struct kvp_error *e);
-
-/* Every weight, tensor by tensor; a tied head once. Elements add up to the model's parameters. */
-void weight_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format f);
 
 /* Upper bounds of what passes through: activations (f32, whole prompt in one pass, the feed-forward in
  * blocks of 1024 rows, logits in blocks of 64) and kernels' scratch. `logit_rows`: rows of the prompt

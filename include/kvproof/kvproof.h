@@ -33,6 +33,12 @@ struct kvp_options {
     bool weights_given, kv_given;
     enum kvp_format weights; /* not given: the model's dtype */
     enum kvp_format kv;      /* not given: the weights' format */
+    uint64_t encoder_tokens; /* of an encoder-decoder, or a vision tower's output; 0: the model's own length */
+    uint32_t tp, pp, ep;     /* tensor, pipeline, expert parallel ranks; 0 is 1 */
+    bool ssm_given, conv_given;
+    enum kvp_format ssm, conv; /* of recurrent matrices (default f32) and of conv columns (default: the model's dtype) */
+    bool conv_full;          /* keep d_conv columns, as the original Mamba code does; default d_conv - 1, as vLLM does */
+    bool with_vision, with_mtp; /* count the tower's weights; the extra prediction layers' */
     bool all_logits;         /* logits of every row of the prompt, not only of the last (--dump-logits) */
 };
 
@@ -100,7 +106,7 @@ struct kvp_op_cost {
 };
 
 struct kvp_estimate {
-    uint64_t parameters;
+    uint64_t parameters, active_parameters; /* active: what works for one token */
     struct kvp_workload workload; /* resolved */
     enum kvp_format weights, kv;  /* resolved */
     struct kvp_memory memory;

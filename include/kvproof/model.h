@@ -13,53 +13,162 @@
 extern "C" {
 #endif
 
-enum kvp_mixer { KVP_MIX_ATTENTION };
-enum kvp_ffn { KVP_FFN_PLAIN, KVP_FFN_GATED };
-enum kvp_norm { KVP_NORM_RMS, KVP_NORM_LAYER };
-enum kvp_position { KVP_POS_ROPE, KVP_POS_LEARNED };
-enum kvp_act { KVP_ACT_SILU, KVP_ACT_GELU_TANH, KVP_ACT_GELU, KVP_ACT_RELU };
+/* Zero is "absent" in every field below: a layer has a part when a field of that part is not 0. */
 
-/* Layers that are alike. `count` of the model's layers are of this class. */
+enum kvp_mixer { KVP_MIX_NONE, KVP_MIX_ATTENTION, KVP_MIX_MLA }; /* what keeps one row per token */
+enum kvp_recurrent { /* what keeps a state of fixed size */
+    KVP_REC_NONE,
+    KVP_REC_MAMBA1,
+    KVP_REC_MAMBA2,
+    KVP_REC_RWKV4,
+    KVP_REC_RWKV5,
+    KVP_REC_RWKV6,
+    KVP_REC_RWKV7,
+    KVP_REC_DELTA,     /* gated delta net (Qwen3-Next) */
+    KVP_REC_KDA,       /* Kimi delta attention */
+    KVP_REC_LIGHTNING, /* linear attention with a fixed decay (MiniMax-01) */
+    KVP_REC_RGLRU,     /* gated linear recurrent unit (RecurrentGemma) */
+    KVP_REC_CONV,      /* gated short convolution (LFM2) */
+};
+enum kvp_ffn { KVP_FFN_NONE, KVP_FFN_PLAIN, KVP_FFN_GATED, KVP_FFN_RWKV };
+enum kvp_norm { KVP_NORM_RMS, KVP_NORM_LAYER };
+enum kvp_position { KVP_POS_ROPE, KVP_POS_LEARNED, KVP_POS_ALIBI, KVP_POS_NONE };
+enum kvp_act { KVP_ACT_SILU, KVP_ACT_GELU_TANH, KVP_ACT_GELU, KVP_ACT_RELU, KVP_ACT_RELU2 };
+
+/* A weight that no field below implies: [rows, cols] (cols 1: a vector), `n` of them in every layer. */
+struct kvp_extra {
+    const char *name; /* lives for ever */
+    uint32_t rows, cols, n;
+    bool linear; /* multiplied with every token: counts FLOPs, and is quantized where linears are */
+};
+enum { KVP_MAX_EXTRA = 8 };
+
+/* Layers that are alike. `count` of the model's layers are of this class. A layer may mix by attention,
+ * by a recurrence, by both side by side (Falcon-H1, Zamba2), or not at all; a decoder's layer may read an
+ * encoder's output too. */
 struct kvp_layer_class {
     uint32_t count;
+
+    /* ATTENTION, and what MLA has of it */
     enum kvp_mixer mixer;
-    uint32_t heads;    /* query heads */
-    uint32_t kv_heads; /* divides heads */
-    uint32_t head_dim; /* from head_dim, else width / heads */
-    uint64_t window;   /* keys a query sees, itself included; 0: all */
+    uint32_t heads;      /* query heads */
+    uint32_t kv_heads;   /* divides heads; 0 with MLA */
+    uint32_t head_dim;   /* of q and k (MLA: nope_dim + rope_dim); from head_dim, else width / heads */
+    uint32_t v_head_dim; /* of v and of the output; head_dim unless the config says otherwise */
+    uint64_t window;     /* keys a query sees, itself included; 0: all */
+    uint64_t chunk;      /* a query sees the keys of its own chunk of this many only (Llama 4); 0: no chunks */
     bool qkv_bias, o_bias;
     bool qk_norm;      /* RMS norm over head_dim on q and on k */
+    bool qk_norm_wide; /* with qk_norm: one norm over all heads of q, one over all of k (OLMo-2, MiniMax-M2) */
+    bool gated_q;      /* q_proj yields an output gate too: twice the rows (Qwen3-Next) */
+    bool sinks;        /* one learned logit a head (gpt-oss); nothing is cached */
+    bool k_is_v;       /* no v_proj: v is k's projection. The cache still holds both (Gemma 4) */
+    bool no_kv;        /* reads the k and v that an earlier layer of its kind stored: no k_proj, v_proj, cache */
+    bool no_rope;      /* this layer does not rotate */
+    bool shared_attn;  /* its attention weights belong to an earlier layer (Zamba2): counted there */
+    uint32_t attn_in;  /* width of q, k and v's input when not the model's (Zamba2: twice it) */
+
+    /* MLA */
+    uint32_t q_rank;   /* 0: q is projected at once */
+    uint32_t kv_rank, nope_dim, rope_dim;
+    uint32_t index_heads, index_dim; /* sparse-attention indexer with keys of its own (DeepSeek-V3.2) */
+    uint32_t index_topk;
+
+    /* cross-attention over an encoder's (or a vision tower's) output */
+    uint32_t cross_heads, cross_kv_heads, cross_head_dim;
+    uint32_t cross_in; /* width of what k and v project; the model's if 0 */
+
+    /* recurrence */
+    enum kvp_recurrent recurrent;
+    uint32_t inner;        /* E: channels (Mamba: expand * width; RWKV, lightning: width; RGLRU: lru width) */
+    uint32_t state;        /* n of Mamba, columns of a head's state elsewhere (dk of DELTA and KDA) */
+    uint32_t conv;         /* d_conv: taps of the convolution; 0: none */
+    uint32_t groups;       /* of B and C (Mamba-2), of key heads (DELTA: Hk) */
+    uint32_t rec_heads;    /* Mamba-2, RWKV, lightning, DELTA's value heads */
+    uint32_t rec_head_dim; /* of those heads (rows of a head's state; dv of DELTA) */
+    uint32_t dt_rank;      /* Mamba-1 */
+    uint32_t low_rank[4];  /* RWKV-6, 7: decay, a, v, gate; KDA: decay, gate */
+    bool conv_bias, rec_bias; /* of the convolution; of in_proj and out_proj */
+    bool rec_norm;         /* gated norm before out_proj (Mamba-2), or norms on dt, B and C (Jamba) */
+
+    /* feed-forward: dense when ffn_width, experts when experts, both (Gemma 4, Arctic) when both */
     enum kvp_ffn ffn;
     uint32_t ffn_width; /* of one matrix */
     enum kvp_act act;
     bool ffn_bias;
+    uint32_t experts, experts_per_token, expert_width;
+    uint32_t expert_in;     /* width that experts work in when not the model's (Nemotron-3's latent) */
+    uint32_t shared_width;  /* all shared experts side by side; 0: none */
+    bool shared_gate;       /* [1, width] on the shared experts (Qwen) */
+    bool router_bias;       /* router has a bias, or a correction bias per expert (DeepSeek-V3) */
+    bool expert_bias;       /* the experts' matrices have biases (gpt-oss) */
+
+    uint32_t norms; /* norms over the model's width in a layer: 2, 1 (parallel attention), 4 (Gemma 2), 0 */
+    struct kvp_extra extra[KVP_MAX_EXTRA];
 };
 
 enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER };
+
+/* How the checkpoint stores its linear weights; what the config's quantization_config says, in words.
+ * Unquantized: format KVP_WF_PLAIN. */
+struct kvp_quant {
+    enum kvp_wformat format;
+    uint32_t bits, group;      /* group 0: the format's own; UINT32_MAX: one group a row */
+    uint32_t block[2];         /* FP8: rows and columns that share a scale; 0: one scale a tensor */
+    bool desc_act, double_quant;
+    bool embed, head;          /* these are quantized too (MLX) */
+    unsigned kept;             /* roles (1 << enum kvp_role) that stay in the model's dtype */
+    enum kvp_format kv;        /* kv_cache_scheme; F32: not said */
+    char method[24];           /* the config's word */
+};
 
 struct kvp_model {
     char name[96];       /* base name of the file, directory or built-in */
     char model_type[48]; /* the config's own word; picks a dialect, never a size */
     uint32_t vocab, width, layers;
+    uint32_t head_rows;  /* rows of the head when not vocab; 0: vocab */
     uint32_t classes;
     struct kvp_layer_class *cls; /* [classes] */
     uint32_t *class_of;          /* [layers] index into cls */
     enum kvp_norm norm;
+    uint32_t norm_vectors; /* learned vectors of one norm: 1 weight, 2 weight and bias, 0 none (OLMo-1) */
     double norm_eps;
+    bool no_final_norm;
     enum kvp_position position;
     double rope_theta;
     enum kvp_rope_scaling rope_scaling;
     char rope_type[24]; /* the config's word, for messages when scaling is OTHER */
     double rope_factor, rope_low_freq, rope_high_freq, rope_original_context; /* LLAMA3, LINEAR */
-    uint64_t max_positions; /* rows of the position table when LEARNED, else the trained context */
+    uint64_t max_positions; /* the trained context; with LEARNED a hard limit; 0: none said (RWKV, T5) */
+    uint64_t position_rows; /* rows of the table when LEARNED and not max_positions (OPT: 2 more); 0: those */
     bool tied;              /* lm_head shares the embedding */
+    bool no_head;           /* there is no lm_head at all (an embedding model's own class) */
+    bool head_bias;
     enum kvp_format dtype;  /* torch_dtype / dtype; F32 when neither is there (transformers' default) */
     bool dtype_given;
+    struct kvp_quant quant;
+
+    /* An encoder: layers of its own over its own tokens. The decoder's classes have cross_heads. */
+    uint32_t encoders;               /* classes */
+    struct kvp_layer_class *encoder; /* [encoders], with counts */
+    uint64_t encoder_positions;      /* its trained (or fixed) length; 0: none said */
+    uint64_t encoder_rows;           /* rows of its learned position table; 0: none */
+    uint32_t encoder_width;          /* the model's if 0 */
+
+    struct kvp_extra extra[KVP_MAX_EXTRA]; /* once for the whole model: embedding norms, projections */
+    uint32_t towers;                 /* what only --with-vision counts: the vision or audio tower, shape by shape */
+    struct kvp_extra *tower;         /* [towers] */
+    uint32_t mtp_layers;             /* extra prediction layers, counted only on request */
+    struct kvp_layer_class mtp;      /* one of them */
+    struct kvp_extra mtp_extra[KVP_MAX_EXTRA];
+
+    /* What the engine cannot run yet although every size is known: the reason, or "". */
+    char not_run[96];
 };
 
 /* Load a model from a config.json, a directory that holds one, or a built-in name (data/models/).
- * Dialects: GPT-2, Llama, Mistral, Qwen2, Qwen3. A key that is unknown and looks as if it could
- * change memory is KVP_EINPUT naming it. *out is zeroed first; kvp_model_free() it on success.
+ * Dialects: calc/families/. A key that is unknown and looks as if it could change memory is KVP_EINPUT
+ * naming it. *out is zeroed first; kvp_model_free() it on success.
  * Implemented in calc/model.c. */
 kvp_err kvp_model_load(struct kvp_model *out, const char *path_or_name, struct kvp_error *e);
 
@@ -68,6 +177,13 @@ kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, con
 
 /* Keep the first `layers` layers only (validate --layers). 0 or more than it has: KVP_EINPUT. */
 kvp_err kvp_model_truncate(struct kvp_model *m, uint32_t layers, struct kvp_error *e);
+
+/* A deep copy; kvp_model_free() it on success. KVP_ENOMEM. */
+kvp_err kvp_model_copy(struct kvp_model *out, const struct kvp_model *m, struct kvp_error *e);
+
+/* Group alike layers: `layer` is [m->layers], count ignored. Fills cls, classes and class_of, classes in
+ * the order of their first layer. */
+kvp_err kvp_model_group(struct kvp_model *m, const struct kvp_layer_class *layer, struct kvp_error *e);
 
 void kvp_model_free(struct kvp_model *m); /* zeroed or NULL is fine */
 

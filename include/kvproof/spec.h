@@ -13,17 +13,18 @@
 extern "C" {
 #endif
 
-#define KVP_MAX_PARAMS 8
+#define KVP_MAX_PARAMS 12
 
-enum kvp_param_kind { KVP_PARAM_INT, KVP_PARAM_RATIO, KVP_PARAM_FORMAT };
+enum kvp_param_kind { KVP_PARAM_INT, KVP_PARAM_RATIO, KVP_PARAM_FORMAT, KVP_PARAM_WORD };
 
 struct kvp_param {
     const char *key; /* points into the technique's own table: lives for ever */
     enum kvp_param_kind kind;
     bool given;      /* the user wrote it; false: the table's default */
-    int64_t i;       /* INT */
+    int64_t i;       /* INT; WORD: its number in the table */
     double r;        /* RATIO */
     enum kvp_format f; /* FORMAT */
+    const char *word;  /* WORD: points into the technique's own table */
 };
 
 struct kvp_spec {

@@ -61,8 +61,9 @@ __attribute__((unused)) static struct kvp_model tiny(bool hybrid)
 {
     static struct kvp_layer_class same[1], two[2];
     static uint32_t of_same[2] = {0, 0}, of_two[2] = {0, 1};
-    const struct kvp_layer_class c = {.count = 2, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = KVP_FFN_GATED, .ffn_width = 16};
-    struct kvp_model m = {.name = "tiny", .vocab = 10, .width = 8, .layers = 2, .max_positions = 64, .dtype = KVP_F32};
+    const struct kvp_layer_class c = {.count = 2, .mixer = KVP_MIX_ATTENTION, .heads = 2, .kv_heads = 1, .head_dim = 4, .v_head_dim = 4, .norms = 2,
+                                      .ffn = KVP_FFN_GATED, .ffn_width = 16};
+    struct kvp_model m = {.name = "tiny", .vocab = 10, .width = 8, .layers = 2, .max_positions = 64, .dtype = KVP_F32, .norm_vectors = 1};
 
     same[0] = two[0] = two[1] = c;
     two[0].count = two[1].count = 1;

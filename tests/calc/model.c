@@ -524,7 +524,7 @@ static const struct {
     {LLAMA(",\"partial_rotary_factor\":0.5"), KVP_ENOTSUP, "partial_rotary_factor"},
     {LLAMA(",\"rope_parameters\":{\"partial_rotary_factor\":0.5}"), KVP_ENOTSUP, "partial_rotary_factor"},
     {LLAMA(",\"rope_parameters\":{\"full_attention\":{}}"), KVP_ENOTSUP, "rope_parameters"},
-    {LLAMA(",\"hidden_act\":\"relu2\""), KVP_ENOTSUP, "relu2"},
+    {LLAMA(",\"hidden_act\":\"mish\""), KVP_ENOTSUP, "mish"},
     {LLAMA(",\"torch_dtype\":\"float8_e4m3fn\""), KVP_ENOTSUP, "float8_e4m3fn"},
     {LLAMA(",\"layer_types\":[\"full_attention\",\"conv\",\"full_attention\",\"full_attention\"]"), KVP_ENOTSUP, "conv"},
     {"{\"model_type\":\"gemma2\"}", KVP_ENOTSUP, "gemma2"},

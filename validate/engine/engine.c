@@ -151,10 +151,47 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
+/* What the engine runs is attention and a dense feed-forward, a pair a layer. A new field of a layer class is
+ * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
+static bool runs_layer(const struct kvp_layer_class *c)
+{
+    static const struct kvp_layer_class none;
+    struct kvp_layer_class left;
+
+    memcpy(&left, c, sizeof(left));
+    if (c->mixer != KVP_MIX_ATTENTION || c->v_head_dim != c->head_dim || c->norms != 2 || c->act == KVP_ACT_RELU2 ||
+        (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED))
+        return false;
+    left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
+    left.window = 0;
+    left.mixer = KVP_MIX_NONE;
+    left.ffn = KVP_FFN_NONE;
+    left.act = KVP_ACT_SILU;
+    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = false;
+    return memcmp(&left, &none, sizeof(none)) == 0;
+}
+
+static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e)
+{
+    const uint32_t once = m->head_rows + m->encoders + (m->extra[0].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
+                          (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
+
+    if (*m->not_run)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
+    if (once || m->position > KVP_POS_LEARNED || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
+    for (uint32_t c = 0; c < m->classes; c++)
+        if (!runs_layer(&m->cls[c]))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run layers of class %" PRIu32 " of model_type %s yet", m->name, c,
+                            m->model_type);
+    return KVP_OK;
+}
+
 static kvp_err check_model(const struct kvp_model *m, uint64_t context, struct kvp_error *e)
 {
     if (m->layers == 0 || m->classes == 0)
         return kvp_fail(e, KVP_EINPUT, "%s: a model without layers", m->name);
+    KVP_TRY(check_architecture(m, e));
     if (m->position == KVP_POS_LEARNED && context > m->max_positions)
         return kvp_fail(e, KVP_EINPUT, "%s: context %" PRIu64 ", but its table of learned positions has %" PRIu64 " rows",
                         m->name, context, m->max_positions);

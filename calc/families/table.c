@@ -1,0 +1,176 @@
+/* table.c - every family of models, one row a file, and what is common to them: which dialect a config
+ * speaks, and whether each of its keys is known. */
+#include "calc/families/families.h"
+
+#include <string.h>
+
+static const struct kvp_dialect *const families[] = {
+    family_llama,
+};
+enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
+
+const struct kvp_dialect *kvp_dialect_at(uint32_t i)
+{
+    for (size_t f = 0; f < N_FAMILIES; f++)
+        for (const struct kvp_dialect *d = families[f]; d->model_type[0]; d++)
+            if (i-- == 0)
+                return d;
+    return NULL;
+}
+
+/* ---- which dialect ----------------------------------------------------------------------------------- */
+
+/* "gpt2, llama, ..." for messages, as far as they go. */
+static const char *supported(char *buf, size_t n)
+{
+    const struct kvp_dialect *d;
+    size_t at = 0;
+
+    buf[0] = 0;
+    for (uint32_t i = 0; (d = kvp_dialect_at(i)); i++) {
+        int w = snprintf(buf + at, n - at, "%s%s", i ? ", " : "", d->model_type[0]);
+
+        if (w < 0 || (size_t)w + 8 >= n - at) {
+            snprintf(buf + at, n - at, ", ...");
+            break;
+        }
+        at += (size_t)w;
+    }
+    return buf;
+}
+
+static bool listed(const char *const *list, size_t n, const char *name)
+{
+    for (size_t i = 0; i < n && list[i]; i++)
+        if (strcmp(list[i], name) == 0)
+            return true;
+    return false;
+}
+
+#define LISTED(list, name) listed((list), sizeof(list) / sizeof((list)[0]), (name))
+
+static const struct kvp_dialect *dialect_by(const char *type, const char *arch)
+{
+    const struct kvp_dialect *d;
+
+    for (uint32_t i = 0; (d = kvp_dialect_at(i)); i++)
+        if (type ? LISTED(d->model_type, type) : arch && LISTED(d->architectures, arch))
+            return d;
+    return NULL;
+}
+
+kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct kvp_dialect **out)
+{
+    const char *type = NULL, *arch;
+    char list[160], word[64];
+
+    KVP_TRY(kvp_json_text(j, "model_type", &type, NULL));
+    arch = json_string_value(json_array_get(json_object_get(j->object, "architectures"), 0));
+    if (!type && inner)
+        type = inner;
+    *out = dialect_by(type, arch);
+    if (*out)
+        return KVP_OK;
+    supported(list, sizeof(list));
+    if (type || arch) {
+        kvp_json_word(word, sizeof(word), type ? type : arch);
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; supported are %s", j->origin,
+                        type ? "model_type" : "architecture", word, list);
+    }
+    if (kvp_json_get(j, "dim") && kvp_json_get(j, "n_layers"))
+        return kvp_fail(j->e, KVP_ENOTSUP,
+                        "%s: this is a params.json (dim, n_layers); give the model's config.json", j->origin);
+    return kvp_fail(j->e, KVP_EINPUT, "%s: model_type is missing; expected one of %s", j->origin, list);
+}
+
+/* ---- keys -------------------------------------------------------------------------------------------- */
+
+const struct kvp_rule kvp_rules_common[] = {
+    {"use_cache", KVP_KEY_ANY, "whether a forward returns its cache; generation always uses one"},
+    {"output_hidden_states", KVP_KEY_ANY, "what a forward returns, not what it computes"},
+    {"pruned_heads", KVP_KEY_FALSE, "layers would have different head counts"},
+    {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
+    {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},
+    {"num_nextn_predict_layers", KVP_KEY_FALSE, "prediction layers would add weights and cache"},
+    {0},
+};
+
+static bool is_empty(const json_t *v)
+{
+    return json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0) ||
+           (json_is_array(v) && json_array_size(v) == 0) || (json_is_object(v) && json_object_size(v) == 0);
+}
+
+static bool is_true(const json_t *v)
+{
+    return json_is_true(v) || (json_is_integer(v) && json_integer_value(v) == 1);
+}
+
+static const struct kvp_rule *rule_in(const struct kvp_rule *list, const char *key)
+{
+    for (; list && list->key; list++)
+        if (strcmp(list->key, key) == 0)
+            return list;
+    return NULL;
+}
+
+/* A family's own word on a key comes before the common one. */
+static const struct kvp_rule *rule_of(const struct kvp_dialect *d, const char *key)
+{
+    const struct kvp_rule *r = NULL;
+
+    for (size_t i = 0; i < sizeof(d->rules) / sizeof(d->rules[0]) && !r; i++)
+        r = rule_in(d->rules[i], key);
+    return r ? r : rule_in(kvp_rules_common, key);
+}
+
+static bool is_size(const struct kvp_dialect *d, const char *key)
+{
+    for (int s = 0; s < KVP_SIZES; s++)
+        if (LISTED(d->key[s], key))
+            return true;
+    return LISTED(d->nested, key);
+}
+
+/* Could a key of this name change what is stored? The word that says so, or NULL. */
+static const char *suspicious(const char *key)
+{
+    static const char *const words[] = {"head",  "layer", "window", "rank", "state",
+                                        "share", "cache", "expert", "dim"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        if (strcasestr(key, words[i]))
+            return words[i];
+    return NULL;
+}
+
+static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const char *key,
+                         const json_t *v)
+{
+    const struct kvp_rule *r = rule_of(d, key);
+    const char *word;
+    char shown[80];
+
+    if (r && r->demand == KVP_KEY_FALSE && !is_empty(v))
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s is set, and %s", j->origin, key, r->reason);
+    if (r && r->demand == KVP_KEY_TRUE && !is_true(v))
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s is not true, so %s", j->origin, key, r->reason);
+    word = r || is_size(d, key) ? NULL : suspicious(key);
+    if (!word)
+        return KVP_OK;
+    kvp_json_word(shown, sizeof(shown), key);
+    return kvp_fail(j->e, KVP_EINPUT,
+                    "%s: key \"%s\" is not known for model_type %s, and a key about \"%s\" could change memory",
+                    j->origin, shown, d->model_type[0], word);
+}
+
+kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)(uintptr_t)j->object, key, v)
+        if (!json_is_null(v))
+            KVP_TRY(check_key(j, d, key, v));
+    return KVP_OK;
+}

@@ -1,0 +1,52 @@
+/* pass.h - one forward pass being listed; for the files of ops/. */
+#ifndef KVPROOF_CALC_OPS_PASS_H
+#define KVPROOF_CALC_OPS_PASS_H
+
+#include "calc/technique.h"
+
+enum { F = 4 }; /* bytes of an activation: f32 */
+
+struct pass {
+    struct ops *o;
+    struct plan *p;
+    enum kvp_phase phase;
+    uint64_t B, T, N; /* sequences; tokens seen by the last query; rows of activations */
+    uint64_t logit_rows;
+};
+
+static inline uint64_t prod3(const struct pass *s, uint64_t a, uint64_t b, uint64_t c)
+{
+    return NUM_PROD(&s->o->over, a, b, c);
+}
+
+static inline uint64_t sum(const struct pass *s, uint64_t a, uint64_t b)
+{
+    return num_add(&s->o->over, a, b);
+}
+
+/* rows x [in] through weights [out, in] (+ bias) to [out]; adds to what is there when `residual`. */
+void pass_linear(const struct pass *s, enum kvp_op op, enum kvp_role role, uint32_t cls, uint64_t calls, uint64_t rows, uint64_t in,
+                 uint64_t out, bool bias, bool residual);
+/* rows of `in` f32 read and of `out` written, beside `extra` bytes read. */
+void pass_stream(const struct pass *s, enum kvp_op op, uint32_t cls, uint64_t calls, uint64_t rows, uint64_t in, uint64_t out, uint64_t extra);
+/* Bytes of `n` unquantized weights. */
+uint64_t pass_plain(const struct pass *s, uint64_t n);
+uint64_t pass_norm_weights(const struct pass *s);
+
+/* The mixers and feed-forwards of one plan class; each does nothing where the class has none. */
+void ops_attention(const struct pass *s, uint32_t cls);
+void ops_mla(const struct pass *s, uint32_t cls);
+void ops_cross(const struct pass *s, uint32_t cls);
+void ops_recurrent(const struct pass *s, uint32_t cls);
+void ops_ffn(const struct pass *s, uint32_t cls);
+/* The encoder, once, in prefill. */
+void ops_encoder(const struct pass *s);
+
+/* Shared by attention and MLA: rows into the cache; what a growing store copies; the stack's own work. */
+void pass_append(const struct pass *s, uint32_t cls);
+void pass_grow(const struct pass *s, uint32_t cls);
+void pass_technique_ops(const struct pass *s, uint32_t cls);
+/* Bytes of the cache that this decode step's attention reads in the class, one layer. */
+uint64_t pass_cache_read(const struct pass *s, uint32_t cls);
+
+#endif
