@@ -333,17 +333,25 @@ static kvp_err cmd_estimate(struct args *a, struct kvp_error *e)
     return with_model(a, "estimate", estimate_model, e);
 }
 
-/* What --all runs: every technique, with parameters that bite on this model at this workload. */
+/* What --all runs: every technique that the engine runs, with parameters that bite on this model at this
+ * workload. */
 static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct kvp_stack *stacks, uint32_t *n,
                           struct kvp_error *e)
 {
     char spec[256];
 
-    for (*n = 0; kvp_technique_at(*n); (*n)++) {
+    *n = 0;
+    for (uint32_t i = 0; kvp_technique_at(i); i++) {
+        struct kvp_error why = {0};
+        struct kvp_stack s = {0};
+
+        KVP_TRY(kvp_technique_example(i, m, &a->w, spec, sizeof(spec), e));
+        KVP_TRY(kvp_stack_add(&s, spec, e));
+        if (val_runs(&s, &why) != KVP_OK)
+            continue;
         if (*n == MAX_TECHNIQUES)
             return kvp_fail(e, KVP_ESYS, "validate: --all has room for %d techniques", MAX_TECHNIQUES);
-        KVP_TRY(kvp_technique_example(*n, m, &a->w, spec, sizeof(spec), e));
-        KVP_TRY(kvp_stack_add(&stacks[*n], spec, e));
+        stacks[(*n)++] = s;
     }
     return KVP_OK;
 }

@@ -1,5 +1,6 @@
 #include "validate/compare.h"
 
+#include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
 #include "validate/measure/probe.h"
 #include "validate/measure/timing.h"
@@ -567,4 +568,9 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     json_decref(results);
     free(part);
     return rc;
+}
+
+kvp_err val_runs(const struct kvp_stack *s, struct kvp_error *e)
+{
+    return cache_check(s, e);
 }

@@ -28,6 +28,9 @@ struct val_request {
     bool progress;                  /* a line on stderr */
 };
 
+/* Does the engine run this stack? KVP_ENOTSUP naming what it does not. */
+kvp_err val_runs(const struct kvp_stack *s, struct kvp_error *e);
+
 /* KVP_OK: every byte row agrees; KVP_NO: one does not, a stack was not run for lack of budget, or time
  * is outside max_time_error. A stack that has nothing to act on, or that the composition table refuses,
  * is an error when it is the only one, and a "not applicable" row in a list. */

@@ -44,6 +44,7 @@ struct cache_qkv {
 struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
     enum kvp_axis axis;     /* SELECT or ENCODE */
+    const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */
@@ -61,5 +62,9 @@ struct cache_ops {
 /* The cache for a stack: the one whose technique is on the SELECT or ENCODE axis, else dense. Stores
  * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
+
+/* Does the engine run this stack: every technique, and every parameter that was given? KVP_ENOTSUP naming
+ * the first that it does not. A parameter left at its default is the behaviour that the cache has. */
+kvp_err cache_check(const struct kvp_stack *s, struct kvp_error *e);
 
 #endif

@@ -18,4 +18,4 @@ static kvp_err plan(struct store_plan *out, const struct kvp_spec *spec, const s
     return KVP_OK;
 }
 
-const struct store_ops store_contiguous = {.name = "contiguous", .plan = plan, .open = store_open_strips};
+const struct store_ops store_contiguous = {.name = "contiguous", .params = "max_len", .plan = plan, .open = store_open_strips};

@@ -450,6 +450,7 @@ static kvp_err h2o_poison(struct cache *c, uint64_t pos, bool *stored, struct kv
 
 const struct cache_ops cache_h2o = {.name = "h2o",
                                     .axis = KVP_AXIS_SELECT,
+                                    .params = "heavy recent heavy_ratio recent_ratio score_dtype",
                                     .open = h2o_open,
                                     .close = h2o_close,
                                     .reset = h2o_reset,

@@ -500,6 +500,7 @@ static kvp_err kivi_decode(struct cache *c, uint32_t layer, const struct cache_q
 
 const struct cache_ops cache_kivi = {.name = "kivi",
                                      .axis = KVP_AXIS_ENCODE,
+                                     .params = "bits group residual",
                                      .open = kivi_open,
                                      .close = kivi_close,
                                      .reset = kivi_reset,

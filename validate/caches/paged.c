@@ -46,4 +46,4 @@ static kvp_err open_paged(struct store *s, struct kvp_error *e)
     return rc;
 }
 
-const struct store_ops store_paged = {.name = "paged", .plan = plan, .open = open_paged};
+const struct store_ops store_paged = {.name = "paged", .params = "block", .plan = plan, .open = open_paged};

@@ -32,6 +32,15 @@ static kvp_err find(const struct store_ops **out, const struct kvp_spec *spec, s
     return kvp_fail(e, KVP_ENOTSUP, "%s: the engine has no such store", spec->name);
 }
 
+kvp_err store_params(const char **out, const struct kvp_spec *spec, struct kvp_error *e)
+{
+    const struct store_ops *ops;
+
+    KVP_TRY(find(&ops, spec, e));
+    *out = ops->params;
+    return KVP_OK;
+}
+
 kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct kvp_error *e)
 {
     const struct kvp_spec *spec = kvp_stack_on(env->stack, KVP_AXIS_STORE);

@@ -28,6 +28,9 @@ struct store_plan {
     uint32_t block;  /* tokens of a page; 0: strips */
 };
 
+/* The parameters that the store of this technique reads, as in cache_ops; KVP_ENOTSUP: no such store. */
+kvp_err store_params(const char **out, const struct kvp_spec *spec, struct kvp_error *e);
+
 /* KVP_EINPUT naming the parameter that does not suit the run; KVP_ENOTSUP for an unknown store. */
 kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct kvp_error *e);
 

@@ -23,6 +23,7 @@ struct store {
 
 struct store_ops {
     const char *name; /* of the technique; NULL: no technique on the axis */
+    const char *params; /* that it reads, separated by spaces; NULL: none */
     kvp_err (*plan)(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
                     struct kvp_error *e);
     kvp_err (*open)(struct store *s, struct kvp_error *e); /* what there is from the start */

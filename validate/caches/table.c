@@ -1,5 +1,6 @@
 /* table.c - which cache serves a stack: a new technique is one file and one row here */
 #include "validate/caches/caches.h"
+#include "validate/caches/store.h"
 
 static const struct cache_ops *const caches[] = {&cache_dense, &cache_window, &cache_h2o, &cache_kivi};
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
@@ -14,5 +15,42 @@ kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, stru
     for (int i = 0; spec && i < N_CACHES; i++)
         if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0)
             *out = caches[i];
-    return *out ? KVP_OK : kvp_fail(e, KVP_ENOTSUP, "%s: the engine has no such cache", spec->name);
+    return *out ? KVP_OK : kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
+}
+
+static bool listed(const char *words, const char *key)
+{
+    const size_t len = strlen(key);
+
+    for (const char *p = words; p && *p; p += strcspn(p, " "), p += *p == ' ')
+        if (strcspn(p, " ") == len && strncmp(p, key, len) == 0)
+            return true;
+    return false;
+}
+
+static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
+{
+    struct kvp_stack alone = {.n = 1, .spec = {*spec}};
+    const struct cache_ops *cache;
+    const char *params = NULL;
+
+    if (spec->axis == KVP_AXIS_STORE) {
+        KVP_TRY(store_params(&params, spec, e));
+    } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_ENCODE) {
+        KVP_TRY(cache_find(&cache, &alone, e));
+        params = cache->params;
+    } else {
+        return kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
+    }
+    for (uint32_t i = 0; i < spec->n_params; i++)
+        if (spec->params[i].given && !listed(params, spec->params[i].key))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not know %s yet", spec->name, spec->params[i].key);
+    return KVP_OK;
+}
+
+kvp_err cache_check(const struct kvp_stack *s, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        KVP_TRY(check_spec(&s->spec[i], e));
+    return KVP_OK;
 }

@@ -220,6 +220,7 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
                                 .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .trace = g->o.trace,
                                 .run = eng_run, .copy = eng_copy, .self = g};
+    KVP_TRY(cache_check(&g->stack, e));
     KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
     return g->cache_ops->open(&g->cache, &g->env, e);
 }
