@@ -75,6 +75,7 @@ static kvp_err layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule rules[] = {
+    {"layernorm_epsilon", KVP_KEY_ANY, "read: the norms' epsilon"},
     {"hybrid_layer_pattern", KVP_KEY_ANY, "read: which layers slide"},
     {"sliding_window_size", KVP_KEY_ANY, "sliding_window, said again"},
     {"v_head_dim", KVP_KEY_ANY, "read: size of v"},

@@ -127,6 +127,7 @@ static kvp_err m3_layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule minimax_rules[] = {
+    {"shared_intermediate_size", KVP_KEY_ANY, "read: width of the shared experts"},
     {"rotary_dim", KVP_KEY_ANY, "rotation of a part of the head; no size"},
     {"mtp_transformer_layers", KVP_KEY_ANY, "prediction layers, which the published files do not hold"},
     {"num_nextn_predict_layers", KVP_KEY_ANY, "prediction layers, which are not counted"},

@@ -42,6 +42,10 @@ static const struct kvp_rule phimoe_rules[] = {
     {"hidden_dropout", KVP_KEY_ANY, "training only"},
     {0},
 };
+static const struct kvp_rule granite_rules[] = {
+    {"shared_intermediate_size", KVP_KEY_ANY, "read: width of the shared expert"},
+    {0},
+};
 static const struct kvp_rule grok_rules[] = {
     {"max_attn_value", KVP_KEY_ANY, "a cap on scores"},
     {0},
@@ -71,7 +75,7 @@ const struct kvp_dialect family_mixtral[] = {
     },
     {
         .model_type = {"granitemoe", "granitemoeshared"},
-        .rules = {kvp_rules_moe},
+        .rules = {kvp_rules_moe, granite_rules},
         .architectures = {"GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"},
         LLAMA_LIKE,
         .absent = {[KVP_SIZE_POSITIONS] = 2048},
