@@ -372,9 +372,11 @@ static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
     KVP_TRY(need_real(j, "low_freq_factor", &m->rope_low_freq));
     KVP_TRY(need_real(j, "high_freq_factor", &m->rope_high_freq));
     KVP_TRY(need_real(j, "original_max_position_embeddings", &m->rope_original_context));
-    if (m->rope_high_freq <= m->rope_low_freq)
-        return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is not above low_freq_factor %g",
+    if (m->rope_high_freq < m->rope_low_freq)
+        return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is below low_freq_factor %g",
                         j->origin, m->rope_high_freq, m->rope_low_freq);
+    if (m->rope_high_freq == m->rope_low_freq) /* Llama-4-Scout: a step, where the engine's formula divides by 0 */
+        m->rope_scaling = KVP_ROPE_OTHER;
     return KVP_OK;
 }
 
@@ -403,8 +405,13 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     KVP_TRY(kvp_json_text(&j, "rope_type", &type, &found));
     if (!found)
         KVP_TRY(kvp_json_text(&j, "type", &type, NULL));
+    if (json_is_object(kvp_json_get(&j, "full_attention")) && json_is_object(kvp_json_get(&j, "sliding_attention"))) {
+        KVP_TRY(read_rope_object(r, key, kvp_json_get(&j, "full_attention"))); /* one set a layer type (Gemma 4) */
+        r->m->rope_scaling = KVP_ROPE_OTHER;
+        return KVP_OK;
+    }
     if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
-        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set a layer type is not supported", origin);
+        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set for full_attention and one for sliding_attention are supported, not one alone", origin);
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
     KVP_TRY(refuse_partial(&j));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);

@@ -103,6 +103,48 @@ kvp_err tensors_err(const struct tensors *t, struct kvp_error *e)
 
 enum { FFN_ROWS = 1024, LOGIT_ROWS = 64, GEMM_SCRATCH = 32 << 20 };
 
+/* Experts: each token's input once for every expert that it goes to, gate and up, and the router's scores;
+ * in the blocks of rows that the dense feed-forward has. Shared experts count with the dense one. */
+static void moe_activations(struct tensors *t, const struct kvp_model *m, uint64_t rows)
+{
+    uint64_t in = 0, up = 0, experts = 0;
+
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const struct kvp_layer_class *c = &m->cls[i];
+        const uint64_t k = c->experts ? c->experts_per_token : 0;
+
+        experts = num_max(experts, c->experts);
+        in = num_max(in, k * (c->expert_in ? c->expert_in : m->width));
+        up = num_max(up, k * c->expert_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+    }
+    TENSOR(t, "router_scores", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, experts);
+    TENSOR(t, "expert_in", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, in);
+    TENSOR(t, "expert_up", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, up);
+}
+
+/* MLA: the low-rank q and latent of a prompt, k and v expanded from it; in a decode step q and the output in
+ * latent space. An indexer: its queries, and which tokens it chose. */
+static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t n)
+{
+    uint64_t low = 0, expanded = 0, absorbed = 0, index = 0, topk = 0;
+
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const struct kvp_layer_class *c = &m->cls[i];
+        const bool mla = c->mixer == KVP_MIX_MLA;
+
+        low = num_max(low, mla ? (uint64_t)c->q_rank + c->kv_rank + c->rope_dim : 0);
+        expanded = num_max(expanded, mla ? (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim) : 0);
+        absorbed = num_max(absorbed, mla ? (uint64_t)c->heads * (2 * (uint64_t)c->kv_rank + c->rope_dim) : 0);
+        index = num_max(index, ((uint64_t)c->index_heads + 1) * c->index_dim);
+        topk = num_max(topk, c->index_dim ? c->index_topk : 0);
+    }
+    TENSOR(t, "low_rank", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, low);
+    TENSOR(t, "expanded_kv", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, expanded);
+    TENSOR(t, "absorbed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, batch, absorbed);
+    TENSOR(t, "index_q", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, index);
+    TENSOR(t, "chosen", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n, topk);
+}
+
 void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t logit_rows)
 {
     const uint64_t n = num_mul(&t->over, batch, prompt);
@@ -114,7 +156,7 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
         heads = num_max(heads, c->heads);
         qkv = num_max(qkv, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
         out = num_max(out, (uint64_t)c->heads * c->head_dim);
-        ffn = num_max(ffn, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+        ffn = num_max(ffn, ((uint64_t)c->ffn_width + c->shared_width) * (c->ffn == KVP_FFN_GATED ? 2 : 1));
     }
     TENSOR(t, "residual", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
     TENSOR(t, "normed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
@@ -122,6 +164,8 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "attention_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, out);
     TENSOR(t, "log_sum_exp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, batch, heads, prompt);
     TENSOR(t, "mlp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(n, FFN_ROWS), ffn);
+    moe_activations(t, m, num_min(n, FFN_ROWS));
+    mla_activations(t, m, batch, n);
     TENSOR(t, "logits", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(logit_rows, LOGIT_ROWS), m->vocab);
     TENSOR(t, "token_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
     TENSOR(t, "position_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);

@@ -29,6 +29,7 @@ void weights_each(struct walk *w);
 
 /* For the files of weights/: the weights of one layer class; `c` may be an encoder's. */
 void weights_attention(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width);
+void weights_mla(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width);
 void weights_cross(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width);
 void weights_recurrent(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width);
 void weights_ffn(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width);

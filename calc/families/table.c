@@ -6,6 +6,17 @@
 
 static const struct kvp_dialect *const families[] = {
     family_llama,
+    family_mixtral,
+    family_dbrx,
+    family_qwen_moe,
+    family_deepseek,
+    family_glm_moe,
+    family_llama4,
+    family_gpt_oss,
+    family_minimax,
+    family_mimo_v2,
+    family_gemma4,
+    family_step,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -59,6 +70,19 @@ static const struct kvp_dialect *dialect_by(const char *type, const char *arch)
     return NULL;
 }
 
+/* Files that say neither model_type nor architectures, by a key that only one family has. */
+static const char *by_keys(const struct kvp_json *j)
+{
+    static const struct {
+        const char *key, *type;
+    } only[] = {{"rope_ntk_alpha", "gpt_oss"}};
+
+    for (size_t i = 0; i < sizeof(only) / sizeof(only[0]); i++)
+        if (kvp_json_get(j, only[i].key))
+            return only[i].type;
+    return NULL;
+}
+
 kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct kvp_dialect **out)
 {
     const char *type = NULL, *arch;
@@ -68,6 +92,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
     arch = json_string_value(json_array_get(json_object_get(j->object, "architectures"), 0));
     if (!type && inner)
         type = inner;
+    if (!type && !arch)
+        type = by_keys(j);
     *out = dialect_by(type, arch);
     if (*out)
         return KVP_OK;

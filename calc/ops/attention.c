@@ -46,7 +46,7 @@ static void attention_prefill(const struct pass *s, uint32_t cls)
     const uint64_t each = NUM_PROD(&s->o->over, 4, s->B, q);
 
     ops_add(s->o, KVP_OP_ATTN, s->phase, cls, s->p->cls[cls].count,
-            (struct cost){.flops = num_mul(&s->o->over, each, ops_band(&s->o->over, s->T, s->p->cls[cls].band)),
+            (struct cost){.flops = num_mul(&s->o->over, each, pass_pairs(s, cls)),
                           .flops_full = prod3(s, each, s->T, s->T),
                           .read = prod3(s, F, s->N, q + 2 * kv),
                           .written = sum(s, prod3(s, F, s->N, q), prod3(s, F, s->N, m->heads))});
@@ -71,7 +71,7 @@ static void attention_decode(const struct pass *s, uint32_t cls)
     const struct plan_class *c = &s->p->cls[cls];
     const struct kvp_layer_class *m = c->model;
     const uint64_t q = prod3(s, m->heads, m->head_dim, 1), row = prod3(s, F, s->B, q);
-    const uint64_t flops = NUM_PROD(&s->o->over, 4, s->B, q, num_min(s->T, c->span));
+    const uint64_t flops = NUM_PROD(&s->o->over, 4, s->B, q, pass_keys(s, cls));
     const uint64_t cache = pass_cache_read(s, cls);
 
     ops_add(s->o, KVP_OP_ATTN, s->phase, cls, s->p->cls[cls].count, (struct cost){flops, flops, sum(s, row, cache), row});
@@ -107,6 +107,7 @@ void ops_attention(const struct pass *s, uint32_t cls)
     pass_append(s, cls);
     if (s->phase == KVP_DECODE)
         pass_grow(s, cls);
+    ops_indexer(s, cls);
     (s->phase == KVP_PREFILL ? attention_prefill : attention_decode)(s, cls);
     pass_technique_ops(s, cls);
     pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, n, s->N, q, model->width, m->o_bias, true);

@@ -1,8 +1,138 @@
-/* mla.c - multi-head latent attention: expanded in prefill, absorbed in a decode step. */
+/* mla.c - multi-head latent attention, and the indexer that chooses what attention reads.
+ *
+ * techniques.md 3.7 MLA c; DeepSeek-V2 arXiv:2405.04434. Prefill expands the latent to k and v of every head
+ * and attends with head sizes dn + dr and dv; a decode step stays in latent space: q' = W_uk^T q_nope, scores
+ * and values against the latent itself, o = W_uv u. Both ways kv_b's two halves are op "absorb". */
 #include "calc/ops/pass.h"
+
+struct dims {
+    uint64_t H, nope, rope, v, rank, q_rank, D;
+};
+
+static struct dims dims_of(const struct pass *s, const struct kvp_layer_class *m)
+{
+    return (struct dims){m->heads, m->nope_dim, m->rope_dim, m->v_head_dim, m->kv_rank, m->q_rank, s->p->model->width};
+}
+
+/* One more matrix of an op: its weights, FLOPs and output; an input that several share is the caller's. */
+static void matrix(const struct pass *s, enum kvp_role role, uint64_t in, uint64_t out, bool bias, struct cost *c)
+{
+    const uint64_t w = store_bytes(&s->o->over, &s->p->weights, role, out, in, true);
+
+    c->flops = c->flops_full = sum(s, c->flops, NUM_PROD(&s->o->over, 2, s->N, in, out));
+    c->read = sum(s, c->read, sum(s, w, bias ? pass_plain(s, out) : 0));
+    c->written = sum(s, c->written, prod3(s, F, s->N, out));
+}
+
+static void projections(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const struct dims d = dims_of(s, m);
+    const uint64_t q = d.H * (d.nope + d.rope);
+    struct cost c = {.read = prod3(s, F, s->N, d.D + d.q_rank)};
+
+    if (d.q_rank)
+        matrix(s, KVP_ROLE_ATTN, d.D, d.q_rank, m->qkv_bias, &c);
+    matrix(s, KVP_ROLE_ATTN, d.q_rank ? d.q_rank : d.D, q, false, &c);
+    matrix(s, KVP_ROLE_ATTN, d.D, d.rank + d.rope, m->qkv_bias, &c);
+    ops_add(s->o, KVP_OP_QKV, s->phase, cls, s->p->cls[cls].count, c);
+    pass_stream(s, KVP_OP_QK_NORM, cls, s->p->cls[cls].count, s->N, d.q_rank + d.rank, d.q_rank + d.rank, pass_plain(s, d.q_rank + d.rank));
+    if (s->p->model->position == KVP_POS_ROPE)
+        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].count, s->N, (d.H + 1) * d.rope, (d.H + 1) * d.rope,
+                    sum(s, prod3(s, 4, s->N, 1), prod3(s, F, d.rope / 2, 1)));
+}
+
+/* ---- the indexer ---------------------------------------------------------------------------------------- */
+
+/* Bytes of the indexer's own keys that one decode step reads, one layer: all of them. */
+static uint64_t index_keys(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (strncmp(c->parts[i].name, "index_k", 7) == 0)
+            bytes = sum(s, bytes, num_mul(&s->o->over, part_bytes(&s->o->over, &c->parts[i], part_read(&c->parts[i], s->T)), s->B));
+    return bytes;
+}
+
+void ops_indexer(const struct pass *s, uint32_t cls)
+{
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
+    const uint64_t D = s->p->model->width, q = (uint64_t)m->index_heads * m->index_dim, chosen = num_min(s->T, m->index_topk);
+    const uint64_t pairs = s->phase == KVP_PREFILL ? ops_band(&s->o->over, s->T, PLAN_NO_LIMIT) : s->T;
+    const uint64_t each = NUM_PROD(&s->o->over, 2, s->B, q), q_in = m->mixer == KVP_MIX_MLA && m->q_rank ? m->q_rank : D;
+    struct cost c = {.read = prod3(s, F, s->N, q_in == D ? D : D + q_in)};
+
+    if (!m->index_dim)
+        return;
+    matrix(s, KVP_ROLE_ATTN, q_in, q, false, &c);
+    matrix(s, KVP_ROLE_ATTN, D, m->index_dim, false, &c);
+    if (m->mixer == KVP_MIX_MLA)
+        matrix(s, KVP_ROLE_SMALL, D, m->index_heads, false, &c);
+    c.flops_full = sum(s, c.flops, s->phase == KVP_PREFILL ? prod3(s, each, s->T, s->T) : prod3(s, each, s->T, 1));
+    c.flops = sum(s, c.flops, prod3(s, each, pairs, 1));
+    c.read = sum(s, c.read, s->phase == KVP_PREFILL ? prod3(s, F, s->N, q + m->index_dim) : sum(s, prod3(s, F, s->B, q), index_keys(s, cls)));
+    c.written = sum(s, c.written, prod3(s, 4, s->N, chosen)); /* positions, i32 */
+    ops_add(s->o, KVP_OP_INDEX, s->phase, cls, s->p->cls[cls].count, c);
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------ */
+
+/* The latent of every token to k_nope and v of every head, once. */
+static struct cost expand(const struct pass *s, const struct dims *d)
+{
+    struct cost c = {.read = prod3(s, F, s->N, d->rank)};
+
+    matrix(s, KVP_ROLE_ATTN, d->rank, d->H * (d->nope + d->v), false, &c);
+    return c;
+}
+
+/* q_nope into latent space before attention, the weighted latents out of it after. */
+static struct cost absorb(const struct pass *s, const struct dims *d)
+{
+    const uint64_t flops = NUM_PROD(&s->o->over, 2, s->N, d->H, d->rank, d->nope + d->v);
+    const uint64_t w = store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_ATTN, d->H * (d->nope + d->v), d->rank, true);
+
+    return (struct cost){flops, flops, sum(s, w, NUM_PROD(&s->o->over, F, s->N, d->H, d->nope + d->rank)),
+                         NUM_PROD(&s->o->over, F, s->N, d->H, d->rank + d->v)};
+}
+
+static struct cost attend_expanded(const struct pass *s, const struct dims *d, uint64_t pairs)
+{
+    const uint64_t each = NUM_PROD(&s->o->over, 2, s->B, d->H, d->nope + d->rope + d->v);
+
+    return (struct cost){.flops = num_mul(&s->o->over, each, pairs),
+                         .flops_full = prod3(s, each, s->T, s->T),
+                         .read = prod3(s, F, s->N, d->H * (2 * d->nope + d->rope + d->v) + d->rope),
+                         .written = prod3(s, F, s->N, d->H * (d->v + 1))};
+}
+
+static struct cost attend_absorbed(const struct pass *s, const struct dims *d, uint64_t keys, uint64_t cache)
+{
+    const uint64_t flops = NUM_PROD(&s->o->over, 2, s->B, d->H, 2 * d->rank + d->rope, keys);
+
+    return (struct cost){flops, flops, sum(s, NUM_PROD(&s->o->over, F, s->B, d->H, d->rank + d->rope), cache),
+                         NUM_PROD(&s->o->over, F, s->B, d->H, d->rank)};
+}
 
 void ops_mla(const struct pass *s, uint32_t cls)
 {
-    (void)s;
-    (void)cls;
+    const struct plan_class *c = &s->p->cls[cls];
+    const struct kvp_layer_class *m = c->model;
+    const struct dims d = dims_of(s, m);
+    const bool prefill = s->phase == KVP_PREFILL;
+
+    if (m->mixer != KVP_MIX_MLA)
+        return;
+    pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, d.D, d.D, pass_norm_weights(s));
+    projections(s, m, cls);
+    pass_append(s, cls);
+    if (!prefill)
+        pass_grow(s, cls);
+    ops_indexer(s, cls);
+    ops_add(s->o, KVP_OP_ABSORB, s->phase, cls, c->count, prefill ? expand(s, &d) : absorb(s, &d));
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count,
+            prefill ? attend_expanded(s, &d, pass_pairs(s, cls)) : attend_absorbed(s, &d, pass_keys(s, cls), pass_cache_read(s, cls)));
+    pass_technique_ops(s, cls);
+    pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, c->count, s->N, d.H * d.v, d.D, m->o_bias, true);
 }

@@ -36,6 +36,8 @@ uint64_t pass_norm_weights(const struct pass *s);
 /* The mixers and feed-forwards of one plan class; each does nothing where the class has none. */
 void ops_attention(const struct pass *s, uint32_t cls);
 void ops_mla(const struct pass *s, uint32_t cls);
+/* A sparse-attention indexer beside MLA or plain attention, before the attention op. */
+void ops_indexer(const struct pass *s, uint32_t cls);
 void ops_cross(const struct pass *s, uint32_t cls);
 void ops_recurrent(const struct pass *s, uint32_t cls);
 void ops_ffn(const struct pass *s, uint32_t cls);
@@ -46,6 +48,10 @@ void ops_encoder(const struct pass *s);
 void pass_append(const struct pass *s, uint32_t cls);
 void pass_grow(const struct pass *s, uint32_t cls);
 void pass_technique_ops(const struct pass *s, uint32_t cls);
+/* Keys that this decode step's query sees in the class, and pairs of query and key of a prefill: within the
+ * window, the chunk, and what an indexer chooses. One head, one sequence. */
+uint64_t pass_keys(const struct pass *s, uint32_t cls);
+uint64_t pass_pairs(const struct pass *s, uint32_t cls);
 /* Bytes of the cache that this decode step's attention reads in the class, one layer. */
 uint64_t pass_cache_read(const struct pass *s, uint32_t cls);
 

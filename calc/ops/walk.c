@@ -12,6 +12,29 @@ uint64_t ops_band(bool *over, uint64_t tokens, uint64_t band)
     return num_add(over, triangle, num_mul(over, tokens - m, m));
 }
 
+static uint64_t chosen(const struct plan_class *c)
+{
+    return c->model->index_topk ? c->model->index_topk : PLAN_NO_LIMIT;
+}
+
+uint64_t pass_keys(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const uint64_t chunk = c->model->chunk, T = chunk && s->T ? (s->T - 1) % chunk + 1 : s->T;
+
+    return num_min(num_min(T, c->span), chosen(c));
+}
+
+uint64_t pass_pairs(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const uint64_t chunk = c->model->chunk ? c->model->chunk : s->T, band = num_min(c->band, chosen(c));
+
+    if (!chunk)
+        return 0;
+    return sum(s, prod3(s, s->T / chunk, ops_band(&s->o->over, chunk, band), 1), ops_band(&s->o->over, s->T % chunk, band));
+}
+
 static struct cost scale(bool *over, struct cost c, uint64_t n)
 {
     return (struct cost){num_mul(over, c.flops, n), num_mul(over, c.flops_full, n), num_mul(over, c.read, n), num_mul(over, c.written, n)};

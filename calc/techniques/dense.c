@@ -3,6 +3,8 @@
  *   attention   k, v [B, Hkv, min(T, window or chunk), d]; nothing where it reads an earlier layer's
  *   MLA         latent [B, T, kv_rank], k_rope [B, T, rope_dim]: once, not for k and for v; every
  *               tensor-parallel rank keeps all of it. With an indexer its keys: 128 fp8 and an f32 scale
+ *               (beside plain attention, MiniMax-M3: keys in the cache's format); what it chooses is read,
+ *               all is kept
  *   cross       k, v of the encoder's tokens
  *   recurrence  recurrent.c */
 #include "calc/technique.h"
@@ -20,6 +22,44 @@ static void add_rows(struct plan *p, struct plan_class *c, const char *name, uin
     x->paged_as = 0;
 }
 
+/* Of the tokens held, what an indexer chooses; those of the query's own chunk. */
+static uint64_t chosen(const struct law *l, uint64_t seen)
+{
+    return num_min(l->held(l, seen), l->residual);
+}
+
+static uint64_t own_chunk(const struct law *l, uint64_t seen)
+{
+    return seen ? num_min(l->held(l, seen), (seen - 1) % l->residual + 1) : 0;
+}
+
+/* What attention reads of the class's first two parts, where that is not all they hold. */
+static void reads(struct plan_class *c)
+{
+    const struct kvp_layer_class *m = c->model;
+
+    for (int i = 0; i < 2 && (m->index_topk || m->chunk); i++) {
+        c->parts[i].law.read = m->index_topk ? chosen : own_chunk;
+        c->parts[i].law.residual = m->index_topk ? m->index_topk : m->chunk;
+    }
+}
+
+/* One fp32 scale for each 128 of the indexer's fp8 keys (vLLM's layout: 132 bytes for 128). */
+static void indexer(struct plan *p, struct plan_class *c)
+{
+    static const char *const names[] = {"index_k", "index_k_scale"};
+    const bool fp8 = c->model->mixer == KVP_MIX_MLA;
+
+    for (int i = 0; i < (fp8 ? 2 : 1); i++) {
+        add_rows(p, c, names[i], 1, i ? num_cdiv(c->model->index_dim, 128) : c->model->index_dim, PLAN_NO_LIMIT);
+        if (fp8)
+            c->parts[c->n_parts - 1].format = i ? KVP_F32 : KVP_FP8;
+        c->parts[c->n_parts - 1].tag = i ? KVP_TAG_METADATA : KVP_TAG_CACHE;
+        c->parts[c->n_parts - 1].replicated = true;
+        c->parts[c->n_parts - 1].attended = false;
+    }
+}
+
 static void attention(struct plan *p, struct plan_class *c)
 {
     const struct kvp_layer_class *m = c->model;
@@ -30,20 +70,9 @@ static void attention(struct plan *p, struct plan_class *c)
         return;
     add_rows(p, c, "k", m->kv_heads, m->head_dim, window);
     add_rows(p, c, "v", m->kv_heads, m->v_head_dim, window);
-}
-
-/* One fp32 scale for each 128 of the indexer's fp8 keys (vLLM's layout: 132 bytes for 128). */
-static void indexer(struct plan *p, struct plan_class *c)
-{
-    static const char *const names[] = {"index_k", "index_k_scale"};
-
-    for (int i = 0; i < 2; i++) {
-        add_rows(p, c, names[i], 1, i ? c->model->index_dim / 128 : c->model->index_dim, PLAN_NO_LIMIT);
-        c->parts[c->n_parts - 1].format = i ? KVP_F32 : KVP_FP8;
-        c->parts[c->n_parts - 1].tag = i ? KVP_TAG_METADATA : KVP_TAG_CACHE;
-        c->parts[c->n_parts - 1].replicated = true;
-        c->parts[c->n_parts - 1].attended = false;
-    }
+    reads(c);
+    if (m->index_dim)
+        indexer(p, c);
 }
 
 static void latent(struct plan *p, struct plan_class *c)
@@ -54,6 +83,7 @@ static void latent(struct plan *p, struct plan_class *c)
     add_rows(p, c, "latent", 1, m->kv_rank, PLAN_NO_LIMIT);
     add_rows(p, c, "k_rope", 1, m->rope_dim, PLAN_NO_LIMIT);
     c->parts[0].replicated = c->parts[1].replicated = true;
+    reads(c);
     if (m->index_dim)
         indexer(p, c);
 }

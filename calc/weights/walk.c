@@ -44,6 +44,7 @@ static void layer(struct walk *w, const struct kvp_layer_class *c, uint32_t cls,
     for (uint32_t i = 0; i < c->norms; i++)
         norm(w, i < 4 ? names[i] : "norm", cls, c->count, width);
     weights_attention(w, c, cls, width);
+    weights_mla(w, c, cls, width);
     weights_cross(w, c, cls, width);
     weights_recurrent(w, c, cls, width);
     weights_ffn(w, c, cls, width);

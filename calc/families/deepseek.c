@@ -1,0 +1,253 @@
+/* deepseek.c - multi-head latent attention: DeepSeek V2 to V3.2, Kimi K2, GLM-5; DeepSeek-V4 by name only.
+ * Sources: configuration_deepseek_{v2,v3}.py and the modelling files beside them (huggingface/transformers and
+ * the models' own), deepseek-ai/DeepSeek-V3.2-Exp inference/model.py, configs.md sections 4 to 6. Published
+ * checkpoints of V3 and V3.2 repeat embedding and head in their prediction layer, those of GLM-5 do not. */
+#include "calc/families/families.h"
+#include "calc/families/llama_like.h"
+#include "calc/families/moe.h"
+
+#include <string.h>
+
+/* ---- attention ------------------------------------------------------------------------------------------ */
+
+static kvp_err read_latent(const struct kvp_reader *r, struct kvp_layer_class *c)
+{
+    uint64_t heads;
+
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_HEADS, &heads));
+    c->heads = (uint32_t)heads;
+    c->kv_rank = 512;
+    c->nope_dim = c->v_head_dim = 128;
+    c->rope_dim = 64;
+    KVP_TRY(kvp_read_count(r, "q_lora_rank", &c->q_rank));
+    KVP_TRY(kvp_need_count(r, "kv_lora_rank", &c->kv_rank));
+    KVP_TRY(kvp_need_count(r, "qk_nope_head_dim", &c->nope_dim));
+    KVP_TRY(kvp_need_count(r, "qk_rope_head_dim", &c->rope_dim));
+    KVP_TRY(kvp_need_count(r, "v_head_dim", &c->v_head_dim));
+    if (!heads)
+        return kvp_key_fail(r, KVP_EINPUT, "num_attention_heads", "missing: the number of heads");
+    c->mixer = KVP_MIX_MLA;
+    c->head_dim = c->nope_dim + c->rope_dim;
+    return KVP_OK;
+}
+
+/* use_mla false (DeepSeek-VL2-tiny): plain attention. */
+static kvp_err read_mixer(const struct kvp_reader *r, struct kvp_layer_class *c)
+{
+    bool mla = true;
+
+    KVP_TRY(kvp_read_flag(r, "use_mla", &mla));
+    if (mla)
+        return read_latent(r, c);
+    c->mixer = KVP_MIX_ATTENTION;
+    return kvp_read_heads(r, c);
+}
+
+static void set_mixer(struct kvp_layer_class *c, const struct kvp_layer_class *from)
+{
+    c->mixer = from->mixer;
+    c->heads = from->heads;
+    c->kv_heads = from->kv_heads;
+    c->head_dim = from->head_dim;
+    c->v_head_dim = from->v_head_dim;
+    c->q_rank = from->q_rank;
+    c->kv_rank = from->kv_rank;
+    c->nope_dim = from->nope_dim;
+    c->rope_dim = from->rope_dim;
+}
+
+/* ---- the indexer ---------------------------------------------------------------------------------------- */
+
+/* Does layer i choose for itself ("full"), or use what an earlier one chose ("shared", GLM-5.2 and later)? */
+static kvp_err has_indexer(const struct kvp_reader *r, uint32_t i, bool *has)
+{
+    const json_t *list;
+    const char *type;
+
+    *has = true;
+    KVP_TRY(kvp_read_list(r, "indexer_types", &list));
+    if (!list && (kvp_json_get(&r->j, "index_topk_freq") || kvp_json_get(&r->j, "index_topk_pattern")))
+        return kvp_key_fail(r, KVP_ENOTSUP, "index_topk_freq", "layers share what an indexer chose, and indexer_types does not say which");
+    if (!list)
+        return KVP_OK;
+    type = json_string_value(json_array_get(list, i));
+    if (!type || (strcmp(type, "full") != 0 && strcmp(type, "shared") != 0))
+        return kvp_key_fail(r, KVP_EINPUT, "indexer_types", "expected \"full\" or \"shared\" for every layer");
+    *has = strcmp(type, "full") == 0;
+    return KVP_OK;
+}
+
+static kvp_err read_indexer(const struct kvp_reader *r, struct kvp_layer_class *c)
+{
+    KVP_TRY(kvp_need_count(r, "index_n_heads", &c->index_heads));
+    KVP_TRY(kvp_need_count(r, "index_head_dim", &c->index_dim));
+    return kvp_need_count(r, "index_topk", &c->index_topk);
+}
+
+static kvp_err add_indexers(struct kvp_reader *r)
+{
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        bool has;
+
+        KVP_TRY(read_indexer(r, &r->layer[i]));
+        KVP_TRY(has_indexer(r, i, &has));
+        if (!has)
+            r->layer[i].index_heads = r->layer[i].index_dim = 0;
+    }
+    return KVP_OK;
+}
+
+/* ---- layers --------------------------------------------------------------------------------------------- */
+
+static kvp_err router_bias(const struct kvp_reader *r, bool absent, bool *out)
+{
+    const char *method = NULL;
+
+    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
+    *out = method ? strcmp(method, "noaux_tc") == 0 : absent;
+    return KVP_OK;
+}
+
+static kvp_err fill(struct kvp_reader *r, bool correction)
+{
+    struct kvp_layer_class x = r->proto;
+    uint64_t ffn;
+
+    KVP_TRY(read_mixer(r, &x));
+    KVP_TRY(moe_read(r, &x));
+    KVP_TRY(moe_shared(r, &x));
+    KVP_TRY(router_bias(r, correction, &x.router_bias));
+    KVP_TRY(moe_need_layout(r));
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_FFN, &ffn));
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        set_mixer(&r->layer[i], &x);
+        r->layer[i].ffn = KVP_FFN_GATED;
+        r->layer[i].ffn_width = (uint32_t)ffn;
+    }
+    return moe_layers(r, &x);
+}
+
+static kvp_err v2_layers(struct kvp_reader *r)
+{
+    KVP_TRY(fill(r, false));
+    return moe_mtp(r, true);
+}
+
+static kvp_err v3_layers(struct kvp_reader *r)
+{
+    KVP_TRY(fill(r, true));
+    return moe_mtp(r, true);
+}
+
+static kvp_err v32_layers(struct kvp_reader *r)
+{
+    KVP_TRY(fill(r, true));
+    KVP_TRY(add_indexers(r));
+    return moe_mtp(r, true);
+}
+
+/* The prediction layer chooses for itself even where the last layer does not. */
+static kvp_err glm_layers(struct kvp_reader *r)
+{
+    KVP_TRY(fill(r, true));
+    KVP_TRY(add_indexers(r));
+    KVP_TRY(moe_mtp(r, false));
+    return r->m->mtp_layers ? read_indexer(r, &r->m->mtp) : KVP_OK;
+}
+
+/* ---- keys ----------------------------------------------------------------------------------------------- */
+
+static const struct kvp_rule mla_rules[] = {
+    {"q_lora_rank", KVP_KEY_ANY, "read: MLA"},
+    {"kv_lora_rank", KVP_KEY_ANY, "read: MLA"},
+    {"qk_nope_head_dim", KVP_KEY_ANY, "read: MLA"},
+    {"qk_rope_head_dim", KVP_KEY_ANY, "read: MLA"},
+    {"v_head_dim", KVP_KEY_ANY, "read: MLA"},
+    {"qk_head_dim", KVP_KEY_ANY, "qk_nope_head_dim + qk_rope_head_dim, said again"},
+    {"lm_head", KVP_KEY_TRUE, "there would be no head"},
+    {"rm_head", KVP_KEY_FALSE, "there would be a second head"},
+    {"indexer_types", KVP_KEY_ANY, "read: which layers have an indexer"},
+    {0},
+};
+static const struct kvp_rule no_index_rules[] = {
+    {"index_n_heads", KVP_KEY_FALSE, "this class has no indexer"},
+    {"index_head_dim", KVP_KEY_FALSE, "this class has no indexer"},
+    {0},
+};
+static const struct kvp_rule index_rules[] = {
+    {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
+    {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
+    {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
+    {0},
+};
+/* One reason for all that sets V4 apart; its other keys only let the message come from the one that tells most. */
+static const struct kvp_rule v4_rules[] = {
+    {"compress_ratios", KVP_KEY_FALSE, "compressed sparse attention (a window beside blocks merged 4 or 128 to 1, and the state of the merging) is not counted yet"},
+    {"q_lora_rank", KVP_KEY_ANY, "see compress_ratios"},
+    {"o_lora_rank", KVP_KEY_ANY, "see compress_ratios"},
+    {"qk_rope_head_dim", KVP_KEY_ANY, "see compress_ratios"},
+    {"index_n_heads", KVP_KEY_ANY, "see compress_ratios"},
+    {"index_head_dim", KVP_KEY_ANY, "see compress_ratios"},
+    {"expert_dtype", KVP_KEY_ANY, "see compress_ratios"},
+    {"num_hash_layers", KVP_KEY_ANY, "see compress_ratios"},
+    {0},
+};
+
+static kvp_err v4_layers(struct kvp_reader *r)
+{
+    return kvp_key_fail(r, KVP_ENOTSUP, "compress_ratios", v4_rules[0].reason);
+}
+
+/* Rotation pairs neighbouring elements in all of these. */
+#define MLA_LIKE(bias_, hook_) \
+    LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 4096}, .bias = bias_, .own_mixer = true, .own_ffn = true, .layers = hook_
+
+const struct kvp_dialect family_deepseek[] = {
+    {
+        .model_type = {"deepseek_v2"},
+        .rules = {kvp_rules_moe, mla_rules, no_index_rules},
+        .architectures = {"DeepseekV2ForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, v2_layers),
+    },
+    {
+        .model_type = {"deepseek_v3"},
+        .rules = {kvp_rules_moe, mla_rules, no_index_rules},
+        .architectures = {"DeepseekV3ForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, v3_layers),
+    },
+    {
+        .model_type = {"kimi_k2"},
+        .rules = {kvp_rules_moe, mla_rules, no_index_rules},
+        .architectures = {"KimiK2ForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, v3_layers),
+    },
+    {
+        .model_type = {"deepseek_v32"},
+        .rules = {kvp_rules_moe, mla_rules, index_rules},
+        .architectures = {"DeepseekV32ForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, v32_layers),
+    },
+    {
+        .model_type = {"glm_moe_dsa"},
+        .rules = {kvp_rules_moe, mla_rules, index_rules},
+        .architectures = {"GlmMoeDsaForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, glm_layers),
+    },
+    {
+        .model_type = {"deepseek_v4"},
+        .rules = {v4_rules, kvp_rules_moe},
+        .architectures = {"DeepseekV4ForCausalLM"},
+        MLA_LIKE(KVP_BIAS_ATTN, v4_layers),
+    },
+    {
+        .model_type = {"kimi_k25"},
+        .architectures = {"KimiK25ForConditionalGeneration"},
+        .nested = {"text_config"}, .inner = "kimi_k2",
+    },
+    {
+        .model_type = {"deepseek_vl_v2"},
+        .architectures = {"DeepseekVLV2ForCausalLM", "DeepseekOCRForCausalLM"},
+        .nested = {"language_config"}, .inner = "deepseek_v2",
+    },
+    {.model_type = {0}},
+};

@@ -1,0 +1,145 @@
+/* gemma4.c - Gemma 4's text part: sliding layers and full ones with head size and KV heads of their own,
+ * experts beside the dense feed-forward, layers that read an earlier layer's k and v, and per-layer embeddings.
+ * Source: configuration_gemma4.py and modeling_gemma4.py in huggingface/transformers 5: attention_k_eq_v
+ * drops full layers' v_proj (the cache holds v all the same); four norms a layer, three more with experts; a
+ * scalar a layer; the router has a scale of the model's width and one an expert. */
+#include "calc/families/families.h"
+#include "calc/families/llama_like.h"
+#include "calc/families/moe.h"
+
+#include <string.h>
+
+struct full {
+    uint32_t kv_heads, head_dim;
+    bool k_is_v;
+};
+
+static kvp_err read_full(const struct kvp_reader *r, struct full *f)
+{
+    *f = (struct full){.kv_heads = r->proto.kv_heads, .head_dim = r->proto.head_dim};
+    KVP_TRY(kvp_read_flag(r, "attention_k_eq_v", &f->k_is_v));
+    KVP_TRY(kvp_read_count(r, "global_head_dim", &f->head_dim));
+    if (f->k_is_v)
+        KVP_TRY(kvp_read_count(r, "num_global_key_value_heads", &f->kv_heads));
+    if (!f->kv_heads || !f->head_dim || r->proto.heads % f->kv_heads)
+        return kvp_key_fail(r, KVP_EINPUT, "num_global_key_value_heads", "must divide num_attention_heads, and global_head_dim be above 0");
+    return KVP_OK;
+}
+
+static kvp_err set_full(struct kvp_reader *r)
+{
+    struct full f;
+
+    KVP_TRY(read_full(r, &f));
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        struct kvp_layer_class *c = &r->layer[i];
+
+        if (c->window)
+            continue;
+        c->kv_heads = f.kv_heads;
+        c->head_dim = c->v_head_dim = f.head_dim;
+        c->k_is_v = f.k_is_v;
+    }
+    return KVP_OK;
+}
+
+/* The last layers read what the last earlier layer of their kind stored. */
+static kvp_err share_kv(struct kvp_reader *r)
+{
+    uint32_t shared = 0;
+    bool wide = false;
+
+    KVP_TRY(kvp_read_count(r, "num_kv_shared_layers", &shared));
+    KVP_TRY(kvp_read_flag(r, "use_double_wide_mlp", &wide));
+    if (shared >= r->m->layers)
+        return kvp_key_fail(r, KVP_EINPUT, "num_kv_shared_layers", "no layer would be left to share from");
+    for (uint32_t i = r->m->layers - shared; i < r->m->layers; i++) {
+        r->layer[i].no_kv = true;
+        r->layer[i].ffn_width *= wide ? 2 : 1;
+    }
+    return KVP_OK;
+}
+
+static kvp_err add_experts(struct kvp_reader *r)
+{
+    struct kvp_layer_class moe = r->proto;
+    bool on = false;
+
+    KVP_TRY(kvp_read_flag(r, "enable_moe_block", &on));
+    if (!on)
+        return KVP_OK;
+    KVP_TRY(moe_read(r, &moe));
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        const uint32_t dense = r->layer[i].ffn_width;
+
+        moe_set_ffn(&r->layer[i], &moe);
+        r->layer[i].ffn_width = dense;
+        r->layer[i].norms = 7;
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "router_scale", r->m->width, 1, 1, false));
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "per_expert_scale", moe.experts, 1, 1, false));
+    }
+    return KVP_OK;
+}
+
+/* Every layer takes an embedding of its own in (the E models). */
+static kvp_err add_per_layer(struct kvp_reader *r)
+{
+    struct kvp_model *m = r->m;
+    uint32_t dim = 0, vocab = m->vocab;
+
+    KVP_TRY(kvp_read_count(r, "hidden_size_per_layer_input", &dim));
+    KVP_TRY(kvp_read_count(r, "vocab_size_per_layer_input", &vocab));
+    for (uint32_t i = 0; i < m->layers; i++) {
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "layer_scalar", 1, 1, 1, false));
+        if (!dim)
+            continue;
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "per_layer_input_gate", dim, m->width, 1, true));
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "per_layer_projection", m->width, dim, 1, true));
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "post_per_layer_input_norm", m->width, 1, 1, false));
+    }
+    if (!dim)
+        return KVP_OK;
+    if (dim > UINT32_MAX / m->layers)
+        return kvp_key_fail(r, KVP_EINPUT, "hidden_size_per_layer_input", "too wide for so many layers");
+    KVP_TRY(kvp_add_extra(r, m->extra, "per_layer_embedding", vocab, m->layers * dim, 1, false));
+    KVP_TRY(kvp_add_extra(r, m->extra, "per_layer_model_projection", m->layers * dim, m->width, 1, true));
+    return kvp_add_extra(r, m->extra, "per_layer_projection_norm", dim, 1, 1, false);
+}
+
+static kvp_err layers(struct kvp_reader *r)
+{
+    KVP_TRY(set_full(r));
+    KVP_TRY(share_kv(r));
+    KVP_TRY(add_experts(r));
+    snprintf(r->m->not_run, sizeof(r->m->not_run), "scaled embeddings, norms on v, scalars a layer, capped logits");
+    return add_per_layer(r);
+}
+
+static const struct kvp_rule rules[] = {
+    {"global_head_dim", KVP_KEY_ANY, "read: full layers"},
+    {"num_global_key_value_heads", KVP_KEY_ANY, "read: full layers"},
+    {"num_kv_shared_layers", KVP_KEY_ANY, "read: layers without a cache of their own"},
+    {"hidden_size_per_layer_input", KVP_KEY_ANY, "read: embeddings of every layer"},
+    {"vocab_size_per_layer_input", KVP_KEY_ANY, "read: embeddings of every layer"},
+    {0},
+};
+
+const struct kvp_dialect family_gemma4[] = {
+    {
+        .model_type = {"gemma4_text"},
+        .rules = {kvp_rules_moe, rules},
+        .architectures = {"Gemma4ForCausalLM"},
+        .key = LLAMA_KEYS, .act_key = "hidden_activation", .act = "gelu_pytorch_tanh", .eps_key = "rms_norm_eps", .eps = 1e-6,
+        .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED,
+        .absent = {[KVP_SIZE_VOCAB] = 262144, [KVP_SIZE_HEAD_DIM] = 256, [KVP_SIZE_POSITIONS] = 131072},
+        .bias = KVP_BIAS_ATTN, .norms = 4, .qk_norm = true, .tied = true,
+        .window = KVP_WINDOW_EVERY, .window_absent = 512,
+        .layers = layers,
+    },
+    {
+        .model_type = {"gemma4"},
+        .architectures = {"Gemma4ForConditionalGeneration"},
+        .nested = {"text_config"}, .inner = "gemma4_text",
+    },
+    {.model_type = {0}},
+};

@@ -1,0 +1,97 @@
+/* llama4.c - Llama 4's text part: chunked attention except where there is no rope, experts in every or in
+ * every other layer, one shared expert of the experts' width.
+ * Source: configuration_llama4.py and modeling_llama4.py in huggingface/transformers: intermediate_size is the
+ * experts' width, intermediate_size_mlp the dense layers'; use_qk_norm is a norm without weights; an empty or
+ * absent no_rope_layers means that every no_rope_layer_interval-th (4th) layer has no rope and no chunks. */
+#include "calc/families/families.h"
+#include "calc/families/llama_like.h"
+#include "calc/families/moe.h"
+
+static kvp_err is_rope(const struct kvp_reader *r, uint32_t i, bool *rope)
+{
+    static const char *const intervals[] = {"no_rope_layer_interval", "nope_layer_interval", NULL};
+    const json_t *list = kvp_json_get(&r->j, "no_rope_layers");
+    uint32_t interval = 4, flag;
+
+    if (json_array_size(list)) {
+        KVP_TRY(kvp_read_list(r, "no_rope_layers", &list));
+        KVP_TRY(moe_number_at(r, "no_rope_layers", list, i, 1, &flag));
+        *rope = flag;
+        return KVP_OK;
+    }
+    KVP_TRY(kvp_read_count_of(r, intervals, &interval));
+    if (!interval)
+        return kvp_key_fail(r, KVP_EINPUT, intervals[0], "expected a number above 0");
+    *rope = (i + 1) % interval != 0;
+    return KVP_OK;
+}
+
+static kvp_err has_experts(const struct kvp_reader *r, uint32_t i, bool *has)
+{
+    const json_t *list = kvp_json_get(&r->j, "moe_layers");
+    uint32_t step = 1, layer;
+
+    *has = false;
+    for (uint32_t k = 0; k < json_array_size(list); k++) {
+        KVP_TRY(moe_number_at(r, "moe_layers", list, k, r->m->layers - 1, &layer));
+        *has = *has || layer == i;
+    }
+    if (list)
+        return KVP_OK;
+    KVP_TRY(kvp_read_count(r, "interleave_moe_layer_step", &step));
+    *has = step && (i + 1) % step == 0;
+    return KVP_OK;
+}
+
+static kvp_err layers(struct kvp_reader *r)
+{
+    struct kvp_layer_class moe = r->proto;
+    uint32_t chunk = 8192, dense = 0;
+
+    KVP_TRY(moe_read(r, &moe));
+    moe.shared_width = moe.expert_width;
+    KVP_TRY(kvp_read_count(r, "attention_chunk_size", &chunk));
+    KVP_TRY(kvp_need_count(r, "intermediate_size_mlp", &dense));
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        bool rope = false, experts = false;
+
+        KVP_TRY(is_rope(r, i, &rope));
+        KVP_TRY(has_experts(r, i, &experts));
+        r->layer[i].no_rope = !rope;
+        r->layer[i].chunk = rope ? chunk : 0;
+        r->layer[i].ffn_width = dense;
+        if (experts)
+            moe_set_ffn(&r->layer[i], &moe);
+    }
+    snprintf(r->m->not_run, sizeof(r->m->not_run), "q and k are normalised without weights, and scaled by position");
+    return KVP_OK;
+}
+
+static const struct kvp_rule rules[] = {
+    {"no_rope_layers", KVP_KEY_ANY, "read: layers without rope and without chunks"},
+    {"no_rope_layer_interval", KVP_KEY_ANY, "read: the same, as a rule"},
+    {"nope_layer_interval", KVP_KEY_ANY, "read: the same, as a rule"},
+    {"interleave_moe_layer_step", KVP_KEY_ANY, "read: which layers have experts"},
+    {"moe_layers", KVP_KEY_ANY, "read: which layers have experts"},
+    {"layer_types", KVP_KEY_ANY, "what no_rope_layers says, again"},
+    {0},
+};
+
+const struct kvp_dialect family_llama4[] = {
+    {
+        .model_type = {"llama4_text"},
+        .rules = {rules, kvp_rules_moe},
+        .architectures = {"Llama4ForCausalLM"},
+        LLAMA_LIKE,
+        .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_HEAD_DIM] = 128, [KVP_SIZE_POSITIONS] = 131072},
+        .bias = KVP_BIAS_ATTN,
+        .window = KVP_WINDOW_HOOK,
+        .layers = layers,
+    },
+    {
+        .model_type = {"llama4"},
+        .architectures = {"Llama4ForConditionalGeneration"},
+        .nested = {"text_config"}, .inner = "llama4_text",
+    },
+    {.model_type = {0}},
+};
