@@ -5,5 +5,15 @@
 #include "calc/family.h"
 
 extern const struct kvp_dialect family_llama[];
+extern const struct kvp_dialect family_falcon_h1[];
+extern const struct kvp_dialect family_jamba[];
+extern const struct kvp_dialect family_lfm2[];
+extern const struct kvp_dialect family_mamba[];
+extern const struct kvp_dialect family_minimax_01[];
+extern const struct kvp_dialect family_nemotron_h[];
+extern const struct kvp_dialect family_qwen3_next[];
+extern const struct kvp_dialect family_recurrent_gemma[];
+extern const struct kvp_dialect family_rwkv[];
+extern const struct kvp_dialect family_zamba2[];
 
 #endif

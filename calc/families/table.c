@@ -6,6 +6,16 @@
 
 static const struct kvp_dialect *const families[] = {
     family_llama,
+    family_falcon_h1,
+    family_jamba,
+    family_lfm2,
+    family_mamba,
+    family_minimax_01,
+    family_nemotron_h,
+    family_qwen3_next,
+    family_recurrent_gemma,
+    family_rwkv,
+    family_zamba2,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -49,6 +59,17 @@ static bool listed(const char *const *list, size_t n, const char *name)
 
 #define LISTED(list, name) listed((list), sizeof(list) / sizeof((list)[0]), (name))
 
+/* The family that is known by a key when nothing names it. */
+static const struct kvp_dialect *dialect_by_sign(const struct kvp_json *j)
+{
+    const struct kvp_dialect *d;
+
+    for (uint32_t i = 0; (d = kvp_dialect_at(i)); i++)
+        if (d->sign && json_object_get(j->object, d->sign))
+            return d;
+    return NULL;
+}
+
 static const struct kvp_dialect *dialect_by(const char *type, const char *arch)
 {
     const struct kvp_dialect *d;
@@ -68,7 +89,7 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
     arch = json_string_value(json_array_get(json_object_get(j->object, "architectures"), 0));
     if (!type && inner)
         type = inner;
-    *out = dialect_by(type, arch);
+    *out = type || arch ? dialect_by(type, arch) : dialect_by_sign(j);
     if (*out)
         return KVP_OK;
     supported(list, sizeof(list));
