@@ -50,7 +50,9 @@ struct kvp_dialect {
     /* (optional) A wrapper: these keys, the first that is there, hold the text model; its own model_type
      * picks its dialect, `inner` when it has none. A wrapper whose key is absent is read flat as `inner`. */
     const char *nested[3], *inner;
+    const char *sign; /* (optional) no model_type, no architectures: the key that only this family has */
     const char *key[KVP_SIZES][KVP_SPELLINGS]; /* spellings, first hit wins */
+    const char *layers_of[2]; /* (optional) no number of layers: as many as this list, or string, is long */
     /* Class defaults, for a key that is absent (null means no value, not the default). 0: none, which
      * is "required" for vocab, width, layers, heads and FFN (but see ffn_per_width), "as many as
      * heads" for KV heads and "width / heads" for the head size. */
@@ -69,6 +71,7 @@ struct kvp_dialect {
     bool own_mixer;        /* heads, KV heads and head size are not read: the hook fills the mixer */
     bool own_ffn;          /* nor is the feed-forward width */
     bool no_positions;     /* no trained context in the config: not required */
+    bool partial_rotary;   /* partial_rotary_factor may be below 1: no size depends on it */
     enum kvp_window_rule window;
     uint64_t window_absent, window_from_absent; /* sliding_window, max_window_layers */
     const struct kvp_rule *rules[4]; /* keys of its own, each list closed by an empty row; see kvp_rules_common */

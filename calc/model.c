@@ -413,7 +413,8 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
         return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set for full_attention and one for sliding_attention are supported, not one alone", origin);
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(refuse_partial(&j));
+    if (!r->d->partial_rotary)
+        KVP_TRY(refuse_partial(&j));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
     if (strcmp(type, "default") == 0)
         return KVP_OK;
@@ -440,7 +441,8 @@ static kvp_err read_positions(const struct kvp_reader *r)
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
     r->m->rope_theta = 10000;
     KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(refuse_partial(&r->j));
+    if (!r->d->partial_rotary)
+        KVP_TRY(refuse_partial(&r->j));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
 
@@ -503,6 +505,19 @@ static kvp_err refuse_quantized(const struct kvp_json *j)
     return KVP_OK;
 }
 
+static kvp_err read_layer_count(const struct kvp_reader *r, uint64_t *out)
+{
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_LAYERS, out));
+    for (size_t i = 0; i < sizeof(r->d->layers_of) / sizeof(r->d->layers_of[0]) && r->d->layers_of[i] && !*out; i++) {
+        const json_t *v = kvp_json_get(&r->j, r->d->layers_of[i]);
+
+        *out = json_is_string(v) ? strlen(json_string_value(v)) : json_array_size(v);
+        if (*out > limits[KVP_SIZE_LAYERS].most)
+            return kvp_key_fail(r, KVP_EINPUT, r->d->layers_of[i], "there are too many layers");
+    }
+    return *out ? KVP_OK : need_size(r, KVP_SIZE_LAYERS, out);
+}
+
 static kvp_err read_model(struct kvp_reader *r)
 {
     struct kvp_model *m = r->m;
@@ -514,7 +529,7 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(kvp_dialect_check_keys(&r->j, r->d));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
-    KVP_TRY(need_size(r, KVP_SIZE_LAYERS, &layers));
+    KVP_TRY(read_layer_count(r, &layers));
     m->vocab = (uint32_t)vocab;
     m->width = (uint32_t)width;
     m->layers = (uint32_t)layers;

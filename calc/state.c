@@ -1,7 +1,8 @@
 /* state.c - what a recurrence keeps: columns of its convolution and its matrix, whatever the context.
  *
- * techniques.md 3.8 and the models' own code: the matrix in f32 unless asked otherwise
- * (--mamba-ssm-cache-dtype), conv columns d_conv - 1 in the model's dtype (--conv-columns full: d_conv). */
+ * techniques.md 3.8 and the models' own code: the matrix in f32 unless the config or --mamba-ssm-cache-dtype
+ * says otherwise, conv columns (d_conv - 1; --conv-columns full: d_conv) and RWKV's shifted tokens in the
+ * model's dtype. */
 #include "calc/plan.h"
 
 /* [B, 1, columns, channels] of the convolution's window. */
@@ -10,17 +11,17 @@ static void conv(struct plan *p, struct plan_class *c, uint64_t channels)
     const uint64_t columns = p->o->conv_full ? c->model->conv : num_less(c->model->conv, 1);
 
     if (columns && channels)
-        plan_add_fixed(p, c, "conv_state", KVP_TAG_STATE, p->o->conv_given ? p->o->conv : p->kv, 1, columns, channels);
+        plan_add_fixed(p, c, "conv_state", KVP_TAG_STATE, p->o->conv_given ? p->o->conv : p->weights.plain, 1, columns, channels);
 }
 
 static void matrix(struct plan *p, struct plan_class *c, const char *name, uint64_t heads, uint64_t rows, uint64_t columns)
 {
-    plan_add_fixed(p, c, name, KVP_TAG_STATE, p->o->ssm_given ? p->o->ssm : KVP_F32, heads, rows, columns);
+    plan_add_fixed(p, c, name, KVP_TAG_STATE, p->o->ssm_given ? p->o->ssm : p->model->state, heads, rows, columns);
 }
 
 static void shifts(struct plan *p, struct plan_class *c)
 {
-    plan_add_fixed(p, c, "shift", KVP_TAG_STATE, p->kv, 1, 2, p->model->width);
+    plan_add_fixed(p, c, "shift", KVP_TAG_STATE, p->o->conv_given ? p->o->conv : p->weights.plain, 1, 2, p->model->width);
 }
 
 void plan_add_state(struct plan *p, struct plan_class *c)

@@ -145,6 +145,50 @@ static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64
     TENSOR(t, "chosen", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n, topk);
 }
 
+/* What a recurrence's input projections yield for a token, and what its scan does. */
+static uint64_t recurrent_in(const struct kvp_layer_class *c)
+{
+    const uint64_t E = c->inner, A = (uint64_t)c->rec_heads * c->rec_head_dim, bc = 2ull * c->groups * c->state;
+
+    switch (c->recurrent) {
+    case KVP_REC_MAMBA1:
+        return 3 * E + c->dt_rank + 2ull * c->state;
+    case KVP_REC_MAMBA2:
+        return 2 * E + bc + c->rec_heads;
+    case KVP_REC_RWKV4:
+        return 3 * E;
+    case KVP_REC_RWKV5:
+    case KVP_REC_RWKV6:
+        return 5 * E;
+    case KVP_REC_RWKV7:
+        return 7 * E;
+    case KVP_REC_DELTA:
+        return bc + 2 * A + 2ull * c->rec_heads;
+    case KVP_REC_KDA:
+        return 5 * A + c->rec_heads;
+    case KVP_REC_LIGHTNING:
+    case KVP_REC_RGLRU:
+        return 4 * E;
+    case KVP_REC_CONV:
+        return 3 * E;
+    case KVP_REC_NONE:
+        break;
+    }
+    return 0;
+}
+
+static void recurrent_activations(struct tensors *t, const struct kvp_model *m, uint64_t n)
+{
+    uint64_t in = 0, out = 0;
+
+    for (uint32_t i = 0; i < m->classes; i++) {
+        in = num_max(in, recurrent_in(&m->cls[i]));
+        out = num_max(out, m->cls[i].recurrent ? m->cls[i].inner : 0);
+    }
+    TENSOR(t, "recurrent_in", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, in);
+    TENSOR(t, "recurrent_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, out);
+}
+
 void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t logit_rows)
 {
     const uint64_t n = num_mul(&t->over, batch, prompt);
@@ -162,6 +206,7 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "normed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
     TENSOR(t, "qkv", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, qkv);
     TENSOR(t, "attention_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, out);
+    recurrent_activations(t, m, n);
     TENSOR(t, "log_sum_exp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, batch, heads, prompt);
     TENSOR(t, "mlp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(n, FFN_ROWS), ffn);
     moe_activations(t, m, num_min(n, FFN_ROWS));
@@ -183,6 +228,7 @@ void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_fo
         head_dim = num_max(head_dim, c->head_dim);
         rows = num_max(rows, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
         rows = num_max(rows, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+        rows = num_max(rows, recurrent_in(c));
     }
     if (weights != KVP_F32)
         TENSOR(t, "gemm_scratch", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32,

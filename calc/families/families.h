@@ -16,5 +16,15 @@ extern const struct kvp_dialect family_minimax[];
 extern const struct kvp_dialect family_mimo_v2[];
 extern const struct kvp_dialect family_gemma4[];
 extern const struct kvp_dialect family_step[];
+extern const struct kvp_dialect family_falcon_h1[];
+extern const struct kvp_dialect family_jamba[];
+extern const struct kvp_dialect family_lfm2[];
+extern const struct kvp_dialect family_mamba[];
+extern const struct kvp_dialect family_minimax_01[];
+extern const struct kvp_dialect family_nemotron_h[];
+extern const struct kvp_dialect family_qwen3_next[];
+extern const struct kvp_dialect family_recurrent_gemma[];
+extern const struct kvp_dialect family_rwkv[];
+extern const struct kvp_dialect family_zamba2[];
 
 #endif

@@ -51,7 +51,7 @@ static const struct kvp_rule rules[] = {
 
 const struct kvp_dialect family_gpt_oss[] = {
     {
-        .model_type = {"gpt_oss"},
+        .model_type = {"gpt_oss"}, .sign = "rope_ntk_alpha",
         .rules = {kvp_rules_moe, rules},
         .architectures = {"GptOssForCausalLM"},
         LLAMA_LIKE,

@@ -17,6 +17,16 @@ static const struct kvp_dialect *const families[] = {
     family_mimo_v2,
     family_gemma4,
     family_step,
+    family_falcon_h1,
+    family_jamba,
+    family_lfm2,
+    family_mamba,
+    family_minimax_01,
+    family_nemotron_h,
+    family_qwen3_next,
+    family_recurrent_gemma,
+    family_rwkv,
+    family_zamba2,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -60,6 +70,17 @@ static bool listed(const char *const *list, size_t n, const char *name)
 
 #define LISTED(list, name) listed((list), sizeof(list) / sizeof((list)[0]), (name))
 
+/* The family that is known by a key when nothing names it. */
+static const struct kvp_dialect *dialect_by_sign(const struct kvp_json *j)
+{
+    const struct kvp_dialect *d;
+
+    for (uint32_t i = 0; (d = kvp_dialect_at(i)); i++)
+        if (d->sign && json_object_get(j->object, d->sign))
+            return d;
+    return NULL;
+}
+
 static const struct kvp_dialect *dialect_by(const char *type, const char *arch)
 {
     const struct kvp_dialect *d;
@@ -67,19 +88,6 @@ static const struct kvp_dialect *dialect_by(const char *type, const char *arch)
     for (uint32_t i = 0; (d = kvp_dialect_at(i)); i++)
         if (type ? LISTED(d->model_type, type) : arch && LISTED(d->architectures, arch))
             return d;
-    return NULL;
-}
-
-/* Files that say neither model_type nor architectures, by a key that only one family has. */
-static const char *by_keys(const struct kvp_json *j)
-{
-    static const struct {
-        const char *key, *type;
-    } only[] = {{"rope_ntk_alpha", "gpt_oss"}};
-
-    for (size_t i = 0; i < sizeof(only) / sizeof(only[0]); i++)
-        if (kvp_json_get(j, only[i].key))
-            return only[i].type;
     return NULL;
 }
 
@@ -92,9 +100,7 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
     arch = json_string_value(json_array_get(json_object_get(j->object, "architectures"), 0));
     if (!type && inner)
         type = inner;
-    if (!type && !arch)
-        type = by_keys(j);
-    *out = dialect_by(type, arch);
+    *out = type || arch ? dialect_by(type, arch) : dialect_by_sign(j);
     if (*out)
         return KVP_OK;
     supported(list, sizeof(list));

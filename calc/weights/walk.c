@@ -47,7 +47,8 @@ static void layer(struct walk *w, const struct kvp_layer_class *c, uint32_t cls,
     weights_mla(w, c, cls, width);
     weights_cross(w, c, cls, width);
     weights_recurrent(w, c, cls, width);
-    weights_ffn(w, c, cls, width);
+    if (!c->shared_attn) /* Zamba2 shares the whole block */
+        weights_ffn(w, c, cls, width);
     extras(w, c->extra, KVP_MAX_EXTRA, KVP_ROLE_SMALL, cls, c->count);
 }
 

@@ -87,7 +87,7 @@ struct kvp_layer_class {
     uint32_t rec_heads;    /* Mamba-2, RWKV, lightning, DELTA's value heads */
     uint32_t rec_head_dim; /* of those heads (rows of a head's state; dv of DELTA) */
     uint32_t dt_rank;      /* Mamba-1 */
-    uint32_t low_rank[4];  /* RWKV-6, 7: decay, a, v, gate; KDA: decay, gate */
+    uint32_t low_rank[4];  /* RWKV-7: decay, a, v, gate; RWKV-6: decay, mix; KDA: decay, gate */
     bool conv_bias, rec_bias; /* of the convolution; of in_proj and out_proj */
     bool rec_norm;         /* gated norm before out_proj (Mamba-2), or norms on dt, B and C (Jamba) */
 
@@ -164,6 +164,8 @@ struct kvp_model {
 
     /* What the engine cannot run yet although every size is known: the reason, or "". */
     char not_run[96];
+
+    enum kvp_format state; /* of recurrent matrices, where the config says (mamba_ssm_cache_dtype); F32: it does not */
 };
 
 /* Load a model from a config.json, a directory that holds one, or a built-in name (data/models/).
