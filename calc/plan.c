@@ -47,27 +47,27 @@ struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *na
     return x;
 }
 
+static void split_one(struct plan *p, uint32_t layer)
+{
+    const struct plan_class *from = &p->unsplit[p->model->class_of[layer]];
+    struct plan_class *to = &p->split[layer];
+
+    memcpy(to, from, offsetof(struct plan_class, parts) + from->n_parts * sizeof(from->parts[0]));
+    to->count = 1;
+    to->first = layer;
+    for (uint32_t i = 0; i < to->n_parts; i++)
+        to->parts[i].layers = 1;
+}
+
 kvp_err plan_split(struct plan *p, struct kvp_error *e)
 {
-    struct plan_class *split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*split));
-    uint64_t *tables = calloc(p->model->layers ? p->model->layers : 1, sizeof(*tables));
-
-    if (!split || !tables) {
-        free(split);
-        free(tables);
+    if (!p->split)
+        p->split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*p->split));
+    if (!p->split)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
-    }
-    for (uint32_t l = 0; l < p->model->layers; l++) {
-        split[l] = p->cls[p->model->class_of[l]];
-        split[l].count = 1;
-        split[l].first = l;
-        for (uint32_t i = 0; i < split[l].n_parts; i++)
-            split[l].parts[i].layers = 1;
-    }
-    free(p->cls);
-    free(p->tables);
-    p->cls = split;
-    p->tables = tables;
+    for (uint32_t l = 0; l < p->model->layers; l++)
+        split_one(p, l);
+    p->cls = p->split;
     p->n_classes = p->model->layers;
     return KVP_OK;
 }
@@ -116,7 +116,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
     const struct technique *t;
 
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        t = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+        t = p->technique[i];
         if (t && t->store_rewrite)
             KVP_TRY(t->store_rewrite(p, &p->stack->spec[i], e));
     }
@@ -124,11 +124,9 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
         if (t->baseline && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, NULL, e));
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        const struct kvp_spec *s = &p->stack->spec[i];
-
-        t = technique_find(s->name, strlen(s->name));
+        t = p->technique[i];
         if (t && t->cache_rewrite)
-            KVP_TRY(t->cache_rewrite(p, s, e));
+            KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
     return KVP_OK;
 }
@@ -164,7 +162,7 @@ static kvp_err rewrite_model(struct plan *p, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->stack->n; i++) {
         const struct kvp_spec *s = &p->stack->spec[i];
-        const struct technique *t = technique_find(s->name, strlen(s->name));
+        const struct technique *t = p->technique[i];
 
         if (!t || !t->model_rewrite)
             continue;
@@ -181,23 +179,51 @@ static kvp_err make_room(struct plan *p, struct kvp_error *e)
     const uint32_t n = p->model->classes ? p->model->classes : 1;
     uint32_t l = p->model->layers;
 
-    p->n_classes = p->model->classes;
-    p->cls = calloc(n, sizeof(*p->cls));
-    p->tables = calloc(n, sizeof(*p->tables));
-    if (!p->cls || !p->tables)
+    p->unsplit = calloc(n, sizeof(*p->unsplit));
+    p->tables = calloc(l > n ? l : n, sizeof(*p->tables));
+    if (!p->unsplit || !p->tables)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     while (l-- > 0)
-        p->cls[p->model->class_of[l]].first = l;
+        p->unsplit[p->model->class_of[l]].first = l;
     return KVP_OK;
 }
 
-static kvp_err fill(struct plan *p, struct kvp_error *e)
+static kvp_err open_plan(struct plan *p, bool rewritten, struct kvp_error *e)
 {
+    for (uint32_t i = 0; i < p->stack->n; i++)
+        p->technique[i] = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+    KVP_TRY(check_pairs(p->stack, e));
+    if (!rewritten)
+        KVP_TRY(rewrite_model(p, e));
+    return make_room(p, e);
+}
+
+kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_options *o,
+                  enum kvp_format kv, bool rewritten, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = (struct plan){.model = m, .o = o, .stack = s, .kv = kv};
+    out->stored = store_of_model(m, o->weights_given ? o->weights : m->dtype);
+    out->encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
+    rc = open_plan(out, rewritten, e);
+    if (rc != KVP_OK)
+        plan_free(out);
+    return rc;
+}
+
+kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e)
+{
+    p->w = *w;
     KVP_TRY(kvp_workload_resolve(&p->w, e));
     p->chunk = p->w.prompt;
-    KVP_TRY(check_pairs(p->stack, e));
-    KVP_TRY(rewrite_model(p, e));
-    KVP_TRY(make_room(p, e));
+    p->weights = p->stored;
+    p->cls = p->unsplit;
+    p->n_classes = p->model->classes;
+    p->n_tables = p->n_scratch = 0;
+    p->over = false;
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        p->cls[i].n_parts = 0;
     KVP_TRY(check_positions(p, e));
     KVP_TRY(rewrite(p, e));
     exact_room(p);
@@ -209,10 +235,8 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
 {
     kvp_err rc;
 
-    *out = (struct plan){.model = m, .o = o, .stack = s, .w = *w, .kv = kv};
-    out->weights = store_of_model(m, o->weights_given ? o->weights : m->dtype);
-    out->encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
-    rc = fill(out, e);
+    KVP_TRY(plan_open(out, m, s, o, kv, false, e));
+    rc = plan_fill(out, w, e);
     if (rc != KVP_OK)
         plan_free(out);
     return rc;
@@ -220,7 +244,8 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
 
 void plan_free(struct plan *p)
 {
-    free(p->cls);
+    free(p->unsplit);
+    free(p->split);
     free(p->tables);
     kvp_model_free(&p->rewritten);
     *p = (struct plan){0};

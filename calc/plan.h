@@ -71,6 +71,8 @@ struct plan_class {
 
 enum { PLAN_MAX_SCRATCH = 4 };
 
+struct technique;
+
 struct plan_scratch {
     const char *name;
     enum kvp_format format;
@@ -94,6 +96,10 @@ struct plan {
     uint32_t n_scratch;
     struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
     bool over; /* a count did not fit */
+    /* What plan_open() found, and room that plan_fill() uses again. */
+    const struct technique *technique[KVP_AXES]; /* of each spec of the stack */
+    struct store_plan stored;                    /* weights before any technique */
+    struct plan_class *unsplit, *split;          /* owned: the model's classes; room for one a layer */
 };
 
 /* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,
@@ -101,6 +107,13 @@ struct plan {
 kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
                    const struct kvp_options *o, enum kvp_format kv, struct kvp_error *e);
 void plan_free(struct plan *p);
+
+/* The same in two steps: what no workload changes, then a workload, as often as wanted. plan_free() when
+ * plan_open() succeeded; a plan_fill() that failed may be followed by another. `rewritten`: the stack has
+ * changed this model already. */
+kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_options *o,
+                  enum kvp_format kv, bool rewritten, struct kvp_error *e);
+kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e);
 
 /* One plan class a layer, for techniques whose budgets differ by layer; KVP_ENOMEM. Classes that came out
  * alike may be many: bytes and FLOPs do not mind. */

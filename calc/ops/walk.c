@@ -89,7 +89,8 @@ static void forward(const struct pass *s)
 
     if (s->phase == KVP_PREFILL)
         ops_encoder(s);
-    embed(s);
+    if (!m->no_embed)
+        embed(s);
     for (uint32_t c = 0; c < s->p->n_classes; c++) {
         ops_attention(s, c);
         ops_mla(s, c);
@@ -97,6 +98,8 @@ static void forward(const struct pass *s)
         ops_cross(s, c);
         ops_ffn(s, c);
     }
+    if (m->no_logits)
+        return;
     pass_stream(s, KVP_OP_FINAL_NORM, UINT32_MAX, 1, s->logit_rows, m->width, m->width, pass_norm_weights(s));
     pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
 }
