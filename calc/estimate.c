@@ -68,8 +68,8 @@ static void take_lists(struct kvp_estimate *out, struct share *x)
     out->n_tensors = x->tensors.n;
     out->ops = x->ops.v;
     out->n_ops = x->ops.n;
-    x->tensors = (struct tensors){0};
-    x->ops = (struct ops){0};
+    x->tensors.v = NULL;
+    x->ops.v = NULL;
 }
 
 static kvp_err fill(struct kvp_estimate *out, struct kvp_program *p, const struct kvp_workload *w, struct kvp_error *e)

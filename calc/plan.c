@@ -355,26 +355,46 @@ static uint32_t plan_class_of(const struct plan *p, uint32_t layer)
     return p->n_classes == p->model->layers ? layer : p->model->class_of[layer];
 }
 
+/* What one layer's tensors grow by in a step, and what of the old ones goes. */
+struct growth {
+    uint32_t n;
+    uint64_t new[PLAN_MAX_PARTS], old[PLAN_MAX_PARTS];
+};
+
+static struct growth growth_of(struct plan *p, const struct plan_class *c, uint64_t seen)
+{
+    struct growth g = {.n = 0};
+
+    for (uint32_t i = 0; i < c->n_parts; i++) {
+        const struct part *x = &c->parts[i];
+        const uint64_t before = x->law.held(&x->law, seen - 1), after = x->law.held(&x->law, seen);
+
+        if (after == before || x->tag == KVP_TAG_STATE)
+            continue;
+        g.new[g.n] = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
+        g.old[g.n++] = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
+    }
+    return g;
+}
+
 /* The step that brings token `seen`: layer by layer and tensor by tensor, the new one is allocated while
  * the old one lives, then the old one goes. */
 static uint64_t growth_peak(struct plan *p, uint64_t seen)
 {
     uint64_t now = held_sum(p, seen - 1), peak = 0;
+    uint32_t last = UINT32_MAX;
+    struct growth g = {.n = 0};
 
     for (uint32_t l = 0; l < p->model->layers; l++) {
-        const struct plan_class *c = &p->cls[plan_class_of(p, l)];
+        const uint32_t c = plan_class_of(p, l);
 
-        for (uint32_t i = 0; i < c->n_parts; i++) {
-            const struct part *x = &c->parts[i];
-            const uint64_t before = x->law.held(&x->law, seen - 1), after = x->law.held(&x->law, seen);
-            const uint64_t old = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
-            const uint64_t new = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
-
-            if (after == before || x->tag == KVP_TAG_STATE)
-                continue;
-            now = num_add(&p->over, now, new);
+        if (c != last)
+            g = growth_of(p, &p->cls[c], seen);
+        last = c;
+        for (uint32_t i = 0; i < g.n; i++) {
+            now = num_add(&p->over, now, g.new[i]);
             peak = num_max(peak, now);
-            now = num_less(now, old);
+            now = num_less(now, g.old[i]);
         }
     }
     return peak;
@@ -383,14 +403,15 @@ static uint64_t growth_peak(struct plan *p, uint64_t seen)
 /* Sizes only rise, so the highest step is the last at which some class still grows. */
 static uint64_t growing_peak(struct plan *p)
 {
-    uint64_t peak = held_sum(p, p->w.context);
+    uint64_t peak = held_sum(p, p->w.context), done = 0;
 
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const uint64_t last = num_min(p->w.context, p->cls[c].parts[i].law.cap);
 
-            if (last > p->w.prompt)
+            if (last > p->w.prompt && last != done)
                 peak = num_max(peak, growth_peak(p, last));
+            done = last;
         }
     return peak;
 }
@@ -415,8 +436,10 @@ void plan_totals(struct plan *p, struct kvp_memory *m)
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
-            const uint64_t used = all_layers(p, x, x->law.held(&x->law, p->w.context));
+            const uint64_t held = x->law.held(&x->law, p->w.context), used = x->slots == held ? 0 : all_layers(p, x, held);
 
+            if (x->slots == held)
+                continue;
             rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, x->slots), used));
         }
     m->bytes_per_token = per_token(p);

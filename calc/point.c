@@ -81,7 +81,7 @@ void program_close(struct kvp_program *p)
         kvp_model_free(&x->model);
         kvp_model_free(&x->stage);
         free(x->tensors.v);
-        free(x->ops.v);
+        ops_free(&x->ops);
     }
     free(p->shares);
     plan_free(&p->rewritten);
@@ -98,6 +98,7 @@ static uint64_t weights_bytes(struct share *x, const struct kvp_options *o)
         return x->weights_bytes;
     weight_tensors(t, x->plan.model, &x->plan.weights, o->with_vision, o->with_mtp);
     memcpy(&x->stored, &x->plan.weights, sizeof(x->stored));
+    ops_forget(&x->ops);
     x->weighed = t->totals;
     return x->weights_bytes = tensors_sum(t, KVP_TAG_WEIGHTS);
 }
@@ -128,37 +129,45 @@ static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t log
     return tensors_err(t, e);
 }
 
-static kvp_err add_up(struct share *x, struct kvp_error *e)
+struct sums {
+    uint64_t flops, full, traffic;
+    double seconds;
+};
+
+/* The ops of one phase, from `*i` on. */
+static struct sums sum_phase(const struct ops *o, uint32_t *i, enum kvp_phase phase, bool *over)
 {
-    uint64_t flops[KVP_PHASES] = {0}, full[KVP_PHASES] = {0}, traffic[KVP_PHASES] = {0};
-    bool over = false;
+    struct sums s = {0};
 
-    for (uint32_t i = 0; i < x->ops.n; i++) {
-        const struct kvp_op_cost *c = &x->ops.v[i];
+    for (; *i < o->n && o->v[*i].phase == phase; ++*i) {
+        const struct kvp_op_cost *c = &o->v[*i];
 
-        flops[c->phase] = num_add(&over, flops[c->phase], c->flops);
-        full[c->phase] = num_add(&over, full[c->phase], c->flops_full);
-        traffic[c->phase] = num_add(&over, traffic[c->phase], num_add(&over, c->read_bytes, c->written_bytes));
+        s.flops = num_add(over, s.flops, c->flops);
+        s.full = num_add(over, s.full, c->flops_full);
+        s.traffic = num_add(over, s.traffic, num_add(over, c->read_bytes, c->written_bytes));
+        s.seconds += c->seconds;
     }
-    x->point.flops_prefill = full[KVP_PREFILL];
-    x->point.flops_prefill_causal = flops[KVP_PREFILL];
-    x->point.flops_decode = flops[KVP_DECODE];
-    x->point.traffic_prefill = traffic[KVP_PREFILL];
-    x->point.traffic_decode = traffic[KVP_DECODE];
-    return over ? kvp_fail(e, KVP_ERANGE, "a sum of FLOPs or bytes does not fit in 63 bits: the context, the batch or the model is too big") : KVP_OK;
+    return s;
 }
 
-static void times(struct share *x, const struct kvp_program *p)
+static kvp_err add_up(struct share *x, const struct kvp_program *p, struct kvp_error *e)
 {
-    double sum[KVP_PHASES] = {0};
+    struct sums prefill, decode;
+    bool over = false;
+    uint32_t i = 0;
 
-    if (!p->device)
-        return;
-    ops_time(&x->ops, p->device, p->weights, p->kv);
-    for (uint32_t i = 0; i < x->ops.n; i++)
-        sum[x->ops.v[i].phase] += x->ops.v[i].seconds;
-    x->point.ttft_s = sum[KVP_PREFILL];
-    x->point.tpot_s = sum[KVP_DECODE];
+    if (p->device)
+        ops_time(&x->ops, p->device, p->weights, p->kv);
+    prefill = sum_phase(&x->ops, &i, KVP_PREFILL, &over);
+    decode = sum_phase(&x->ops, &i, KVP_DECODE, &over);
+    x->point.flops_prefill = prefill.full;
+    x->point.flops_prefill_causal = prefill.flops;
+    x->point.flops_decode = decode.flops;
+    x->point.traffic_prefill = prefill.traffic;
+    x->point.traffic_decode = decode.traffic;
+    x->point.ttft_s = prefill.seconds;
+    x->point.tpot_s = decode.seconds;
+    return over ? kvp_fail(e, KVP_ERANGE, "a sum of FLOPs or bytes does not fit in 63 bits: the context, the batch or the model is too big") : KVP_OK;
 }
 
 static kvp_err share_point(struct share *x, const struct kvp_program *p, const struct kvp_workload *w, bool list, struct kvp_error *e)
@@ -177,9 +186,7 @@ static kvp_err share_point(struct share *x, const struct kvp_program *p, const s
     memset(x->tensors.sum, 0, sizeof(x->tensors.sum));
     KVP_TRY(memory(x, p, logit_rows, e));
     KVP_TRY(ops_build(&x->ops, &x->plan, logit_rows, e));
-    KVP_TRY(add_up(x, e));
-    times(x, p);
-    return KVP_OK;
+    return add_up(x, p, e);
 }
 
 /* ---- all of them ---------------------------------------------------------------------------------- */

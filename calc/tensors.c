@@ -59,12 +59,13 @@ void tensors_add(struct tensors *t, const char *name, enum kvp_tag tag, uint32_t
                  enum kvp_format f, uint32_t dims, const uint64_t *shape)
 {
     struct kvp_tensor *x;
-    const uint64_t elements = num_mul(&t->over, num_product(&t->over, shape, dims), count);
+    const uint64_t last = shape[dims - 1], rows = last ? num_mul(&t->over, num_product(&t->over, shape, dims - 1), count) : 0;
     uint64_t bytes;
 
-    if (!elements)
+    if (!rows)
         return;
-    bytes = num_mul(&t->over, elements / shape[dims - 1], format_bytes(&t->over, f, shape[dims - 1]));
+    num_mul(&t->over, rows, last); /* elements are counted, too */
+    bytes = num_mul(&t->over, rows, format_bytes(&t->over, f, last));
     if (t->totals)
         t->sum[tag] = num_add(&t->over, t->sum[tag], bytes);
     if (t->totals || !make_room(t))
