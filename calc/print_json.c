@@ -102,7 +102,7 @@ static json_t *device_json(const struct kvp_estimate *est, const struct kvp_devi
     if (!d)
         return json_null();
     return json_pack("{s:s, s:I, s:f, s:b, s:f, s:f, s:f, s:f, s:s}", "name", d->name, "memory_bytes", INT(d->memory_bytes),
-                     "memory_share", PRINT_MEMORY_SHARE, "fits", print_fits(est, d), "bandwidth_bytes_per_s", d->bandwidth,
+                     "memory_share", print_share(d), "fits", print_fits(est, d), "bandwidth_bytes_per_s", d->bandwidth,
                      "flops_f32_per_s", d->flops_f32, "flops_f16_per_s", d->flops_f16, "launch_s", d->launch_s, "source", d->source);
 }
 
@@ -126,9 +126,9 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
                    const struct kvp_estimate *est, const struct kvp_device *device, struct kvp_error *e)
 {
     const struct kvp_workload *w = &est->workload;
-    json_t *o = json_pack("{s:s, s:s, s:{s:s,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:o, s:{s:I,s:I,s:I}, s:{s:I,s:I}, s:o, s:o}",
+    json_t *o = json_pack("{s:s, s:s, s:{s:s,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:o, s:{s:I,s:I,s:I}, s:{s:I,s:I}, s:o, s:o}",
                           "schema", "kvproof-estimate/1", "kvproof", KVP_VERSION, "model", "name", m->name, "parameters",
-                          INT(est->parameters), "layers", INT(m->layers), "workload", "context", INT(w->context), "prompt",
+                          INT(est->parameters), "active_parameters", INT(est->active_parameters), "layers", INT(m->layers), "workload", "context", INT(w->context), "prompt",
                           INT(w->prompt), "generate", INT(w->generate), "batch", INT(w->batch), "techniques", techniques_json(s),
                           "formats", "weights", kvp_format_name(est->weights), "kv", kvp_format_name(est->kv), "memory",
                           memory_json(est, detail), "flops", "prefill", INT(est->flops_prefill), "prefill_causal",

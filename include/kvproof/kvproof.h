@@ -54,6 +54,7 @@ struct kvp_device {
     char basis[48];       /* "datasheet roofline", "probed roofline" */
     double interval;      /* half-width as a fraction: a time t is printed with [t*(1-i), t*(1+i)] ... */
     double interval_high; /* ... upper side, as a fraction (a roofline is a floor, so it is wider) */
+    double memory_share;  /* of memory_bytes that may be used; 0: 0.92, as in vLLM 0.22 and later */
 };
 kvp_err kvp_device_load(struct kvp_device *out, const char *path_or_name, struct kvp_error *e);
 
