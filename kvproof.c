@@ -380,6 +380,14 @@ static kvp_err derive(struct args *a, struct kvp_error *e)
     return KVP_OK;
 }
 
+static bool asks_technique(const struct args *a)
+{
+    for (int i = 0; i < MAX_DERIVED; i++)
+        if (a->derived[i][0])
+            return true;
+    return a->n_techniques > 0;
+}
+
 static kvp_err read_stack(const struct args *a, struct kvp_stack *s, struct kvp_error *e)
 {
     for (int i = 0; i < a->n_techniques; i++)
@@ -654,7 +662,7 @@ static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct 
 
     KVP_TRY(validate_workload(a, m, e));
     resolve_formats(a, m);
-    if (a->all && a->n_techniques)
+    if (a->all && asks_technique(a))
         return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
     KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, &stacks[0], e));
     if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))

@@ -55,9 +55,8 @@ static json_t *parts_json(const struct kvp_estimate *est)
     return a;
 }
 
-static json_t *memory_json(const struct kvp_estimate *est, bool detail)
+static json_t *bytes_json(const struct kvp_memory *m)
 {
-    const struct kvp_memory *m = &est->memory;
     const struct {
         const char *key;
         json_int_t value;
@@ -82,10 +81,28 @@ static json_t *memory_json(const struct kvp_estimate *est, bool detail)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         json_object_set_new(o, rows[i].key, json_integer(rows[i].value));
+    return o;
+}
+
+static json_t *memory_json(const struct kvp_estimate *est, bool detail)
+{
+    json_t *o = bytes_json(&est->memory);
+
     json_object_set_new(o, "parts", parts_json(est));
     if (detail)
         json_object_set_new(o, "tensors", tensors_json(est));
     return o;
+}
+
+static json_t *ranks_json(const struct kvp_estimate *est)
+{
+    json_t *a = json_array();
+
+    for (uint32_t i = 0; i < est->n_ranks; i++)
+        json_array_append_new(a, json_pack("{s:I, s:I, s:I, s:b, s:o}", "rank", INT(i), "stage", INT(est->ranks[i].stage), "layers",
+                                           INT(est->ranks[i].layers), "worst", est->ranks[i].worst, "memory",
+                                           bytes_json(&est->ranks[i].memory)));
+    return a;
 }
 
 static json_t *time_json(const struct kvp_estimate *est, const struct kvp_device *d)
@@ -138,6 +155,8 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
 
     if (!o)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for JSON");
+    if (est->n_ranks)
+        json_object_set_new(o, "ranks", ranks_json(est));
     if (detail)
         json_object_set_new(o, "ops", ops_json(est, device != NULL));
     if (json_dumpf(o, f, lines ? JSON_COMPACT : JSON_INDENT(2)) != 0 || fputc('\n', f) == EOF) {
