@@ -30,6 +30,7 @@ struct args {
     const char *technique[MAX_TECHNIQUES];
     int n_techniques;
     struct kvp_workload w;
+    const char *lengths;
     const char *contexts, *prompts, *generates, *batches; /* sweep: lists */
     struct kvp_options formats;
     const char *cache_type, *cache_type_k, *cache_type_v, *quantization; /* options that stand for a technique */
@@ -66,6 +67,7 @@ static const struct option options[] = {
     {"p", "prompt", "input-len n-prompt isl", COUNT, ONE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
     {"n", "generate", "output-len n-gen osl", COUNT0, ONE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
     {"b np", "batch", "max-num-seqs batch-size bs parallel", COUNT, ONE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
+    {"", "lengths", "", STRING, ESTIMATE, AT(lengths), "LIST", "contexts of a batch of unequal sequences: 5,1000,33 (instead of -b, -c and -p)"},
     {"c", "context", "max-model-len ctx-size max-seq-len", STRING, SWEEP, AT(contexts), "LIST", "prompt + generated tokens: 1k,4k or 1k-128k*2 or 512-4096+512 (default: the model's)"},
     {"p", "prompt", "input-len n-prompt isl", STRING, SWEEP, AT(prompts), "LIST", "prompt tokens"},
     {"n", "generate", "output-len n-gen osl", STRING, SWEEP, AT(generates), "LIST", "generated tokens (default: 0)"},
@@ -439,6 +441,25 @@ static kvp_err load_device(const struct args *a, struct kvp_device *d, const str
     return KVP_OK;
 }
 
+static kvp_err estimate_workload(struct args *a, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_device *dev,
+                                 struct kvp_estimate *est, struct kvp_error *e)
+{
+    struct sweep_list l;
+    kvp_err rc;
+
+    if (a->lengths && (a->w.context || a->w.prompt || a->w.batch))
+        return kvp_fail(e, KVP_EINPUT, "--lengths %s says the batch and every context: leave -b, -c and -p out", a->lengths);
+    if (a->lengths) {
+        KVP_TRY(sweep_list_parse(&l, "lengths", a->lengths, 1, e));
+        rc = kvp_estimate_lengths(est, m, s, l.v, l.n, a->w.generate, &a->formats, dev, e);
+        free(l.v);
+        return rc;
+    }
+    if (no_workload(a))
+        a->w.context = m->max_positions;
+    return kvp_estimate(est, m, s, &a->w, &a->formats, dev, e);
+}
+
 static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
     struct kvp_stack s = {0};
@@ -448,10 +469,8 @@ static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct 
     kvp_err rc;
 
     KVP_TRY(read_stack(a, &s, e));
-    if (no_workload(a))
-        a->w.context = m->max_positions;
     KVP_TRY(load_device(a, &room, &dev, e));
-    KVP_TRY(kvp_estimate(&est, m, &s, &a->w, &a->formats, dev, e));
+    KVP_TRY(estimate_workload(a, m, &s, dev, &est, e));
     rc = print_estimate(a, m, &s, &est, dev, e);
     if (rc == KVP_OK && dev && !print_fits(&est, dev))
         rc = kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, more than %.2f of the %" PRIu64 " of %s", m->name,

@@ -3,8 +3,7 @@
 
 #include <stdlib.h>
 
-/* The rows of total_bytes, and how each is known. */
-static void parts(struct kvp_estimate *out, const struct kvp_device *d)
+void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d)
 {
     const struct kvp_memory *m = &out->memory;
     const struct kvp_part rows[] = {
@@ -83,7 +82,7 @@ static kvp_err fill(struct kvp_estimate *out, struct kvp_program *p, const struc
     take_lists(out, &p->shares[p->worst]);
     out->weights = p->weights;
     out->kv = p->kv;
-    parts(out, p->device);
+    estimate_parts(out, p->device);
     snprintf(out->basis, sizeof(out->basis), "%s%s", p->device ? p->device->basis : "none",
              p->device && out->n_ranks ? ", no communication" : "");
     return KVP_OK;
@@ -113,8 +112,11 @@ void kvp_estimate_free(struct kvp_estimate *est)
     free(est->tensors);
     free(est->ops);
     free(est->ranks);
+    free(est->lengths);
     est->tensors = NULL;
     est->ops = NULL;
     est->ranks = NULL;
+    est->lengths = NULL;
     est->n_tensors = est->n_ops = est->n_ranks = 0;
+    est->n_lengths = 0;
 }

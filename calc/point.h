@@ -37,6 +37,9 @@ kvp_err program_open(struct kvp_program *p, const struct kvp_model *m, const str
                      const struct kvp_device *device, struct kvp_error *e);
 void program_close(struct kvp_program *p);
 
+/* The rows of total_bytes, and how each is known. */
+void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d);
+
 /* The worst share again, with its lists of tensors and ops. */
 kvp_err program_list(struct kvp_program *p, const struct kvp_workload *w, struct kvp_error *e);
 

@@ -204,6 +204,9 @@ static void print_head(const struct page *p)
     fprintf(p->f, "techniques: %s%s", stack, end);
     fprintf(p->f, "workload: batch %" PRIu64 ", prompt %" PRIu64 " + generate %" PRIu64 " = context %" PRIu64 "%s", w->batch, w->prompt,
             w->generate, w->context, end);
+    if (est->n_lengths)
+        fprintf(p->f, "lengths: %" PRIu64 " from %" PRIu64 " to %" PRIu64 "; cache and state of each, work and activation of a batch padded to the longest%s",
+                est->n_lengths, est->lengths[0], est->lengths[est->n_lengths - 1], end);
 }
 
 static void print_form(const struct page *p)

@@ -94,6 +94,15 @@ static json_t *memory_json(const struct kvp_estimate *est, bool detail)
     return o;
 }
 
+static json_t *lengths_json(const struct kvp_estimate *est)
+{
+    json_t *a = json_array();
+
+    for (uint64_t i = 0; i < est->n_lengths; i++)
+        json_array_append_new(a, json_integer(INT(est->lengths[i])));
+    return a;
+}
+
 static json_t *ranks_json(const struct kvp_estimate *est)
 {
     json_t *a = json_array();
@@ -155,6 +164,8 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
 
     if (!o)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for JSON");
+    if (est->n_lengths)
+        json_object_set_new(json_object_get(o, "workload"), "lengths", lengths_json(est));
     if (est->n_ranks)
         json_object_set_new(o, "ranks", ranks_json(est));
     if (detail)

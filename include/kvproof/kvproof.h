@@ -123,6 +123,8 @@ struct kvp_estimate {
     double ttft_lo, ttft_hi, tpot_lo, tpot_hi;
     char basis[72];
     uint32_t n_ranks;       /* tp * pp and the like; 0 when nothing is parallel */
+    uint64_t n_lengths;     /* of kvp_estimate_lengths() */
+    uint64_t *lengths;      /* owned, sorted */
     struct kvp_rank *ranks; /* owned; memory, tensors, ops, FLOPs and traffic above are the worst one's */
 };
 
@@ -143,6 +145,11 @@ kvp_err kvp_estimate(struct kvp_estimate *out, const struct kvp_model *m, const 
                      const struct kvp_workload *w, const struct kvp_options *o,
                      const struct kvp_device *device, struct kvp_error *e);
 void kvp_estimate_free(struct kvp_estimate *est);
+
+/* A batch of `n` sequences of these lengths (contexts), the last `generate` tokens of each generated. Cache and
+ * state are exact; FLOPs, traffic, times and activations are those of the batch padded to the longest. */
+kvp_err kvp_estimate_lengths(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_stack *s, const uint64_t *lengths,
+                             uint64_t n, uint64_t generate, const struct kvp_options *o, const struct kvp_device *device, struct kvp_error *e);
 
 /* The same without lists, for many workloads: every number of an estimate but tensors, ops, parts and ranks,
  * exactly. A program is a (model, stack, options, device), which must outlive it; a point allocates nothing

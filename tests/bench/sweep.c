@@ -39,7 +39,7 @@ static double rate(struct kvp_program *p, double seconds, struct kvp_error *why)
 
 int main(int argc, char **argv)
 {
-    const struct kvp_workload w = {.batch = 1, .prompt = 512, .generate = 512, .context = 1024};
+    const struct kvp_workload w = {.batch = 1, .prompt = 2048, .generate = 2048, .context = 4096};
     const char *device = argc > 2 ? argv[2] : "h200";
     struct kvp_error e = {0};
     struct kvp_device d;
