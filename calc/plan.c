@@ -49,8 +49,8 @@ struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *na
 
 static void split_one(struct plan *p, uint32_t layer)
 {
-    const struct plan_class *from = &p->unsplit[p->model->class_of[layer]];
-    struct plan_class *to = &p->split[layer];
+    const struct plan_class *from = &p->opened.unsplit[p->model->class_of[layer]];
+    struct plan_class *to = &p->opened.split[layer];
 
     memcpy(to, from, offsetof(struct plan_class, parts) + from->n_parts * sizeof(from->parts[0]));
     to->count = 1;
@@ -61,13 +61,13 @@ static void split_one(struct plan *p, uint32_t layer)
 
 kvp_err plan_split(struct plan *p, struct kvp_error *e)
 {
-    if (!p->split)
-        p->split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*p->split));
-    if (!p->split)
+    if (!p->opened.split)
+        p->opened.split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*p->opened.split));
+    if (!p->opened.split)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     for (uint32_t l = 0; l < p->model->layers; l++)
         split_one(p, l);
-    p->cls = p->split;
+    p->cls = p->opened.split;
     p->n_classes = p->model->layers;
     return KVP_OK;
 }
@@ -116,7 +116,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
     const struct technique *t;
 
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        t = p->technique[i];
+        t = p->opened.technique[i];
         if (t && t->store_rewrite)
             KVP_TRY(t->store_rewrite(p, &p->stack->spec[i], e));
     }
@@ -124,7 +124,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
         if (t->baseline && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, NULL, e));
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        t = p->technique[i];
+        t = p->opened.technique[i];
         if (t && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
@@ -162,7 +162,7 @@ static kvp_err rewrite_model(struct plan *p, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->stack->n; i++) {
         const struct kvp_spec *s = &p->stack->spec[i];
-        const struct technique *t = p->technique[i];
+        const struct technique *t = p->opened.technique[i];
 
         if (!t || !t->model_rewrite)
             continue;
@@ -179,19 +179,19 @@ static kvp_err make_room(struct plan *p, struct kvp_error *e)
     const uint32_t n = p->model->classes ? p->model->classes : 1;
     uint32_t l = p->model->layers;
 
-    p->unsplit = calloc(n, sizeof(*p->unsplit));
-    p->tables = calloc(l > n ? l : n, sizeof(*p->tables));
-    if (!p->unsplit || !p->tables)
+    p->opened.unsplit = calloc(n, sizeof(*p->opened.unsplit));
+    p->opened.tables = calloc(l > n ? l : n, sizeof(*p->opened.tables));
+    if (!p->opened.unsplit || !p->opened.tables)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     while (l-- > 0)
-        p->unsplit[p->model->class_of[l]].first = l;
+        p->opened.unsplit[p->model->class_of[l]].first = l;
     return KVP_OK;
 }
 
 static kvp_err open_plan(struct plan *p, bool rewritten, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->stack->n; i++)
-        p->technique[i] = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+        p->opened.technique[i] = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
     KVP_TRY(check_pairs(p->stack, e));
     if (!rewritten)
         KVP_TRY(rewrite_model(p, e));
@@ -203,27 +203,38 @@ kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_
 {
     kvp_err rc;
 
-    *out = (struct plan){.model = m, .o = o, .stack = s, .kv = kv};
-    out->stored = store_of_model(m, o->weights_given ? o->weights : m->dtype);
-    out->encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
+    *out = (struct plan){.model = m, .o = o, .stack = s, .opened.kv = kv};
+    out->opened.weights = store_of_model(m, o->weights_given ? o->weights : m->dtype);
+    out->opened.encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
     rc = open_plan(out, rewritten, e);
     if (rc != KVP_OK)
         plan_free(out);
     return rc;
 }
 
+static void begin(struct plan *p, const struct kvp_workload *w)
+{
+    memset((char *)p + offsetof(struct plan, w), 0, sizeof(*p) - offsetof(struct plan, w));
+    p->w = *w;
+    p->kv = p->opened.kv;
+    p->weights = p->opened.weights;
+    p->encoder_tokens = p->opened.encoder_tokens;
+    p->cls = p->opened.unsplit;
+    p->tables = p->opened.tables;
+    p->n_classes = p->model->classes;
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const uint32_t first = p->cls[i].first;
+
+        memset(&p->cls[i], 0, offsetof(struct plan_class, parts));
+        p->cls[i].first = first;
+    }
+}
+
 kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e)
 {
-    p->w = *w;
+    begin(p, w);
     KVP_TRY(kvp_workload_resolve(&p->w, e));
     p->chunk = p->w.prompt;
-    p->weights = p->stored;
-    p->cls = p->unsplit;
-    p->n_classes = p->model->classes;
-    p->n_tables = p->n_scratch = 0;
-    p->over = false;
-    for (uint32_t i = 0; i < p->n_classes; i++)
-        p->cls[i].n_parts = 0;
     KVP_TRY(check_positions(p, e));
     KVP_TRY(rewrite(p, e));
     exact_room(p);
@@ -244,9 +255,9 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
 
 void plan_free(struct plan *p)
 {
-    free(p->unsplit);
-    free(p->split);
-    free(p->tables);
+    free(p->opened.unsplit);
+    free(p->opened.split);
+    free(p->opened.tables);
     kvp_model_free(&p->rewritten);
     *p = (struct plan){0};
 }

@@ -79,11 +79,23 @@ struct plan_scratch {
     uint64_t shape[3];
 };
 
+/* What plan_open() found, and room that plan_fill() uses again. */
+struct plan_opened {
+    const struct technique *technique[KVP_AXES]; /* of each spec of the stack */
+    struct store_plan weights;                   /* before any technique */
+    enum kvp_format kv;
+    uint64_t encoder_tokens;
+    struct plan_class *unsplit, *split; /* owned: the model's classes; room for one a layer */
+    uint64_t *tables;                   /* owned: room for plan.tables */
+};
+
 struct plan {
     const struct kvp_model *model; /* the given one, or `rewritten` when a technique changed it */
     const struct kvp_options *o;   /* as given */
     struct kvp_model rewritten;    /* owned; zero when none did */
     const struct kvp_stack *stack;
+    struct plan_opened opened;
+    /* From here on: what plan_fill() begins with zeros. */
     struct kvp_workload w; /* resolved */
     enum kvp_format kv;
     struct store_plan weights;     /* how weights are stored */
@@ -96,10 +108,6 @@ struct plan {
     uint32_t n_scratch;
     struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
     bool over; /* a count did not fit */
-    /* What plan_open() found, and room that plan_fill() uses again. */
-    const struct technique *technique[KVP_AXES]; /* of each spec of the stack */
-    struct store_plan stored;                    /* weights before any technique */
-    struct plan_class *unsplit, *split;          /* owned: the model's classes; room for one a layer */
 };
 
 /* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,

@@ -21,7 +21,7 @@ static kvp_err open_share(struct share *x, const struct kvp_program *p, const st
     if (ranks_parallel(p->o))
         KVP_TRY(ranks_model(&x->model, m, p->o, &x->kind, true, e));
     KVP_TRY(plan_open(&x->plan, ranks_parallel(p->o) ? &x->model : m, s, p->o, p->kv, true, e));
-    x->plan.stored = p->rewritten.stored;
+    x->plan.opened.weights = p->rewritten.opened.weights;
     x->divided = p->o->tp > 1;
     if (!x->divided)
         return KVP_OK;
