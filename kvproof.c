@@ -1,7 +1,10 @@
 /* kvproof.c - the front door: a table of commands, a table of options, and nothing that computes. */
 #include <kvproof/kvproof.h>
 
+#include "calc/compare.h"
+#include "calc/fit.h"
 #include "calc/print.h"
+#include "calc/sweep.h"
 #include "calc/table.h"
 #include "plots/plot.h"
 #include "plots/results.h"
@@ -18,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64 };
+enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4 };
 
 /* Everything a command line can say. */
 struct args {
@@ -27,9 +30,16 @@ struct args {
     const char *technique[MAX_TECHNIQUES];
     int n_techniques;
     struct kvp_workload w;
+    const char *lengths;
+    const char *contexts, *prompts, *generates, *batches; /* sweep: lists */
     struct kvp_options formats;
+    const char *cache_type, *cache_type_k, *cache_type_v, *quantization; /* options that stand for a technique */
+    uint64_t block, chunk;
+    char derived[MAX_DERIVED][128];
     uint64_t layers, seed, threads, repeat;
-    double budget_s, max_time_error;
+    uint64_t tp, pp, ep;
+    double budget_s, max_time_error, memory_share;
+    bool expert_parallel;
     bool detail, all, help, generate_given, quiet;
     const char *device, *format, *out, *script, *weights, *tokens;
     const char *dump_logits, *dump_kept, *dump_cache;
@@ -37,11 +47,12 @@ struct args {
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
-enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16 };
-enum kind { COUNT, COUNT0, FORMAT, STRING, TECHNIQUE, SECONDS, PERCENT, FLAG };
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128 };
+enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE };
+enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
 
 struct option {
-    char letter;
+    const char *letters; /* after one dash: "c", or more of them, as in "tp" */
     const char *name, *aliases; /* aliases: more long names, space-separated */
     enum kind kind;
     int commands;
@@ -51,35 +62,56 @@ struct option {
 
 #define AT(field) offsetof(struct args, field)
 static const struct option options[] = {
-    {'t', "technique", "", TECHNIQUE, ESTIMATE | VALIDATE, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
-    {'c', "context", "max-model-len ctx-size max-seq-len", COUNT, ESTIMATE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
-    {'p', "prompt", "input-len n-prompt isl", COUNT, ESTIMATE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
-    {'n', "generate", "output-len n-gen osl", COUNT0, ESTIMATE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
-    {'b', "batch", "max-num-seqs batch-size bs parallel", COUNT, ESTIMATE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
-    {0, "dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
-    {0, "kv-cache-dtype", "", FORMAT, ESTIMATE | VALIDATE, AT(formats.kv), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights)"},
-    {0, "layers", "", COUNT, ESTIMATE | VALIDATE, AT(layers), "N", "only the model's first N layers"},
-    {'d', "device", "", STRING, ESTIMATE, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
-    {'d', "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
-    {0, "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
-    {0, "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
-    {0, "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
-    {0, "seed", "", COUNT0, VALIDATE, AT(seed), "N", "of random weights and tokens (default 1)"},
-    {0, "threads", "", COUNT, VALIDATE, AT(threads), "N", "CPU threads (default: all)"},
-    {0, "repeat", "", COUNT, VALIDATE, AT(repeat), "N", "timed runs (default 1)"},
-    {0, "budget", "", SECONDS, VALIDATE, AT(budget_s), "SECONDS", "begin no technique after this long"},
-    {0, "max-time-error", "", PERCENT, VALIDATE, AT(max_time_error), "PERCENT", "fail when prefill or a step is off by more"},
-    {0, "tokens", "", STRING, VALIDATE, AT(tokens), "FILE", "token ids to run, teacher-forced"},
-    {0, "dump-logits", "", STRING, VALIDATE, AT(dump_logits), "FILE", "float32 [tokens, vocab]"},
-    {0, "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
-    {0, "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
-    {'o', "output", "", STRING, ESTIMATE | VALIDATE | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
-    {'o', "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
-    {0, "out", "", STRING, ESTIMATE | SHOW, AT(out), "FILE", "write there instead of stdout"},
-    {0, "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
-    {0, "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
-    {'q', "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
-    {'h', "help", "", FLAG, ESTIMATE | VALIDATE | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
+    {"t", "technique", "", TECHNIQUE, MODELS, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
+    {"c", "context", "max-model-len ctx-size max-seq-len", COUNT, ONE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
+    {"p", "prompt", "input-len n-prompt isl", COUNT, ONE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
+    {"n", "generate", "output-len n-gen osl", COUNT0, ONE | VALIDATE, AT(w.generate), "TOKENS", "generated tokens (default: 0; validate: the context's last 8)"},
+    {"b np", "batch", "max-num-seqs batch-size bs parallel", COUNT, ONE | VALIDATE, AT(w.batch), "SEQUENCES", "sequences in flight (default 1)"},
+    {"", "lengths", "", STRING, ESTIMATE, AT(lengths), "LIST", "contexts of a batch of unequal sequences: 5,1000,33 (instead of -b, -c and -p)"},
+    {"c", "context", "max-model-len ctx-size max-seq-len", STRING, SWEEP, AT(contexts), "LIST", "prompt + generated tokens: 1k,4k or 1k-128k*2 or 512-4096+512 (default: the model's)"},
+    {"p", "prompt", "input-len n-prompt isl", STRING, SWEEP, AT(prompts), "LIST", "prompt tokens"},
+    {"n", "generate", "output-len n-gen osl", STRING, SWEEP, AT(generates), "LIST", "generated tokens (default: 0)"},
+    {"b np", "batch", "max-num-seqs batch-size bs parallel", STRING, SWEEP, AT(batches), "LIST", "sequences in flight (default 1)"},
+    {"", "dtype", "", FORMAT, MODELS, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
+    {"", "kv-cache-dtype", "", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights); another is -t kv:FORMAT"},
+    {"ctk", "cache-type-k", "", STRING, ANSWERS, AT(cache_type_k), "FORMAT", "of keys alone"},
+    {"ctv", "cache-type-v", "", STRING, ANSWERS, AT(cache_type_v), "FORMAT", "of values alone"},
+    {"q", "quantization", "", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
+    {"", "block-size", "", COUNT, MODELS, AT(block), "TOKENS", "pages, the same as -t paged:TOKENS"},
+    {"", "max-num-batched-tokens", "ctx-tokens", COUNT, ANSWERS, AT(chunk), "TOKENS", "prompts in chunks, the same as -t chunked-prefill:TOKENS"},
+    {"tp", "tensor-parallel-size", "tp-size", RANKS, ANSWERS, AT(tp), "RANKS", "heads, widths and vocabulary divided; memory is the worst rank's"},
+    {"pp", "pipeline-parallel-size", "pp-size", RANKS, ANSWERS, AT(pp), "RANKS", "layers divided"},
+    {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
+    {"", "enable-expert-parallel", "", FLAG, ANSWERS, AT(expert_parallel), NULL, "experts over the tensor parallel ranks"},
+    {"", "encoder-tokens", "", COUNT, ANSWERS, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
+    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default f32)"},
+    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "columns of convolutions (default: as the cache)"},
+    {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},
+    {"", "with-vision", "", FLAG, ANSWERS, AT(formats.with_vision), NULL, "count the vision or audio tower's weights"},
+    {"", "with-mtp", "", FLAG, ANSWERS, AT(formats.with_mtp), NULL, "count the extra prediction layers' weights"},
+    {"", "layers", "", COUNT, MODELS, AT(layers), "N", "only the model's first N layers"},
+    {"d", "device", "", STRING, ANSWERS, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
+    {"d", "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
+    {"", "gpu-memory-utilization", "free-gpu-memory-fraction", SHARE, ANSWERS, AT(memory_share), "SHARE", "of the device's memory that may be used (default 0.92)"},
+    {"", "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
+    {"", "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
+    {"", "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
+    {"", "seed", "", COUNT0, VALIDATE, AT(seed), "N", "of random weights and tokens (default 1)"},
+    {"", "threads", "", COUNT, VALIDATE, AT(threads), "N", "CPU threads (default: all)"},
+    {"", "repeat", "", COUNT, VALIDATE, AT(repeat), "N", "timed runs (default 1)"},
+    {"", "budget", "", SECONDS, VALIDATE, AT(budget_s), "SECONDS", "begin no technique after this long"},
+    {"", "max-time-error", "", PERCENT, VALIDATE, AT(max_time_error), "PERCENT", "fail when prefill or a step is off by more"},
+    {"", "tokens", "", STRING, VALIDATE, AT(tokens), "FILE", "token ids to run, teacher-forced"},
+    {"", "dump-logits", "", STRING, VALIDATE, AT(dump_logits), "FILE", "float32 [tokens, vocab]"},
+    {"", "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
+    {"", "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
+    {"o", "output", "", STRING, MODELS | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
+    {"o", "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
+    {"", "out", "", STRING, ANSWERS | SHOW, AT(out), "FILE", "write there instead of stdout"},
+    {"", "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
+    {"", "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
+    {"q", "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
+    {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
 
@@ -107,7 +139,8 @@ static kvp_err parse_count(const char *flag, const char *text, uint64_t least, u
     return KVP_OK;
 }
 
-static kvp_err parse_format(const char *flag, const char *text, enum kvp_format *out, struct kvp_error *e)
+/* A format that rows can have as they are; false for any other word. */
+static bool plain_format(const char *text, enum kvp_format *out)
 {
     static const struct {
         const char *name;
@@ -119,9 +152,30 @@ static kvp_err parse_format(const char *flag, const char *text, enum kvp_format 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (strcmp(names[i].name, text) == 0) {
             *out = names[i].format;
-            return KVP_OK;
+            return true;
         }
+    return false;
+}
+
+static kvp_err parse_format(const char *flag, const char *text, enum kvp_format *out, struct kvp_error *e)
+{
+    if (plain_format(text, out))
+        return KVP_OK;
     return kvp_fail(e, KVP_EINPUT, "--%s %s: expected auto, f32, f16 or bf16", flag, text);
+}
+
+/* Which of the options' `given` flags goes with a format. */
+static bool *given_flag(struct args *a, size_t offset)
+{
+    return offset == AT(formats.ssm) ? &a->formats.ssm_given : offset == AT(formats.conv) ? &a->formats.conv_given : &a->formats.weights_given;
+}
+
+static kvp_err parse_columns(const char *text, bool *full, struct kvp_error *e)
+{
+    *full = strcmp(text, "full") == 0;
+    if (*full || strcmp(text, "minus1") == 0)
+        return KVP_OK;
+    return kvp_fail(e, KVP_EINPUT, "--conv-columns %s: expected full or minus1", text);
 }
 
 static kvp_err parse_real(const char *flag, const char *text, double *out, struct kvp_error *e)
@@ -145,10 +199,15 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
     case COUNT0:
         a->generate_given = a->generate_given || o->offset == AT(w.generate);
         return parse_count(o->name, v, o->kind == COUNT, field, e);
+    case RANKS:
+        KVP_TRY(parse_count(o->name, v, 1, field, e));
+        return *(uint64_t *)field <= 65536 ? KVP_OK : kvp_fail(e, KVP_EINPUT, "--%s %s: expected at most 65536", o->name, v);
     case FORMAT:
-        given = o->offset == AT(formats.kv) ? &a->formats.kv_given : &a->formats.weights_given;
+        given = given_flag(a, o->offset);
         *given = strcmp(v, "auto") != 0;
         return *given ? parse_format(o->name, v, field, e) : KVP_OK;
+    case COLUMNS:
+        return parse_columns(v, field, e);
     case STRING:
         *(const char **)field = v;
         return KVP_OK;
@@ -163,6 +222,9 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
         KVP_TRY(parse_real(o->name, v, field, e));
         *(double *)field /= 100;
         return KVP_OK;
+    case SHARE:
+        KVP_TRY(parse_real(o->name, v, field, e));
+        return *(double *)field > 0 && *(double *)field <= 1 ? KVP_OK : kvp_fail(e, KVP_EINPUT, "--%s %s: expected more than 0 and at most 1", o->name, v);
     case FLAG:
         *(bool *)field = true;
         return KVP_OK;
@@ -188,11 +250,11 @@ static const struct option *find_option(const char *arg, int command, const char
     const char *name = arg + (is_long ? 2 : 1);
     const size_t n = strcspn(name, "=");
 
-    *value = is_long && name[n] == '=' ? name + n + 1 : NULL;
+    *value = name[n] == '=' ? name + n + 1 : NULL;
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const struct option *o = &options[i];
         const bool hit = is_long ? (strlen(o->name) == n && strncmp(o->name, name, n) == 0) || name_in(o->aliases, name, n)
-                                 : o->letter && name[0] == o->letter && !name[1];
+                                 : name_in(o->letters, name, n);
 
         if (hit && (o->commands & command))
             return o;
@@ -248,9 +310,9 @@ static kvp_err one_operand(const struct args *a, const char *command, const char
     return kvp_fail(e, KVP_EINPUT, "%s: expected one %s, got %d", command, what, a->n_operands);
 }
 
-static kvp_err load_model(const struct args *a, struct kvp_model *m, struct kvp_error *e)
+static kvp_err load_model(const struct args *a, const char *name, struct kvp_model *m, struct kvp_error *e)
 {
-    KVP_TRY(kvp_model_load(m, a->operand[0], e));
+    KVP_TRY(kvp_model_load(m, name, e));
     if (a->layers) {
         kvp_err rc = a->layers > UINT32_MAX ? kvp_fail(e, KVP_EINPUT, "--layers: too many")
                                             : kvp_model_truncate(m, (uint32_t)a->layers, e);
@@ -262,10 +324,83 @@ static kvp_err load_model(const struct args *a, struct kvp_model *m, struct kvp_
     return KVP_OK;
 }
 
+/* fp8_e4m3 and the like are how vLLM spells what is one byte here. */
+static const char *cache_word(const char *word)
+{
+    static const char *const same[][2] = {{"fp8_e4m3", "fp8"}, {"fp8_e5m2", "fp8"}, {"fp8_inc", "fp8"}};
+
+    for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
+        if (strcmp(word, same[i][0]) == 0)
+            return same[i][1];
+    return word;
+}
+
+static bool is_auto(const char *word)
+{
+    return !word || strcmp(word, "auto") == 0;
+}
+
+/* --kv-cache-dtype and the types of keys and values: rows as they are, or the technique kv. */
+static kvp_err cache_types(struct args *a, char *spec, size_t n, struct kvp_error *e)
+{
+    const char *k = is_auto(a->cache_type_k) ? a->cache_type : a->cache_type_k, *v = is_auto(a->cache_type_v) ? a->cache_type : a->cache_type_v;
+    enum kvp_format fk = KVP_F16, fv = KVP_F16;
+    bool plain_k, plain_v;
+
+    if (!is_auto(a->cache_type) && (strcmp(k, a->cache_type) != 0 || strcmp(v, a->cache_type) != 0))
+        return kvp_fail(e, KVP_EINPUT, "--kv-cache-dtype %s contradicts --cache-type-k %s, --cache-type-v %s", a->cache_type, k, v);
+    if (is_auto(k) && is_auto(v))
+        return KVP_OK;
+    k = is_auto(k) ? "f16" : cache_word(k); /* llama.cpp's default */
+    v = is_auto(v) ? "f16" : cache_word(v);
+    plain_k = plain_format(k, &fk);
+    plain_v = plain_format(v, &fv);
+    k = plain_k ? kvp_format_name(fk) : k;
+    v = plain_v ? kvp_format_name(fv) : v;
+    a->formats.kv_given = plain_k && plain_v && fk == fv;
+    a->formats.kv = fk;
+    if (!a->formats.kv_given)
+        snprintf(spec, n, strcmp(k, v) == 0 ? "kv:%s" : "kv:k=%s,v=%s", k, v);
+    return KVP_OK;
+}
+
+/* Options that are another way to ask for a technique. */
+static kvp_err derive(struct args *a, struct kvp_error *e)
+{
+    KVP_TRY(cache_types(a, a->derived[0], sizeof(a->derived[0]), e));
+    if (a->quantization)
+        snprintf(a->derived[1], sizeof(a->derived[1]), "w:%s", a->quantization);
+    if (a->block)
+        snprintf(a->derived[2], sizeof(a->derived[2]), "paged:%" PRIu64, a->block);
+    if (a->chunk)
+        snprintf(a->derived[3], sizeof(a->derived[3]), "chunked-prefill:%" PRIu64, a->chunk);
+    if (a->expert_parallel && !a->ep)
+        a->ep = a->tp;
+    a->formats.tp = (uint32_t)a->tp;
+    a->formats.pp = (uint32_t)a->pp;
+    a->formats.ep = (uint32_t)a->ep;
+    return KVP_OK;
+}
+
+static bool asks_technique(const struct args *a)
+{
+    for (int i = 0; i < MAX_DERIVED; i++)
+        if (a->derived[i][0])
+            return true;
+    return a->n_techniques > 0;
+}
+
 static kvp_err read_stack(const struct args *a, struct kvp_stack *s, struct kvp_error *e)
 {
     for (int i = 0; i < a->n_techniques; i++)
         KVP_TRY(kvp_stack_add(s, a->technique[i], e));
+    for (int i = 0; i < MAX_DERIVED; i++)
+        if (a->derived[i][0])
+            KVP_TRY(kvp_stack_add(s, a->derived[i], e));
+    if (a->formats.kv_given && a->cache_type)
+        for (uint32_t i = 0; i < s->n; i++)
+            if (strcmp(s->spec[i].name, "kv") == 0)
+                return kvp_fail(e, KVP_EINPUT, "--kv-cache-dtype %s contradicts -t kv: both say how rows are stored", a->cache_type);
     return KVP_OK;
 }
 
@@ -294,23 +429,52 @@ static kvp_err print_estimate(const struct args *a, const struct kvp_model *m, c
     return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
 }
 
+/* The device that was asked for, or NULL in *out. */
+static kvp_err load_device(const struct args *a, struct kvp_device *d, const struct kvp_device **out, struct kvp_error *e)
+{
+    *out = NULL;
+    if (!a->device)
+        return KVP_OK;
+    KVP_TRY(kvp_device_load(d, a->device, e));
+    d->memory_share = a->memory_share;
+    *out = d;
+    return KVP_OK;
+}
+
+static kvp_err estimate_workload(struct args *a, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_device *dev,
+                                 struct kvp_estimate *est, struct kvp_error *e)
+{
+    struct sweep_list l;
+    kvp_err rc;
+
+    if (a->lengths && (a->w.context || a->w.prompt || a->w.batch))
+        return kvp_fail(e, KVP_EINPUT, "--lengths %s says the batch and every context: leave -b, -c and -p out", a->lengths);
+    if (a->lengths) {
+        KVP_TRY(sweep_list_parse(&l, "lengths", a->lengths, 1, e));
+        rc = kvp_estimate_lengths(est, m, s, l.v, l.n, a->w.generate, &a->formats, dev, e);
+        free(l.v);
+        return rc;
+    }
+    if (no_workload(a))
+        a->w.context = m->max_positions;
+    return kvp_estimate(est, m, s, &a->w, &a->formats, dev, e);
+}
+
 static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
 {
     struct kvp_stack s = {0};
-    struct kvp_device dev;
+    struct kvp_device room;
+    const struct kvp_device *dev;
     struct kvp_estimate est;
     kvp_err rc;
 
     KVP_TRY(read_stack(a, &s, e));
-    if (no_workload(a))
-        a->w.context = m->max_positions;
-    if (a->device)
-        KVP_TRY(kvp_device_load(&dev, a->device, e));
-    KVP_TRY(kvp_estimate(&est, m, &s, &a->w, &a->formats, a->device ? &dev : NULL, e));
-    rc = print_estimate(a, m, &s, &est, a->device ? &dev : NULL, e);
-    if (rc == KVP_OK && a->device && !print_fits(&est, &dev))
+    KVP_TRY(load_device(a, &room, &dev, e));
+    KVP_TRY(estimate_workload(a, m, &s, dev, &est, e));
+    rc = print_estimate(a, m, &s, &est, dev, e);
+    if (rc == KVP_OK && dev && !print_fits(&est, dev))
         rc = kvp_fail(e, KVP_NO, "%s does not fit: its peak is %" PRIu64 " bytes, more than %.2f of the %" PRIu64 " of %s", m->name,
-                      est.memory.peak_bytes, PRINT_MEMORY_SHARE, dev.memory_bytes, dev.name);
+                      est.memory.peak_bytes, print_share(dev), dev->memory_bytes, dev->name);
     kvp_estimate_free(&est);
     return rc;
 }
@@ -322,7 +486,7 @@ static kvp_err with_model(struct args *a, const char *command, kvp_err (*run)(st
     kvp_err rc;
 
     KVP_TRY(one_operand(a, command, "MODEL (a config.json, a directory that holds one, or a name of `kvproof list models`)", e));
-    KVP_TRY(load_model(a, &m, e));
+    KVP_TRY(load_model(a, a->operand[0], &m, e));
     rc = run(a, &m, e);
     kvp_model_free(&m);
     return rc;
@@ -331,6 +495,145 @@ static kvp_err with_model(struct args *a, const char *command, kvp_err (*run)(st
 static kvp_err cmd_estimate(struct args *a, struct kvp_error *e)
 {
     return with_model(a, "estimate", estimate_model, e);
+}
+
+static kvp_err print_fit(const struct args *a, const struct fit *q, const struct fit_answer *x, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = fit_print(o.f, a->format, q, x, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err answer_workload(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    if (no_workload(a))
+        a->w.context = m->max_positions;
+    return kvp_workload_resolve(&a->w, e);
+}
+
+static kvp_err fit_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_stack s = {0};
+    struct kvp_device room;
+    struct fit q = {.model = m, .stack = &s, .options = &a->formats};
+    struct fit_answer x;
+    kvp_err rc;
+
+    if (!a->device)
+        return kvp_fail(e, KVP_EINPUT, "fit: expected --device NAME, see `kvproof list devices`");
+    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(load_device(a, &room, &q.device, e));
+    KVP_TRY(answer_workload(a, m, e));
+    q.workload = a->w;
+    rc = fit_solve(&x, &q, e);
+    if (rc == KVP_OK)
+        rc = print_fit(a, &q, &x, e);
+    if (rc == KVP_OK && !x.max_context)
+        rc = kvp_fail(e, KVP_NO, "%s does not fit on %s at batch %" PRIu64 " with any context: %s", m->name, q.device->name, a->w.batch, x.context_bound);
+    free(x.devices);
+    return rc;
+}
+
+static kvp_err cmd_fit(struct args *a, struct kvp_error *e)
+{
+    return with_model(a, "fit", fit_model, e);
+}
+
+static kvp_err print_comparison(const struct args *a, const struct compare *q, const struct comparison *x, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = compare_print(o.f, a->format, q, x, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err compare_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_stack s = {0};
+    struct kvp_device room;
+    struct compare q = {.model = m, .base = &s, .options = &a->formats};
+    struct comparison x;
+    kvp_err rc;
+
+    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(load_device(a, &room, &q.device, e));
+    KVP_TRY(answer_workload(a, m, e));
+    q.workload = a->w;
+    rc = compare_all(&x, &q, e);
+    if (rc == KVP_OK)
+        rc = print_comparison(a, &q, &x, e);
+    compare_free(&x);
+    return rc;
+}
+
+static kvp_err cmd_compare(struct args *a, struct kvp_error *e)
+{
+    return with_model(a, "compare", compare_model, e);
+}
+
+static kvp_err sweep_lists(const struct args *a, struct sweep *s, struct kvp_error *e)
+{
+    if (a->contexts)
+        KVP_TRY(sweep_list_parse(&s->context, "context", a->contexts, 1, e));
+    if (a->prompts)
+        KVP_TRY(sweep_list_parse(&s->prompt, "prompt", a->prompts, 1, e));
+    if (a->generates)
+        KVP_TRY(sweep_list_parse(&s->generate, "generate", a->generates, 0, e));
+    return a->batches ? sweep_list_parse(&s->batch, "batch", a->batches, 1, e) : KVP_OK;
+}
+
+/* Rows go to standard output as they come: there may be more of them than memory. */
+static kvp_err print_sweep(const struct args *a, const struct sweep *s, const struct kvp_model *models, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    if (!a->out)
+        return sweep_print(stdout, s, models, (size_t)a->n_operands, e);
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = sweep_print(o.f, s, models, (size_t)a->n_operands, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err run_sweep(const struct args *a, const struct kvp_model *models, struct kvp_error *e)
+{
+    struct kvp_stack stack = {0};
+    struct kvp_device room;
+    struct sweep s = {.stack = &stack, .options = &a->formats, .format = a->format};
+    kvp_err rc = read_stack(a, &stack, e);
+
+    if (rc == KVP_OK)
+        rc = load_device(a, &room, &s.device, e);
+    if (rc == KVP_OK)
+        rc = sweep_lists(a, &s, e);
+    if (rc == KVP_OK)
+        rc = print_sweep(a, &s, models, e);
+    free(s.context.v);
+    free(s.prompt.v);
+    free(s.generate.v);
+    free(s.batch.v);
+    return rc;
+}
+
+static kvp_err cmd_sweep(struct args *a, struct kvp_error *e)
+{
+    struct kvp_model models[MAX_OPERANDS] = {0};
+    kvp_err rc = KVP_OK;
+
+    if (!a->n_operands)
+        return kvp_fail(e, KVP_EINPUT, "sweep: expected MODEL... (config.json files, directories that hold one, or names of `kvproof list models`)");
+    for (int i = 0; rc == KVP_OK && i < a->n_operands; i++)
+        rc = load_model(a, a->operand[i], &models[i], e);
+    if (rc == KVP_OK)
+        rc = run_sweep(a, models, e);
+    for (int i = 0; i < a->n_operands; i++)
+        kvp_model_free(&models[i]);
+    return rc;
 }
 
 /* What --all runs: every technique that the engine runs, with parameters that bite on this model at this
@@ -378,7 +681,7 @@ static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct 
 
     KVP_TRY(validate_workload(a, m, e));
     resolve_formats(a, m);
-    if (a->all && a->n_techniques)
+    if (a->all && asks_technique(a))
         return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
     KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, &stacks[0], e));
     if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
@@ -459,6 +762,9 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
 static const struct command commands[] = {
     {"estimate", ESTIMATE, "MODEL", "predict memory, FLOPs, traffic and time", "kvproof estimate llama-3.1-8b -c 128k -b 4 -t paged:16 -d h200", cmd_estimate},
     {"validate", VALIDATE, "MODEL", "run it on real kernels, predicted beside measured", "kvproof validate qwen3-0.6b -c 512 --all", cmd_validate},
+    {"sweep", SWEEP, "MODEL...", "estimates over lists of workloads, a row each", "kvproof sweep llama-2-7b qwen3-32b -c 1k-128k*2 -b 1,8,64 -o csv", cmd_sweep},
+    {"fit", FIT, "MODEL", "what fits on a device: context, batch, fewest devices", "kvproof fit qwen3-32b -d h200 -tp 2", cmd_fit},
+    {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},
     {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
@@ -475,11 +781,13 @@ static void print_help(const struct command *c)
 
         if (!(o->commands & c->id))
             continue;
-        snprintf(left, sizeof(left), "%c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-                 o->letter ? "," : " ", o->name, o->arg ? o->arg : "");
+        snprintf(left, sizeof(left), "%s%.*s%s --%s %s", *o->letters ? "-" : " ", *o->letters ? (int)strcspn(o->letters, " ") : 1,
+                 *o->letters ? o->letters : " ", *o->letters ? "," : " ", o->name, o->arg ? o->arg : "");
         printf("  %-30s %s\n", left, o->help);
         if (*o->aliases)
             printf("  %-30s also: %s\n", "", o->aliases);
+        if (strchr(o->letters, ' '))
+            printf("  %-30s and -%s\n", "", strchr(o->letters, ' ') + 1);
     }
 }
 
@@ -503,6 +811,7 @@ static kvp_err run_command(const struct command *c, int argc, char **argv, struc
         print_help(c);
         return KVP_OK;
     }
+    KVP_TRY(derive(&a, e));
     return c->run(&a, e);
 }
 

@@ -1,62 +1,9 @@
-#include "calc/technique.h"
+/* estimate.c - one point with everything there is to say about it: the lists of tensors and ops too. */
+#include "calc/point.h"
 
-#include <math.h>
 #include <stdlib.h>
 
-/* Everything being worked out; its lists become the estimate's on success. */
-struct work {
-    const struct kvp_device *device;
-    const struct kvp_options *o;
-    struct plan plan;
-    struct tensors tensors;
-    struct ops ops;
-    uint64_t logit_rows;
-};
-
-static void resolve_formats(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_options *o)
-{
-    out->weights = o->weights_given ? o->weights : m->dtype;
-    out->kv = o->kv_given ? o->kv : out->weights;
-}
-
-static kvp_err check_formats(const struct kvp_estimate *out, struct kvp_error *e)
-{
-    const unsigned rows = 1u << KVP_F32 | 1u << KVP_F16 | 1u << KVP_BF16;
-
-    if ((rows & 1u << out->weights) && (rows & 1u << out->kv))
-        return KVP_OK;
-    return kvp_fail(e, KVP_EINPUT, "weights in %s, cache in %s: expected f32, f16 or bf16", kvp_format_name(out->weights), kvp_format_name(out->kv));
-}
-
-static kvp_err memory(struct kvp_estimate *out, struct work *w, struct kvp_error *e)
-{
-    struct kvp_memory *m = &out->memory;
-    struct tensors *t = &w->tensors;
-    uint64_t rest;
-
-    weight_tensors(t, w->plan.model, &w->plan.weights, w->o->with_vision, w->o->with_mtp);
-    out->parameters = weight_parameters(&t->over, w->plan.model, w->o->with_vision, w->o->with_mtp, &out->active_parameters);
-    plan_tensors(&w->plan, t);
-    activation_tensors(t, w->plan.model, out->workload.batch, out->workload.prompt, w->logit_rows);
-    workspace_tensors(t, w->plan.model, out->weights);
-    m->weights_bytes = tensors_sum(t, KVP_TAG_WEIGHTS);
-    m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
-    m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);
-    m->state_bytes = tensors_sum(t, KVP_TAG_STATE);
-    m->activation_bytes = tensors_sum(t, KVP_TAG_ACTIVATION);
-    m->workspace_bytes = tensors_sum(t, KVP_TAG_WORKSPACE);
-    m->device_context_bytes = w->device ? w->device->context_bytes : 0;
-    plan_totals(&w->plan, m);
-    rest = num_add(&t->over, num_add(&t->over, m->weights_bytes, m->state_bytes),
-                   num_add(&t->over, m->activation_bytes, num_add(&t->over, m->workspace_bytes, m->device_context_bytes)));
-    m->total_bytes = num_add(&t->over, rest, m->cache_bytes);
-    m->peak_bytes = num_add(&t->over, rest, m->cache_peak_bytes);
-    t->over = t->over || w->plan.over;
-    return tensors_err(t, e);
-}
-
-/* The rows of total_bytes, and how each is known. */
-static void parts(struct kvp_estimate *out, const struct kvp_device *d)
+void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d)
 {
     const struct kvp_memory *m = &out->memory;
     const struct kvp_part rows[] = {
@@ -75,73 +22,84 @@ static void parts(struct kvp_estimate *out, const struct kvp_device *d)
         out->parts[i] = rows[i];
 }
 
-static kvp_err add_up(struct kvp_estimate *out, const struct ops *o, struct kvp_error *e)
+static void numbers(struct kvp_estimate *out, const struct kvp_point *p)
 {
-    bool over = false;
-
-    for (uint32_t i = 0; i < o->n; i++) {
-        const struct kvp_op_cost *x = &o->v[i];
-        const bool pre = x->phase == KVP_PREFILL;
-        uint64_t *traffic = pre ? &out->traffic_prefill : &out->traffic_decode;
-        uint64_t *flops = pre ? &out->flops_prefill_causal : &out->flops_decode;
-
-        *flops = num_add(&over, *flops, x->flops);
-        if (pre)
-            out->flops_prefill = num_add(&over, out->flops_prefill, x->flops_full);
-        *traffic = num_add(&over, *traffic, num_add(&over, x->read_bytes, x->written_bytes));
-    }
-    return over ? kvp_fail(e, KVP_ERANGE, "a sum of FLOPs or bytes does not fit in 63 bits: the context, the batch or the model is too big") : KVP_OK;
+    out->parameters = p->parameters;
+    out->active_parameters = p->active_parameters;
+    out->workload = p->workload;
+    out->memory = p->memory;
+    out->flops_prefill = p->flops_prefill;
+    out->flops_prefill_causal = p->flops_prefill_causal;
+    out->flops_decode = p->flops_decode;
+    out->traffic_prefill = p->traffic_prefill;
+    out->traffic_decode = p->traffic_decode;
+    out->ttft_s = p->ttft_s;
+    out->tpot_s = p->tpot_s;
+    out->tokens_per_s = p->tokens_per_s;
+    out->ttft_lo = p->ttft_lo;
+    out->ttft_hi = p->ttft_hi;
+    out->tpot_lo = p->tpot_lo;
+    out->tpot_hi = p->tpot_hi;
 }
 
-static void times(struct kvp_estimate *out, struct work *w)
+/* Every rank, stage by stage. */
+static kvp_err ranks(struct kvp_estimate *out, const struct kvp_program *p, struct kvp_error *e)
 {
-    const struct kvp_device *d = w->device;
-    double sum[KVP_PHASES] = {0};
+    uint32_t n = 0;
 
-    out->ttft_s = out->tpot_s = out->tokens_per_s = out->ttft_lo = out->ttft_hi = out->tpot_lo = out->tpot_hi = NAN;
-    snprintf(out->basis, sizeof(out->basis), "%s", d ? d->basis : "none");
-    if (!d)
-        return;
-    ops_time(&w->ops, d, out->weights, out->kv);
-    for (uint32_t i = 0; i < w->ops.n; i++)
-        sum[w->ops.v[i].phase] += w->ops.v[i].seconds;
-    out->ttft_s = sum[KVP_PREFILL];
-    out->tpot_s = sum[KVP_DECODE];
-    out->tokens_per_s = (double)out->workload.batch / out->tpot_s;
-    out->ttft_lo = out->ttft_s * (1 - d->interval);
-    out->ttft_hi = out->ttft_s * (1 + d->interval_high);
-    out->tpot_lo = out->tpot_s * (1 - d->interval);
-    out->tpot_hi = out->tpot_s * (1 + d->interval_high);
-}
-
-static kvp_err estimate(struct kvp_estimate *out, struct work *w, struct kvp_error *e)
-{
-    KVP_TRY(memory(out, w, e));
-    parts(out, w->device);
-    KVP_TRY(ops_build(&w->ops, &w->plan, w->logit_rows, e));
-    KVP_TRY(add_up(out, &w->ops, e));
-    times(out, w);
+    if (!ranks_parallel(p->o))
+        return KVP_OK;
+    for (uint32_t i = 0; i < p->n_shares; i++)
+        out->n_ranks += p->shares[i].kind.alike;
+    out->ranks = calloc(out->n_ranks, sizeof(*out->ranks));
+    if (!out->ranks)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %u ranks", out->n_ranks);
+    for (uint32_t i = 0; i < p->n_shares; i++)
+        for (uint32_t k = 0; k < p->shares[i].kind.alike; k++)
+            out->ranks[n++] = (struct kvp_rank){.stage = p->shares[i].kind.stage, .layers = p->shares[i].plan.model->layers,
+                                                .worst = i == p->worst && k == 0, .memory = p->shares[i].point.memory};
     return KVP_OK;
 }
 
-kvp_err kvp_estimate(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *wl,
+static void take_lists(struct kvp_estimate *out, struct share *x)
+{
+    out->tensors = x->tensors.v;
+    out->n_tensors = x->tensors.n;
+    out->ops = x->ops.v;
+    out->n_ops = x->ops.n;
+    x->tensors.v = NULL;
+    x->ops.v = NULL;
+}
+
+static kvp_err fill(struct kvp_estimate *out, struct kvp_program *p, const struct kvp_workload *w, struct kvp_error *e)
+{
+    struct kvp_point point;
+
+    KVP_TRY(kvp_program_point(p, w, &point, e));
+    numbers(out, &point);
+    KVP_TRY(program_list(p, w, e));
+    KVP_TRY(ranks(out, p, e));
+    take_lists(out, &p->shares[p->worst]);
+    out->weights = p->weights;
+    out->kv = p->kv;
+    estimate_parts(out, p->device);
+    snprintf(out->basis, sizeof(out->basis), "%s%s", p->device ? p->device->basis : "none",
+             p->device && out->n_ranks ? ", no communication" : "");
+    return KVP_OK;
+}
+
+kvp_err kvp_estimate(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
                      const struct kvp_options *o, const struct kvp_device *device, struct kvp_error *e)
 {
-    struct work w = {.device = device, .o = o};
+    struct kvp_workload resolved = *w;
+    struct kvp_program p;
     kvp_err rc;
 
-    *out = (struct kvp_estimate){.workload = *wl};
-    resolve_formats(out, m, o);
-    KVP_TRY(check_formats(out, e));
-    KVP_TRY(kvp_workload_resolve(&out->workload, e));
-    KVP_TRY(plan_build(&w.plan, m, s, &out->workload, o, out->kv, e));
-    w.logit_rows = o->all_logits ? num_mul(&w.plan.over, out->workload.batch, out->workload.prompt) : out->workload.batch;
-    rc = estimate(out, &w, e);
-    plan_free(&w.plan);
-    out->tensors = w.tensors.v;
-    out->n_tensors = w.tensors.n;
-    out->ops = w.ops.v;
-    out->n_ops = w.ops.n;
+    *out = (struct kvp_estimate){0};
+    KVP_TRY(kvp_workload_resolve(&resolved, e));
+    KVP_TRY(program_open(&p, m, s, o, device, e));
+    rc = fill(out, &p, &resolved, e);
+    program_close(&p);
     if (rc != KVP_OK)
         kvp_estimate_free(out);
     return rc;
@@ -153,7 +111,12 @@ void kvp_estimate_free(struct kvp_estimate *est)
         return;
     free(est->tensors);
     free(est->ops);
+    free(est->ranks);
+    free(est->lengths);
     est->tensors = NULL;
     est->ops = NULL;
-    est->n_tensors = est->n_ops = 0;
+    est->ranks = NULL;
+    est->lengths = NULL;
+    est->n_tensors = est->n_ops = est->n_ranks = 0;
+    est->n_lengths = 0;
 }

@@ -668,7 +668,7 @@ kvp_err kvp_model_copy(struct kvp_model *out, const struct kvp_model *m, struct 
     bool failed = false;
 
     *out = *m;
-    out->cls = copy_of(m->cls, m->layers, sizeof(*m->cls), &failed);
+    out->cls = copy_of(m->cls, m->classes, sizeof(*m->cls), &failed);
     out->class_of = copy_of(m->class_of, m->layers, sizeof(*m->class_of), &failed);
     out->encoder = copy_of(m->encoder, m->encoders, sizeof(*m->encoder), &failed);
     out->tower = copy_of(m->tower, m->towers, sizeof(*m->tower), &failed);

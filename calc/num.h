@@ -34,13 +34,15 @@ static inline uint64_t num_mul(bool *over, uint64_t a, uint64_t b)
 static inline uint64_t num_product(bool *over, const uint64_t *f, size_t n)
 {
     uint64_t r = 1;
-    bool zero = false;
+    bool big = false;
 
     for (size_t i = 0; i < n; i++)
-        zero = zero || f[i] == 0;
-    for (size_t i = 0; i < n && !zero; i++)
-        r = num_mul(over, r, f[i]);
-    return zero ? 0 : r;
+        r = num_mul(&big, r, f[i]);
+    for (size_t i = 0; i < n && big; i++) /* too big on the way to a zero is a zero */
+        if (f[i] == 0)
+            return 0;
+    *over = *over || big;
+    return r;
 }
 
 /* NUM_PROD(over, a, b, c, ...): the product of any number of counts. */

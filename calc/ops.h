@@ -14,18 +14,30 @@
 
 struct plan;
 
+/* A linear op is linear in the rows that it multiplies: what it costs a row, and the weights it reads. */
+struct ops_memo {
+    uint64_t in, out, calls; /* whose they are; calls 0: nobody's */
+    enum kvp_role role;
+    bool bias, residual;
+    uint64_t weights, flops, read, written; /* of all calls; the last three a row */
+};
+
 struct ops {
     struct kvp_op_cost *v; /* owned; free() */
     uint32_t n, cap;
     bool over, oom;
+    struct ops_memo *memo; /* owned [cap]: by the op's place in the list; ops_forget() when weights are stored otherwise */
 };
+
+void ops_forget(struct ops *o);
+void ops_free(struct ops *o);
 
 /* One layer's cost; `calls` of it are listed. */
 struct cost {
     uint64_t flops, flops_full, read, written;
 };
 void ops_add(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, uint64_t calls, struct cost c);
-/* Add to an op that is listed already (one layer's cost again). Nothing happens when it is not. */
+/* Add to an op of the class whose ops are being listed (one layer's cost again). Nothing happens when it is not there. */
 void ops_more(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, struct cost c);
 
 /* All ops of prefill, then of the decode step whose query sees `context` tokens. */

@@ -47,27 +47,27 @@ struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *na
     return x;
 }
 
+static void split_one(struct plan *p, uint32_t layer)
+{
+    const struct plan_class *from = &p->opened.unsplit[p->model->class_of[layer]];
+    struct plan_class *to = &p->opened.split[layer];
+
+    memcpy(to, from, offsetof(struct plan_class, parts) + from->n_parts * sizeof(from->parts[0]));
+    to->count = 1;
+    to->first = layer;
+    for (uint32_t i = 0; i < to->n_parts; i++)
+        to->parts[i].layers = 1;
+}
+
 kvp_err plan_split(struct plan *p, struct kvp_error *e)
 {
-    struct plan_class *split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*split));
-    uint64_t *tables = calloc(p->model->layers ? p->model->layers : 1, sizeof(*tables));
-
-    if (!split || !tables) {
-        free(split);
-        free(tables);
+    if (!p->opened.split)
+        p->opened.split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*p->opened.split));
+    if (!p->opened.split)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
-    }
-    for (uint32_t l = 0; l < p->model->layers; l++) {
-        split[l] = p->cls[p->model->class_of[l]];
-        split[l].count = 1;
-        split[l].first = l;
-        for (uint32_t i = 0; i < split[l].n_parts; i++)
-            split[l].parts[i].layers = 1;
-    }
-    free(p->cls);
-    free(p->tables);
-    p->cls = split;
-    p->tables = tables;
+    for (uint32_t l = 0; l < p->model->layers; l++)
+        split_one(p, l);
+    p->cls = p->opened.split;
     p->n_classes = p->model->layers;
     return KVP_OK;
 }
@@ -116,7 +116,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
     const struct technique *t;
 
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        t = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+        t = p->opened.technique[i];
         if (t && t->store_rewrite)
             KVP_TRY(t->store_rewrite(p, &p->stack->spec[i], e));
     }
@@ -124,11 +124,9 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
         if (t->baseline && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, NULL, e));
     for (uint32_t i = 0; i < p->stack->n; i++) {
-        const struct kvp_spec *s = &p->stack->spec[i];
-
-        t = technique_find(s->name, strlen(s->name));
+        t = p->opened.technique[i];
         if (t && t->cache_rewrite)
-            KVP_TRY(t->cache_rewrite(p, s, e));
+            KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
     return KVP_OK;
 }
@@ -164,7 +162,7 @@ static kvp_err rewrite_model(struct plan *p, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->stack->n; i++) {
         const struct kvp_spec *s = &p->stack->spec[i];
-        const struct technique *t = technique_find(s->name, strlen(s->name));
+        const struct technique *t = p->opened.technique[i];
 
         if (!t || !t->model_rewrite)
             continue;
@@ -181,23 +179,62 @@ static kvp_err make_room(struct plan *p, struct kvp_error *e)
     const uint32_t n = p->model->classes ? p->model->classes : 1;
     uint32_t l = p->model->layers;
 
-    p->n_classes = p->model->classes;
-    p->cls = calloc(n, sizeof(*p->cls));
-    p->tables = calloc(n, sizeof(*p->tables));
-    if (!p->cls || !p->tables)
+    p->opened.unsplit = calloc(n, sizeof(*p->opened.unsplit));
+    p->opened.tables = calloc(l > n ? l : n, sizeof(*p->opened.tables));
+    if (!p->opened.unsplit || !p->opened.tables)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     while (l-- > 0)
-        p->cls[p->model->class_of[l]].first = l;
+        p->opened.unsplit[p->model->class_of[l]].first = l;
     return KVP_OK;
 }
 
-static kvp_err fill(struct plan *p, struct kvp_error *e)
+static kvp_err open_plan(struct plan *p, bool rewritten, struct kvp_error *e)
 {
+    for (uint32_t i = 0; i < p->stack->n; i++)
+        p->opened.technique[i] = technique_find(p->stack->spec[i].name, strlen(p->stack->spec[i].name));
+    KVP_TRY(check_pairs(p->stack, e));
+    if (!rewritten)
+        KVP_TRY(rewrite_model(p, e));
+    return make_room(p, e);
+}
+
+kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_options *o,
+                  enum kvp_format kv, bool rewritten, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = (struct plan){.model = m, .o = o, .stack = s, .opened.kv = kv};
+    out->opened.weights = store_of_model(m, o->weights_given ? o->weights : m->dtype);
+    out->opened.encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
+    rc = open_plan(out, rewritten, e);
+    if (rc != KVP_OK)
+        plan_free(out);
+    return rc;
+}
+
+static void begin(struct plan *p, const struct kvp_workload *w)
+{
+    memset((char *)p + offsetof(struct plan, w), 0, sizeof(*p) - offsetof(struct plan, w));
+    p->w = *w;
+    p->kv = p->opened.kv;
+    p->weights = p->opened.weights;
+    p->encoder_tokens = p->opened.encoder_tokens;
+    p->cls = p->opened.unsplit;
+    p->tables = p->opened.tables;
+    p->n_classes = p->model->classes;
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const uint32_t first = p->cls[i].first;
+
+        memset(&p->cls[i], 0, offsetof(struct plan_class, parts));
+        p->cls[i].first = first;
+    }
+}
+
+kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e)
+{
+    begin(p, w);
     KVP_TRY(kvp_workload_resolve(&p->w, e));
     p->chunk = p->w.prompt;
-    KVP_TRY(check_pairs(p->stack, e));
-    KVP_TRY(rewrite_model(p, e));
-    KVP_TRY(make_room(p, e));
     KVP_TRY(check_positions(p, e));
     KVP_TRY(rewrite(p, e));
     exact_room(p);
@@ -209,10 +246,8 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
 {
     kvp_err rc;
 
-    *out = (struct plan){.model = m, .o = o, .stack = s, .w = *w, .kv = kv};
-    out->weights = store_of_model(m, o->weights_given ? o->weights : m->dtype);
-    out->encoder_tokens = o->encoder_tokens ? o->encoder_tokens : m->encoder_positions;
-    rc = fill(out, e);
+    KVP_TRY(plan_open(out, m, s, o, kv, false, e));
+    rc = plan_fill(out, w, e);
     if (rc != KVP_OK)
         plan_free(out);
     return rc;
@@ -220,8 +255,9 @@ kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp
 
 void plan_free(struct plan *p)
 {
-    free(p->cls);
-    free(p->tables);
+    free(p->opened.unsplit);
+    free(p->opened.split);
+    free(p->opened.tables);
     kvp_model_free(&p->rewritten);
     *p = (struct plan){0};
 }
@@ -330,26 +366,46 @@ static uint32_t plan_class_of(const struct plan *p, uint32_t layer)
     return p->n_classes == p->model->layers ? layer : p->model->class_of[layer];
 }
 
+/* What one layer's tensors grow by in a step, and what of the old ones goes. */
+struct growth {
+    uint32_t n;
+    uint64_t new[PLAN_MAX_PARTS], old[PLAN_MAX_PARTS];
+};
+
+static struct growth growth_of(struct plan *p, const struct plan_class *c, uint64_t seen)
+{
+    struct growth g = {.n = 0};
+
+    for (uint32_t i = 0; i < c->n_parts; i++) {
+        const struct part *x = &c->parts[i];
+        const uint64_t before = x->law.held(&x->law, seen - 1), after = x->law.held(&x->law, seen);
+
+        if (after == before || x->tag == KVP_TAG_STATE)
+            continue;
+        g.new[g.n] = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
+        g.old[g.n++] = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
+    }
+    return g;
+}
+
 /* The step that brings token `seen`: layer by layer and tensor by tensor, the new one is allocated while
  * the old one lives, then the old one goes. */
 static uint64_t growth_peak(struct plan *p, uint64_t seen)
 {
     uint64_t now = held_sum(p, seen - 1), peak = 0;
+    uint32_t last = UINT32_MAX;
+    struct growth g = {.n = 0};
 
     for (uint32_t l = 0; l < p->model->layers; l++) {
-        const struct plan_class *c = &p->cls[plan_class_of(p, l)];
+        const uint32_t c = plan_class_of(p, l);
 
-        for (uint32_t i = 0; i < c->n_parts; i++) {
-            const struct part *x = &c->parts[i];
-            const uint64_t before = x->law.held(&x->law, seen - 1), after = x->law.held(&x->law, seen);
-            const uint64_t old = num_mul(&p->over, part_bytes(&p->over, x, before), p->w.batch);
-            const uint64_t new = num_mul(&p->over, part_bytes(&p->over, x, after), p->w.batch);
-
-            if (after == before || x->tag == KVP_TAG_STATE)
-                continue;
-            now = num_add(&p->over, now, new);
+        if (c != last)
+            g = growth_of(p, &p->cls[c], seen);
+        last = c;
+        for (uint32_t i = 0; i < g.n; i++) {
+            now = num_add(&p->over, now, g.new[i]);
             peak = num_max(peak, now);
-            now = num_less(now, old);
+            now = num_less(now, g.old[i]);
         }
     }
     return peak;
@@ -358,14 +414,15 @@ static uint64_t growth_peak(struct plan *p, uint64_t seen)
 /* Sizes only rise, so the highest step is the last at which some class still grows. */
 static uint64_t growing_peak(struct plan *p)
 {
-    uint64_t peak = held_sum(p, p->w.context);
+    uint64_t peak = held_sum(p, p->w.context), done = 0;
 
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const uint64_t last = num_min(p->w.context, p->cls[c].parts[i].law.cap);
 
-            if (last > p->w.prompt)
+            if (last > p->w.prompt && last != done)
                 peak = num_max(peak, growth_peak(p, last));
+            done = last;
         }
     return peak;
 }
@@ -390,8 +447,10 @@ void plan_totals(struct plan *p, struct kvp_memory *m)
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
-            const uint64_t used = all_layers(p, x, x->law.held(&x->law, p->w.context));
+            const uint64_t held = x->law.held(&x->law, p->w.context), used = x->slots == held ? 0 : all_layers(p, x, held);
 
+            if (x->slots == held)
+                continue;
             rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, x->slots), used));
         }
     m->bytes_per_token = per_token(p);

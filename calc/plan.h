@@ -71,10 +71,22 @@ struct plan_class {
 
 enum { PLAN_MAX_SCRATCH = 4 };
 
+struct technique;
+
 struct plan_scratch {
     const char *name;
     enum kvp_format format;
     uint64_t shape[3];
+};
+
+/* What plan_open() found, and room that plan_fill() uses again. */
+struct plan_opened {
+    const struct technique *technique[KVP_AXES]; /* of each spec of the stack */
+    struct store_plan weights;                   /* before any technique */
+    enum kvp_format kv;
+    uint64_t encoder_tokens;
+    struct plan_class *unsplit, *split; /* owned: the model's classes; room for one a layer */
+    uint64_t *tables;                   /* owned: room for plan.tables */
 };
 
 struct plan {
@@ -82,6 +94,8 @@ struct plan {
     const struct kvp_options *o;   /* as given */
     struct kvp_model rewritten;    /* owned; zero when none did */
     const struct kvp_stack *stack;
+    struct plan_opened opened;
+    /* From here on: what plan_fill() begins with zeros. */
     struct kvp_workload w; /* resolved */
     enum kvp_format kv;
     struct store_plan weights;     /* how weights are stored */
@@ -101,6 +115,13 @@ struct plan {
 kvp_err plan_build(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_workload *w,
                    const struct kvp_options *o, enum kvp_format kv, struct kvp_error *e);
 void plan_free(struct plan *p);
+
+/* The same in two steps: what no workload changes, then a workload, as often as wanted. plan_free() when
+ * plan_open() succeeded; a plan_fill() that failed may be followed by another. `rewritten`: the stack has
+ * changed this model already. */
+kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_options *o,
+                  enum kvp_format kv, bool rewritten, struct kvp_error *e);
+kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e);
 
 /* One plan class a layer, for techniques whose budgets differ by layer; KVP_ENOMEM. Classes that came out
  * alike may be many: bytes and FLOPs do not mind. */

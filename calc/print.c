@@ -204,6 +204,9 @@ static void print_head(const struct page *p)
     fprintf(p->f, "techniques: %s%s", stack, end);
     fprintf(p->f, "workload: batch %" PRIu64 ", prompt %" PRIu64 " + generate %" PRIu64 " = context %" PRIu64 "%s", w->batch, w->prompt,
             w->generate, w->context, end);
+    if (est->n_lengths)
+        fprintf(p->f, "lengths: %" PRIu64 " from %" PRIu64 " to %" PRIu64 "; cache and state of each, work and activation of a batch padded to the longest%s",
+                est->n_lengths, est->lengths[0], est->lengths[est->n_lengths - 1], end);
 }
 
 static void print_form(const struct page *p)
@@ -216,6 +219,34 @@ static void print_form(const struct page *p)
             m->rounding_bytes, m->cache_bytes);
 }
 
+/* A row a rank, neighbours that are alike in one. */
+static kvp_err print_ranks(const struct page *p, struct kvp_error *e)
+{
+    const struct kvp_rank *r = p->est->ranks;
+    struct table t = {.columns = 6, .head = {"ranks", "stage", "layers", "weights", "cache", "peak"},
+                      .right = {false, true, true, true, true, true}};
+    kvp_err rc;
+
+    for (uint32_t i = 0, next; i < p->est->n_ranks; i = next) {
+        char which[48], stage[16], layers[16], weights[32], cache[32], peak[32];
+
+        for (next = i + 1; next < p->est->n_ranks && r[next].stage == r[i].stage &&
+                           memcmp(&r[next].memory, &r[i].memory, sizeof(r[i].memory)) == 0;)
+            next++;
+        snprintf(which, sizeof(which), next > i + 1 ? "%" PRIu32 "-%" PRIu32 : "%" PRIu32, i, next - 1);
+        snprintf(stage, sizeof(stage), "%" PRIu32, r[i].stage);
+        snprintf(layers, sizeof(layers), "%" PRIu32, r[i].layers);
+        snprintf(weights, sizeof(weights), "%" PRIu64, r[i].memory.weights_bytes);
+        snprintf(cache, sizeof(cache), "%" PRIu64, r[i].memory.cache_bytes);
+        snprintf(peak, sizeof(peak), "%" PRIu64, r[i].memory.peak_bytes);
+        table_row(&t, which, stage, layers, weights, cache, peak);
+    }
+    fprintf(p->f, "\nevery number above is of the rank with the highest peak; times add up the stages, without communication\n\n");
+    rc = table_print(p->f, p->format, &t, e);
+    table_free(&t);
+    return rc;
+}
+
 static void print_verdict(const struct page *p)
 {
     const struct kvp_device *d = p->device;
@@ -225,9 +256,9 @@ static void print_verdict(const struct page *p)
         return;
     size_text(peak, sizeof(peak), p->est->memory.peak_bytes);
     size_text(memory, sizeof(memory), d->memory_bytes);
-    size_text(room, sizeof(room), (uint64_t)(PRINT_MEMORY_SHARE * (double)d->memory_bytes));
+    size_text(room, sizeof(room), (uint64_t)(print_share(d) * (double)d->memory_bytes));
     fprintf(p->f, "\n%s: peak %s %s in %.2f * %s = %s\n%s: %s\n", d->name, peak, print_fits(p->est, d) ? "fits" : "does not fit",
-            PRINT_MEMORY_SHARE, memory, room, d->basis, d->source);
+            print_share(d), memory, room, d->basis, d->source);
 }
 
 static kvp_err print_table(const struct page *p, const struct table *all, struct kvp_error *e)
@@ -239,6 +270,8 @@ static kvp_err print_table(const struct page *p, const struct table *all, struct
     KVP_TRY(print_section(p, all, "memory", e));
     print_form(p);
     KVP_TRY(print_section(p, all, "work", e));
+    if (p->est->n_ranks)
+        KVP_TRY(print_ranks(p, e));
     print_verdict(p);
     if (!p->detail)
         return KVP_OK;

@@ -9,9 +9,19 @@
 /* The share of a device's memory that may be used, as in vLLM 0.22 and later (gpu_memory_utilization). */
 #define PRINT_MEMORY_SHARE 0.92
 
+static inline double print_share(const struct kvp_device *d)
+{
+    return d->memory_share > 0 ? d->memory_share : PRINT_MEMORY_SHARE;
+}
+
+static inline bool print_peak_fits(uint64_t peak_bytes, const struct kvp_device *d)
+{
+    return (double)peak_bytes <= print_share(d) * (double)d->memory_bytes;
+}
+
 static inline bool print_fits(const struct kvp_estimate *est, const struct kvp_device *d)
 {
-    return (double)est->memory.peak_bytes <= PRINT_MEMORY_SHARE * (double)d->memory_bytes;
+    return print_peak_fits(est->memory.peak_bytes, d);
 }
 
 /* `format`: table, json, jsonl, csv, md. `detail`: every tensor and every op. `device` may be NULL.

@@ -55,9 +55,8 @@ static json_t *parts_json(const struct kvp_estimate *est)
     return a;
 }
 
-static json_t *memory_json(const struct kvp_estimate *est, bool detail)
+static json_t *bytes_json(const struct kvp_memory *m)
 {
-    const struct kvp_memory *m = &est->memory;
     const struct {
         const char *key;
         json_int_t value;
@@ -82,10 +81,37 @@ static json_t *memory_json(const struct kvp_estimate *est, bool detail)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         json_object_set_new(o, rows[i].key, json_integer(rows[i].value));
+    return o;
+}
+
+static json_t *memory_json(const struct kvp_estimate *est, bool detail)
+{
+    json_t *o = bytes_json(&est->memory);
+
     json_object_set_new(o, "parts", parts_json(est));
     if (detail)
         json_object_set_new(o, "tensors", tensors_json(est));
     return o;
+}
+
+static json_t *lengths_json(const struct kvp_estimate *est)
+{
+    json_t *a = json_array();
+
+    for (uint64_t i = 0; i < est->n_lengths; i++)
+        json_array_append_new(a, json_integer(INT(est->lengths[i])));
+    return a;
+}
+
+static json_t *ranks_json(const struct kvp_estimate *est)
+{
+    json_t *a = json_array();
+
+    for (uint32_t i = 0; i < est->n_ranks; i++)
+        json_array_append_new(a, json_pack("{s:I, s:I, s:I, s:b, s:o}", "rank", INT(i), "stage", INT(est->ranks[i].stage), "layers",
+                                           INT(est->ranks[i].layers), "worst", est->ranks[i].worst, "memory",
+                                           bytes_json(&est->ranks[i].memory)));
+    return a;
 }
 
 static json_t *time_json(const struct kvp_estimate *est, const struct kvp_device *d)
@@ -102,7 +128,7 @@ static json_t *device_json(const struct kvp_estimate *est, const struct kvp_devi
     if (!d)
         return json_null();
     return json_pack("{s:s, s:I, s:f, s:b, s:f, s:f, s:f, s:f, s:s}", "name", d->name, "memory_bytes", INT(d->memory_bytes),
-                     "memory_share", PRINT_MEMORY_SHARE, "fits", print_fits(est, d), "bandwidth_bytes_per_s", d->bandwidth,
+                     "memory_share", print_share(d), "fits", print_fits(est, d), "bandwidth_bytes_per_s", d->bandwidth,
                      "flops_f32_per_s", d->flops_f32, "flops_f16_per_s", d->flops_f16, "launch_s", d->launch_s, "source", d->source);
 }
 
@@ -126,9 +152,9 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
                    const struct kvp_estimate *est, const struct kvp_device *device, struct kvp_error *e)
 {
     const struct kvp_workload *w = &est->workload;
-    json_t *o = json_pack("{s:s, s:s, s:{s:s,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:o, s:{s:I,s:I,s:I}, s:{s:I,s:I}, s:o, s:o}",
+    json_t *o = json_pack("{s:s, s:s, s:{s:s,s:I,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:o, s:{s:s,s:s}, s:o, s:{s:I,s:I,s:I}, s:{s:I,s:I}, s:o, s:o}",
                           "schema", "kvproof-estimate/1", "kvproof", KVP_VERSION, "model", "name", m->name, "parameters",
-                          INT(est->parameters), "layers", INT(m->layers), "workload", "context", INT(w->context), "prompt",
+                          INT(est->parameters), "active_parameters", INT(est->active_parameters), "layers", INT(m->layers), "workload", "context", INT(w->context), "prompt",
                           INT(w->prompt), "generate", INT(w->generate), "batch", INT(w->batch), "techniques", techniques_json(s),
                           "formats", "weights", kvp_format_name(est->weights), "kv", kvp_format_name(est->kv), "memory",
                           memory_json(est, detail), "flops", "prefill", INT(est->flops_prefill), "prefill_causal",
@@ -138,6 +164,10 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
 
     if (!o)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for JSON");
+    if (est->n_lengths)
+        json_object_set_new(json_object_get(o, "workload"), "lengths", lengths_json(est));
+    if (est->n_ranks)
+        json_object_set_new(o, "ranks", ranks_json(est));
     if (detail)
         json_object_set_new(o, "ops", ops_json(est, device != NULL));
     if (json_dumpf(o, f, lines ? JSON_COMPACT : JSON_INDENT(2)) != 0 || fputc('\n', f) == EOF) {

@@ -59,20 +59,27 @@ void tensors_add(struct tensors *t, const char *name, enum kvp_tag tag, uint32_t
                  enum kvp_format f, uint32_t dims, const uint64_t *shape)
 {
     struct kvp_tensor *x;
-    const uint64_t elements = num_mul(&t->over, num_product(&t->over, shape, dims), count);
+    const uint64_t last = shape[dims - 1], rows = last ? num_mul(&t->over, num_product(&t->over, shape, dims - 1), count) : 0;
+    uint64_t bytes;
 
-    if (!elements || !make_room(t))
+    if (!rows)
+        return;
+    num_mul(&t->over, rows, last); /* elements are counted, too */
+    bytes = num_mul(&t->over, rows, format_bytes(&t->over, f, last));
+    if (t->totals)
+        t->sum[tag] = num_add(&t->over, t->sum[tag], bytes);
+    if (t->totals || !make_room(t))
         return;
     x = &t->v[t->n++];
     *x = (struct kvp_tensor){.tag = tag, .cls = cls, .count = count, .dims = dims, .format = f};
     strncpy(x->name, name, sizeof(x->name) - 1);
     memcpy(x->shape, shape, dims * sizeof(*shape));
-    x->bytes = num_mul(&t->over, elements / shape[dims - 1], format_bytes(&t->over, f, shape[dims - 1]));
+    x->bytes = bytes;
 }
 
 uint64_t tensors_sum(struct tensors *t, enum kvp_tag tag)
 {
-    uint64_t sum = 0;
+    uint64_t sum = t->totals ? t->sum[tag] : 0;
 
     for (uint32_t i = 0; i < t->n; i++)
         if (t->v[i].tag == tag)
@@ -211,7 +218,8 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "mlp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(n, FFN_ROWS), ffn);
     moe_activations(t, m, num_min(n, FFN_ROWS));
     mla_activations(t, m, batch, n);
-    TENSOR(t, "logits", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(logit_rows, LOGIT_ROWS), m->vocab);
+    if (!m->no_logits)
+        TENSOR(t, "logits", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(logit_rows, LOGIT_ROWS), m->vocab);
     TENSOR(t, "token_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
     TENSOR(t, "position_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
 }

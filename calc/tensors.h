@@ -8,6 +8,8 @@ struct tensors {
     struct kvp_tensor *v; /* owned; free() */
     uint32_t n, cap;
     bool over, oom; /* checked once, by tensors_err() */
+    bool totals;    /* no list: only the bytes of each tag, for callers that want no tensor by name */
+    uint64_t sum[KVP_TAG_WORKSPACE + 1];
 };
 
 enum { WHOLE_MODEL = UINT32_MAX };

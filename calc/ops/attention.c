@@ -82,7 +82,7 @@ void pass_technique_ops(const struct pass *s, uint32_t cls)
     const struct kvp_stack *stack = s->p->stack;
 
     for (uint32_t i = 0; i < stack->n; i++) {
-        const struct technique *t = technique_find(stack->spec[i].name, strlen(stack->spec[i].name));
+        const struct technique *t = s->p->opened.technique[i];
 
         if (t && t->extra_ops)
             t->extra_ops(s->o, s->p, cls, &stack->spec[i], s->phase);

@@ -48,43 +48,105 @@ static void accumulate(struct ops *o, struct kvp_op_cost *x, struct cost c)
     x->written_bytes = num_add(&o->over, x->written_bytes, c.written);
 }
 
+static bool make_room(struct ops *o)
+{
+    const uint32_t cap = o->cap ? 2 * o->cap : 64;
+    struct kvp_op_cost *v = realloc(o->v, cap * sizeof(*v));
+    struct ops_memo *memo = v ? realloc(o->memo, cap * sizeof(*memo)) : NULL;
+
+    o->v = v ? v : o->v;
+    o->oom = o->oom || !memo;
+    if (!memo)
+        return false;
+    memset(memo + o->cap, 0, (cap - o->cap) * sizeof(*memo));
+    o->memo = memo;
+    o->cap = cap;
+    return true;
+}
+
+void ops_forget(struct ops *o)
+{
+    if (o->memo)
+        memset(o->memo, 0, o->cap * sizeof(*o->memo));
+}
+
+void ops_free(struct ops *o)
+{
+    free(o->v);
+    free(o->memo);
+    *o = (struct ops){0};
+}
+
+/* Counts are of all calls together. Numbers one by one: a struct of them would be stored and loaded again. */
+static inline void put(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, uint64_t calls, uint64_t flops,
+                       uint64_t flops_full, uint64_t read, uint64_t written)
+{
+    struct kvp_op_cost *x;
+
+    if (o->n == o->cap && !make_room(o))
+        return;
+    x = &o->v[o->n++];
+    x->op = op;
+    x->phase = phase;
+    x->cls = cls;
+    x->calls = calls;
+    x->flops = flops;
+    x->flops_full = flops_full;
+    x->read_bytes = read;
+    x->written_bytes = written;
+    x->seconds = NAN;
+}
+
 void ops_add(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, uint64_t calls, struct cost c)
 {
-    if (o->n == o->cap) {
-        const uint32_t cap = o->cap ? 2 * o->cap : 64;
-        struct kvp_op_cost *v = realloc(o->v, cap * sizeof(*v));
-
-        if (!v) {
-            o->oom = true;
-            return;
-        }
-        o->v = v;
-        o->cap = cap;
-    }
-    o->v[o->n] = (struct kvp_op_cost){.op = op, .phase = phase, .cls = cls, .calls = calls, .seconds = NAN};
-    accumulate(o, &o->v[o->n++], scale(&o->over, c, calls));
+    put(o, op, phase, cls, calls, num_mul(&o->over, c.flops, calls), num_mul(&o->over, c.flops_full, calls),
+        num_mul(&o->over, c.read, calls), num_mul(&o->over, c.written, calls));
 }
 
 void ops_more(struct ops *o, enum kvp_op op, enum kvp_phase phase, uint32_t cls, struct cost c)
 {
-    for (uint32_t i = 0; i < o->n; i++)
-        if (o->v[i].op == op && o->v[i].phase == phase && o->v[i].cls == cls)
-            accumulate(o, &o->v[i], scale(&o->over, c, o->v[i].calls));
+    /* the ops of a class are listed together, and hers are the last */
+    for (uint32_t i = o->n; i > 0 && o->v[i - 1].phase == phase && o->v[i - 1].cls == cls; i--)
+        if (o->v[i - 1].op == op)
+            accumulate(o, &o->v[i - 1], scale(&o->over, c, o->v[i - 1].calls));
+}
+
+static void work_out(const struct pass *s, struct ops_memo *m)
+{
+    bool over = false;
+    const uint64_t bias = m->bias ? format_bytes(&over, s->p->weights.plain, m->out) : 0;
+
+    m->weights = num_mul(&over, m->calls, num_add(&over, store_bytes(&over, &s->p->weights, m->role, m->out, m->in, true), bias));
+    m->flops = NUM_PROD(&over, m->calls, 2, m->in, m->out);
+    m->read = NUM_PROD(&over, m->calls, F, num_add(&over, m->in, m->residual ? m->out : 0));
+    m->written = NUM_PROD(&over, m->calls, F, m->out);
+    m->calls = over ? 0 : m->calls;
+    s->o->over = s->o->over || over;
 }
 
 void pass_linear(const struct pass *s, enum kvp_op op, enum kvp_role role, uint32_t cls, uint64_t calls, uint64_t rows, uint64_t in,
                  uint64_t out, bool bias, bool residual)
 {
-    const uint64_t weights = sum(s, store_bytes(&s->o->over, &s->p->weights, role, out, in, true), bias ? pass_plain(s, out) : 0);
-    const uint64_t result = prod3(s, F, rows, out), flops = NUM_PROD(&s->o->over, 2, rows, in, out);
+    struct ops_memo *m;
+    bool *over = &s->o->over;
+    uint64_t flops;
 
-    ops_add(s->o, op, s->phase, cls, calls,
-            (struct cost){flops, flops, sum(s, weights, sum(s, prod3(s, F, rows, in), residual ? result : 0)), result});
+    if (s->o->n == s->o->cap && !make_room(s->o))
+        return;
+    m = &s->o->memo[s->o->n];
+    if (!calls || m->calls != calls || m->in != in || m->out != out || m->role != role || m->bias != bias || m->residual != residual) {
+        *m = (struct ops_memo){.in = in, .out = out, .calls = calls, .role = role, .bias = bias, .residual = residual};
+        work_out(s, m);
+    }
+    flops = num_mul(over, m->flops, rows);
+    put(s->o, op, s->phase, cls, calls, flops, flops, num_add(over, m->weights, num_mul(over, m->read, rows)), num_mul(over, m->written, rows));
 }
 
 void pass_stream(const struct pass *s, enum kvp_op op, uint32_t cls, uint64_t calls, uint64_t rows, uint64_t in, uint64_t out, uint64_t extra)
 {
-    ops_add(s->o, op, s->phase, cls, calls, (struct cost){.read = sum(s, prod3(s, F, rows, in), extra), .written = prod3(s, F, rows, out)});
+    const uint64_t read = num_mul(&s->o->over, calls, sum(s, prod3(s, F, rows, in), extra));
+
+    put(s->o, op, s->phase, cls, calls, 0, 0, read, NUM_PROD(&s->o->over, F, rows, out, calls));
 }
 
 uint64_t pass_plain(const struct pass *s, uint64_t n)
@@ -112,7 +174,8 @@ static void forward(const struct pass *s)
 
     if (s->phase == KVP_PREFILL)
         ops_encoder(s);
-    embed(s);
+    if (!m->no_embed)
+        embed(s);
     for (uint32_t c = 0; c < s->p->n_classes; c++) {
         ops_attention(s, c);
         ops_mla(s, c);
@@ -120,6 +183,8 @@ static void forward(const struct pass *s)
         ops_cross(s, c);
         ops_ffn(s, c);
     }
+    if (m->no_logits)
+        return;
     pass_stream(s, KVP_OP_FINAL_NORM, UINT32_MAX, 1, s->logit_rows, m->width, m->width, pass_norm_weights(s));
     pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
 }

@@ -58,8 +58,10 @@ void weights_each(struct walk *w)
     const uint64_t positions = m->position == KVP_POS_LEARNED ? m->position_rows ? m->position_rows : m->max_positions : 0;
     const uint64_t enc = m->encoder_width ? m->encoder_width : m->width;
 
-    walk_matrix(w, KVP_ROLE_EMBED, "embedding", WHOLE_MODEL, 1, m->vocab, m->width, false);
-    walk_matrix(w, KVP_ROLE_EMBED, "positions", WHOLE_MODEL, 1, positions, m->width, false);
+    if (!m->no_embed) {
+        walk_matrix(w, KVP_ROLE_EMBED, "embedding", WHOLE_MODEL, 1, m->vocab, m->width, false);
+        walk_matrix(w, KVP_ROLE_EMBED, "positions", WHOLE_MODEL, 1, positions, m->width, false);
+    }
     walk_matrix(w, KVP_ROLE_EMBED, "encoder_positions", WHOLE_MODEL, 1, m->encoder_rows, enc, false);
     for (uint32_t i = 0; i < m->encoders; i++)
         layer(w, &m->encoder[i], ENCODER_CLASS + i, enc);

@@ -54,6 +54,7 @@ struct kvp_device {
     char basis[48];       /* "datasheet roofline", "probed roofline" */
     double interval;      /* half-width as a fraction: a time t is printed with [t*(1-i), t*(1+i)] ... */
     double interval_high; /* ... upper side, as a fraction (a roofline is a floor, so it is wider) */
+    double memory_share;  /* of memory_bytes that may be used; 0: 0.92, as in vLLM 0.22 and later */
 };
 kvp_err kvp_device_load(struct kvp_device *out, const char *path_or_name, struct kvp_error *e);
 
@@ -120,7 +121,18 @@ struct kvp_estimate {
     uint64_t traffic_prefill, traffic_decode;
     double ttft_s, tpot_s, tokens_per_s;  /* NAN without a device */
     double ttft_lo, ttft_hi, tpot_lo, tpot_hi;
-    char basis[48];
+    char basis[72];
+    uint32_t n_ranks;       /* tp * pp and the like; 0 when nothing is parallel */
+    uint64_t n_lengths;     /* of kvp_estimate_lengths() */
+    uint64_t *lengths;      /* owned, sorted */
+    struct kvp_rank *ranks; /* owned; memory, tensors, ops, FLOPs and traffic above are the worst one's */
+};
+
+/* One rank of a parallel run. Times add up the stages and leave communication out. */
+struct kvp_rank {
+    uint32_t stage, layers;
+    bool worst;
+    struct kvp_memory memory;
 };
 
 /* Is this stack defined for this model (divisibility, composition table, ...)? KVP_OK, or the reason
@@ -133,6 +145,29 @@ kvp_err kvp_estimate(struct kvp_estimate *out, const struct kvp_model *m, const 
                      const struct kvp_workload *w, const struct kvp_options *o,
                      const struct kvp_device *device, struct kvp_error *e);
 void kvp_estimate_free(struct kvp_estimate *est);
+
+/* A batch of `n` sequences of these lengths (contexts), the last `generate` tokens of each generated. Cache and
+ * state are exact; FLOPs, traffic, times and activations are those of the batch padded to the longest. */
+kvp_err kvp_estimate_lengths(struct kvp_estimate *out, const struct kvp_model *m, const struct kvp_stack *s, const uint64_t *lengths,
+                             uint64_t n, uint64_t generate, const struct kvp_options *o, const struct kvp_device *device, struct kvp_error *e);
+
+/* The same without lists, for many workloads: every number of an estimate but tensors, ops, parts and ranks,
+ * exactly. A program is a (model, stack, options, device), which must outlive it; a point allocates nothing
+ * and touches only its program, so programs may run side by side. */
+struct kvp_point {
+    uint64_t parameters, active_parameters;
+    struct kvp_workload workload; /* resolved */
+    struct kvp_memory memory;
+    uint64_t flops_prefill, flops_prefill_causal, flops_decode;
+    uint64_t traffic_prefill, traffic_decode;
+    double ttft_s, tpot_s, tokens_per_s;
+    double ttft_lo, ttft_hi, tpot_lo, tpot_hi;
+};
+struct kvp_program;
+struct kvp_program *kvp_program_new(const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_options *o,
+                                    const struct kvp_device *device, struct kvp_error *e); /* NULL: *e says why */
+kvp_err kvp_program_point(struct kvp_program *p, const struct kvp_workload *w, struct kvp_point *out, struct kvp_error *e);
+void kvp_program_free(struct kvp_program *p);
 
 /* Lists, for `kvproof list`, help and tests. NULL past the end. */
 struct kvp_technique_info {

@@ -162,6 +162,8 @@ struct kvp_model {
     struct kvp_layer_class mtp;      /* one of them */
     struct kvp_extra mtp_extra[KVP_MAX_EXTRA];
 
+    bool no_embed, no_logits; /* a later pipeline stage: no embedding table; an earlier one: no final norm and head run */
+
     /* What the engine cannot run yet although every size is known: the reason, or "". */
     char not_run[96];
 

@@ -61,7 +61,7 @@ static bool has_word(const char *text, const char *word)
     return false;
 }
 
-static const char *const commands[] = {"estimate", "validate", "show", "plot", "list"};
+static const char *const commands[] = {"estimate", "validate", "sweep", "fit", "compare", "show", "plot", "list"};
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 /* "--context TOKENS ...", then perhaps "also: max-model-len ctx-size". */
@@ -85,7 +85,7 @@ START_TEST(options_in_man_page)
                 ck_assert_msg(has_word(man, word), "--%s is not in the man page", name);
             }
             free(names);
-        } else if (option && option < line + 8) {
+        } else if (option && option < line + 9) {
             snprintf(word + 1, sizeof(word) - 1, "%.*s", (int)strcspn(option + 2, " ="), option + 2);
             ck_assert_msg(has_word(man, word), "-%s is not in the man page", word);
             options++;

@@ -1,0 +1,58 @@
+/* fit.h - the inverse: what fits on a device. Every answer is an integer found by asking the estimate itself. */
+#ifndef KVPROOF_CALC_FIT_H
+#define KVPROOF_CALC_FIT_H
+
+#include <kvproof/kvproof.h>
+
+#include <stdio.h>
+
+enum { FIT_MOST = 1 << 30, FIT_DEVICES = 4096, FIT_RELIEFS = 64 };
+
+/* What is asked. The workload's context and batch are the ones given; generate (when given) stays as it is
+ * while the context changes. */
+struct fit {
+    const struct kvp_model *model;
+    const struct kvp_stack *stack;
+    const struct kvp_options *options;
+    const struct kvp_device *device;
+    struct kvp_workload workload; /* resolved */
+};
+
+/* The largest context (batch) up to FIT_MOST whose peak fits; 0: none. `*bound` (may be NULL): the next one,
+ * as an error when it is refused rather than too big. */
+kvp_err fit_context(const struct fit *q, uint64_t batch, uint64_t *out, struct kvp_error *refused, struct kvp_error *e);
+kvp_err fit_batch(const struct fit *q, uint64_t context, uint64_t *out, struct kvp_error *refused, struct kvp_error *e);
+
+/* The same stack and options with something more. */
+struct fit_relief {
+    char what[128];        /* "kivi:bits=2,..." or "--tensor-parallel-size 2" */
+    uint64_t max_context;  /* at the given batch */
+    uint64_t max_batch;    /* at the given context */
+    char reason[160];      /* why it can't be had; "" when it can */
+};
+
+struct fit_device {
+    char name[64];
+    uint64_t max_context;
+    bool fits;             /* the given workload */
+};
+
+struct fit_answer {
+    bool fits;             /* the given workload, as it is */
+    uint64_t peak_bytes, room_bytes;
+    uint64_t max_context, max_batch;
+    char context_bound[200], batch_bound[200]; /* what stops the next one */
+    uint32_t min_devices, tp, pp;              /* 0: not with FIT_DEVICES */
+    /* What is left beside weights, activation, workspace and device context, for cache and state. */
+    uint64_t kv_pool_bytes, kv_pool_tokens, kv_pool_blocks, block;
+    double max_concurrency; /* sequences of the given context that the pool holds */
+    uint32_t n_reliefs, best; /* best: UINT32_MAX when none helps */
+    struct fit_relief relief[FIT_RELIEFS];
+    uint32_t n_devices;
+    struct fit_device *devices; /* owned; free() */
+};
+kvp_err fit_solve(struct fit_answer *out, const struct fit *q, struct kvp_error *e);
+
+kvp_err fit_print(FILE *f, const char *format, const struct fit *q, const struct fit_answer *a, struct kvp_error *e);
+
+#endif
