@@ -45,9 +45,24 @@ static inline uint64_t num_product(bool *over, const uint64_t *f, size_t n)
     return r;
 }
 
-/* NUM_PROD(over, a, b, c, ...): the product of any number of counts. */
-#define NUM_PROD(over, ...)                                                                        \
-    num_product((over), (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+/* Two to eight factors one after the other, in registers; num_product() when they are too many for 63 bits. */
+static inline uint64_t num_prod(bool *over, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
+{
+    bool big = false;
+    uint64_t r = num_mul(&big, a, b);
+
+    r = c == 1 ? r : num_mul(&big, r, c);
+    r = d == 1 ? r : num_mul(&big, r, d);
+    r = e == 1 ? r : num_mul(&big, r, e);
+    r = f == 1 ? r : num_mul(&big, r, f);
+    r = g == 1 ? r : num_mul(&big, r, g);
+    r = h == 1 ? r : num_mul(&big, r, h);
+    return big ? num_product(over, (const uint64_t[]){a, b, c, d, e, f, g, h}, 8) : r;
+}
+
+/* NUM_PROD(over, a, b, ...): the product of up to eight counts. */
+#define NUM_FIRST_8(over, a, b, c, d, e, f, g, h, ...) num_prod((over), (a), (b), (c), (d), (e), (f), (g), (h))
+#define NUM_PROD(over, ...) NUM_FIRST_8(over, __VA_ARGS__, 1, 1, 1, 1, 1, 1, 1, 1)
 
 static inline uint64_t num_min(uint64_t a, uint64_t b)
 {
