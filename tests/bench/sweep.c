@@ -19,7 +19,7 @@ static void die(const struct kvp_error *e)
     exit(2);
 }
 
-static double rate(struct kvp_program *p, double seconds, struct kvp_error *why)
+static double once(struct kvp_program *p, double seconds, struct kvp_error *why)
 {
     const double end = now() + seconds, begin = now();
     struct kvp_point x;
@@ -35,6 +35,19 @@ static double rate(struct kvp_program *p, double seconds, struct kvp_error *why)
         }
     } while (now() < end);
     return sum ? (double)n / (now() - begin) : 0;
+}
+
+/* The best of five: what else runs on the machine only takes away. */
+static double rate(struct kvp_program *p, double seconds, struct kvp_error *why)
+{
+    double best = 0;
+
+    for (int i = 0; i < 5 && why->code == KVP_OK; i++) {
+        const double r = once(p, seconds / 5, why);
+
+        best = r > best ? r : best;
+    }
+    return why->code == KVP_OK ? best : 0;
 }
 
 int main(int argc, char **argv)
