@@ -45,6 +45,26 @@ static void divide_or_repeat(struct division *d, uint32_t *n, const char *what)
         *n = *n > d->tp ? *n / d->tp : 1;
 }
 
+static void keep(struct division *d, struct kvp_layer_class *c, const char *name, uint32_t rows, uint32_t cols)
+{
+    for (uint32_t i = 0; i < KVP_MAX_EXTRA; i++)
+        if (!c->extra[i].name) {
+            c->extra[i] = (struct kvp_extra){.name = name, .rows = rows, .cols = cols, .n = 1};
+            return;
+        }
+    refuse(d, "experts beside so many extra weights", c->experts, d->ep);
+}
+
+/* A router scores the experts of every rank. */
+static void whole_router(struct division *d, struct kvp_layer_class *c, uint32_t all)
+{
+    if (c->experts == all)
+        return;
+    keep(d, c, "router.others", all - c->experts, d->m->width);
+    if (c->router_bias)
+        keep(d, c, "router_bias.others", all - c->experts, 1);
+}
+
 static void experts(struct division *d, struct kvp_layer_class *c)
 {
     const uint32_t all = c->experts;
@@ -54,6 +74,7 @@ static void experts(struct division *d, struct kvp_layer_class *c)
     if (all < d->ep)
         refuse(d, "experts", all, d->ep);
     c->experts = all / d->ep + (d->expert_rank < all % d->ep);
+    whole_router(d, c, all);
     /* of a token's choices this many fall to a rank, rounded up */
     c->experts_per_token = (c->experts_per_token + d->ep - 1) / d->ep;
     if (c->expert_width % d->expert_tp)
