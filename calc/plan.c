@@ -128,6 +128,8 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
         if (t && t->cache_rewrite)
             KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
+    for (uint32_t c = 0; c < p->n_classes; c++) /* last: techniques rewrite what holds tokens, and this doesn't */
+        plan_add_state(p, &p->cls[c]);
     return KVP_OK;
 }
 

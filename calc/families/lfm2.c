@@ -15,6 +15,7 @@ static const struct kvp_rule rules[] = {
     {"conv_dim_out", KVP_KEY_ANY, "the width again"},
     {"conv_L_cache", KVP_KEY_ANY, "read: taps of the convolution"},
     {"block_auto_adjust_ff_dim", KVP_KEY_ANY, "read: whether two thirds of block_ff_dim count"},
+    {"block_ffn_dim_multiplier", KVP_KEY_ANY, "read: a factor of the width"},
     {"num_dense_layers", KVP_KEY_ANY, "read: layers before the first with experts"},
     {"num_experts", KVP_KEY_ANY, "read: experts a layer"},
     {"num_experts_per_tok", KVP_KEY_ANY, "read: experts a token"},
@@ -24,6 +25,7 @@ static const struct kvp_rule rules[] = {
 };
 static const struct kvp_rule vl_rules[] = {
     {"vision_feature_layer", KVP_KEY_ANY, "of the vision tower"},
+    {"projector_use_layernorm", KVP_KEY_ANY, "of the vision tower's projector"},
     {"projector_hidden_size", KVP_KEY_ANY, "of the vision tower's projector"},
     {0},
 };

@@ -9,6 +9,7 @@
 
 static const struct kvp_rule rules[] = {
     {"attention_window_size", KVP_KEY_ANY, "read: the window"},
+    {"embeddings_scale_by_sqrt_dim", KVP_KEY_ANY, "a factor"},
     {"layers_block_type", KVP_KEY_ANY, "_block_types, layer by layer"},
     {"final_w_init_variance_scale", KVP_KEY_ANY, "training only"},
     {0},

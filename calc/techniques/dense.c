@@ -6,7 +6,7 @@
  *               (beside plain attention, MiniMax-M3: keys in the cache's format); what it chooses is read,
  *               all is kept
  *   cross       k, v of the encoder's tokens
- *   recurrence  recurrent.c */
+ * What a recurrence keeps is no technique's to change: state.c, added last. */
 #include "calc/technique.h"
 
 static void add_rows(struct plan *p, struct plan_class *c, const char *name, uint64_t heads, uint64_t width, uint64_t window)
@@ -112,7 +112,6 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
             latent(p, c);
         if (c->model->cross_heads)
             cross(p, c);
-        plan_add_state(p, c);
     }
     return KVP_OK;
 }
