@@ -32,6 +32,8 @@ static kvp_err has_experts(const struct kvp_reader *r, uint32_t i, bool *has)
     uint32_t step = 1, layer;
 
     *has = false;
+    if (list && (!json_is_array(list) || json_array_size(list) > r->m->layers))
+        return kvp_key_fail(r, KVP_EINPUT, "moe_layers", "expected a list of layers, each once");
     for (uint32_t k = 0; k < json_array_size(list); k++) {
         KVP_TRY(moe_number_at(r, "moe_layers", list, k, r->m->layers - 1, &layer));
         *has = *has || layer == i;
