@@ -130,11 +130,13 @@ START_TEST(counts)
 }
 END_TEST
 
-/* With the prediction layer, as the hub counts them. */
+/* With the prediction layer and with the vision tower, as the hub counts them. */
 static const struct {
     const char *file;
     uint64_t parameters;
-} with_mtp[] = {
+} with_all[] = {
+    {"llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision", 108641793536},
+    {"gemma4/google__gemma-4-31b-it", 31273088876}, /* total_size / 2 */
     {"deepseek/deepseek-ai__DeepSeek-V3", 684489845504},
     {"deepseek/deepseek-ai__DeepSeek-R1", 684489845504},
     {"deepseek/deepseek-ai__DeepSeek-V3.2", 685355329792},
@@ -143,12 +145,12 @@ static const struct {
     {"kimi/moonshotai__Kimi-K2-Instruct", 1026408232448}, /* has none */
 };
 
-START_TEST(prediction_layers)
+START_TEST(everything)
 {
-    struct kvp_model m = load_config(with_mtp[_i].file);
+    struct kvp_model m = load_config(with_all[_i].file);
     bool over = false;
 
-    ck_assert_uint_eq(weight_parameters(&over, &m, false, true, NULL), with_mtp[_i].parameters);
+    ck_assert_uint_eq(weight_parameters(&over, &m, true, true, NULL), with_all[_i].parameters);
     ck_assert(!over);
     kvp_model_free(&m);
 }
@@ -452,7 +454,7 @@ int main(void)
 
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, counts, 0, COUNT(models));
-    tcase_add_loop_test(t, prediction_layers, 0, COUNT(with_mtp));
+    tcase_add_loop_test(t, everything, 0, COUNT(with_all));
     tcase_add_test(t, llama4_layers);
     tcase_add_test(t, mimo_layers);
     tcase_add_test(t, gemma4_layers);
