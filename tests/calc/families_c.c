@@ -92,6 +92,9 @@ static const struct {
     {"deepseek/deepseek-ai__DeepSeek-R1", 671026419200, 37552297472, 2302672896, "same shapes"},
     {"deepseek/deepseek-ai__DeepSeek-R1@mirror", 671026419200, 37552297472, 2302672896, "hub, MAI-DS-R1"},
     {"deepseek/deepseek-ai__DeepSeek-V3.2", 671877944064, 38403822336, 2566520832, "hub less MTP; 61*(1152 + 132)*T"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Flash", 284334567511, 13801959511, 209747968,
+     "shapes of its headers; 284B, 13B active on its card; 43*128*1024 + 21*T/4*(1024 + 132) + 20*T/128*1024"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", 1572999528803, 49781408099, 300220416, "same; 1.6T, 49B active; 61, 30 and 31 layers"},
     {"kimi/moonshotai__Kimi-K2-Instruct", 1026408232448, 32861500928, 2302672896, "hub less an unexplained 3416"},
     {"unsure/kimi/moonshotai__Kimi-K2-Thinking", 1026408232448, 32861500928, 2302672896, "hub less an unexplained 7808"},
     {"kimi/moonshotai__Kimi-K2.5", 1026408232448, 32861500928, 2302672896, "its text part has K2's shapes"},
@@ -276,8 +279,9 @@ static const struct {
     {"deepseek/deepseek-ai__DeepSeek-V3", "index_head_dim", "128", KVP_ENOTSUP, "indexer"},
     {"deepseek/deepseek-ai__DeepSeek-V3", "cache_share", "2", KVP_EINPUT, "cache_share"},
     {"deepseek/deepseek-ai__DeepSeek-V3.2", "index_topk", NULL, KVP_EINPUT, "index_topk"},
-    {"deepseek/deepseek-ai__DeepSeek-V4-Flash", "vocab_size", "129280", KVP_ENOTSUP, "compress_ratios"},
-    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", "vocab_size", "129280", KVP_ENOTSUP, "compress_ratios"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Flash", "compress_ratios", NULL, KVP_EINPUT, "compress_ratios"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", "compress_ratios", "[4]", KVP_EINPUT, "compress_ratios"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", "o_groups", "7", KVP_EINPUT, "o_groups"},
     {"unsure/glm/zai-org__GLM-5.3", "indexer_types", NULL, KVP_ENOTSUP, "indexer_types"},
     {"unsure/glm/zai-org__GLM-5.3", "indexer_types", "[\"full\"]", KVP_EINPUT, "indexer_types"},
     {"unsure/glm/zai-org__GLM-4.7-FP8", "first_k_dense_replace", NULL, KVP_EINPUT, "first_k_dense_replace"},
@@ -324,6 +328,7 @@ END_TEST
 #define V3 "deepseek/deepseek-ai__DeepSeek-V3"
 #define V32 "deepseek/deepseek-ai__DeepSeek-V3.2"
 #define SCOUT "llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision"
+#define V4 "deepseek/deepseek-ai__DeepSeek-V4-Flash"
 #define M3 "unsure/minimax/MiniMaxAI__MiniMax-M3"
 
 static const struct {
@@ -362,6 +367,11 @@ static const struct {
     {SCOUT, {.context = 8193}, DEC, KVP_OP_ATTN, 4ull * 40 * 128 * (36 * 1 + 12 * 8193)},
     {SCOUT, {.context = 8192}, DEC, KVP_OP_ATTN, 4ull * 40 * 128 * 48 * 8192},
     {SCOUT, {.context = 8194}, PRE, KVP_OP_ATTN, 4ull * 40 * 128 * (36 * (8192ull * 8193 / 2 + 3) + 12 * (8194ull * 8195 / 2))},
+    /* V4: 128 of the window in 43 layers; at most 512 of T/4 rows in 21, all of T/128 in 20; prefill summed up
+     * query by query in a script */
+    {V4, {.context = 32768}, DEC, KVP_OP_ATTN, 4ull * 64 * 512 * (43 * 128 + 21 * 512 + 20 * 256)},
+    {V4, {.context = 4096}, PRE, KVP_OP_ATTN, 7403558928384ull},
+    {V4, {.context = 32768}, DEC, KVP_OP_INDEX, 21ull * 2 * (1024 * 8192 + 4096 * 64 + 8192 * 8192)},
     /* blocks chosen beside plain attention: 16 * 128 keys in 57 of 60 layers */
     {M3, {.context = 4096}, DEC, KVP_OP_ATTN, 4ull * 64 * 128 * (57 * 2048 + 3 * 4096)},
     {M3, {.context = 4096}, DEC, KVP_OP_INDEX, 57ull * 2 * (6144 * 512 + 6144 * 128 + 512 * 4096)},
@@ -448,6 +458,21 @@ START_TEST(latent_cache)
 }
 END_TEST
 
+/* What V4 has not merged yet, two sets (values and gates) in f32: 2 * 8 rows of 1024 in 21 layers, 2 * 128 of 512 in
+ * 20, and 2 * 8 of 256 for the indexers. */
+START_TEST(unmerged)
+{
+    struct kvp_model m = load_config(V4);
+    struct kvp_estimate est = estimate_of(&m, "", (struct kvp_workload){.context = 4096}, (struct kvp_options)B16);
+
+    ck_assert_uint_eq(est.memory.state_bytes, 4ull * 2 * (21 * 8 * 1024 + 20 * 128 * 512 + 21 * 8 * 256));
+    ck_assert_uint_eq(est.memory.bytes_per_token, 21 * (256 + 33) + 20 * 8);
+    ck_assert_int_eq(est.memory.fixed_bytes_per_sequence, 43 * 128 * 1024);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("families_c");
@@ -465,5 +490,6 @@ int main(void)
     tcase_add_loop_test(t, work, 0, COUNT(flops));
     tcase_add_loop_test(t, traffic, 0, COUNT(reads));
     tcase_add_test(t, latent_cache);
+    tcase_add_test(t, unmerged);
     return run("families_c", &t, 1);
 }
