@@ -111,6 +111,7 @@ static const struct {
     {"minimax/nvidia__MiniMax-M3-NVFP4", 426174572928, 25962473856, 4504682496, "hand; (60*2048 + 57*256)*T"},
     {"unsure/minimax/MiniMaxAI__MiniMax-M3", 426174572928, 25962473856, 4504682496, "same"},
     {"mimo/XiaomiMiMo__MiMo-V2-Flash", 308778780864, 15445936320, 780533760, "hand; 9*4*320*2*T + 39*8*320*2*128"},
+    {"mimo/XiaomiMiMo__MiMo-7B@mirror", 7622619136, 7622619136, 4831838208, "hub total_size / 2 less MTP; 36*4096*T"},
     {"gemma4/google__gemma-4-26B-A4B", 25233141790, 3822530590, 880803840, "hand; 25*1024*8192 + 5*4096*T"},
     {"gemma4/google__gemma-4-31b-it", 30697345340, 30697345340, 3523215360, "hub less the tower; 50*1024*16384 + 10*8192*T"},
     {"unsure/step/stepfun-ai__Step-3.7-Flash", 195832712256, 10863905856, 1679818752, "hand; (12*T + 33*512)*4096"},
@@ -143,6 +144,7 @@ static const struct {
     {"deepseek/deepseek-ai__DeepSeek-V3", 684489845504},
     {"deepseek/deepseek-ai__DeepSeek-R1", 684489845504},
     {"deepseek/deepseek-ai__DeepSeek-V3.2", 685355329792},
+    {"mimo/XiaomiMiMo__MiMo-7B@mirror", 7833409536},
     {"glm/zai-org__GLM-5", 753864139008},
     {"unsure/glm/zai-org__GLM-5.3", 753329940480},
     {"kimi/moonshotai__Kimi-K2-Instruct", 1026408232448}, /* has none */
