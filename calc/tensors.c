@@ -130,21 +130,24 @@ static void moe_activations(struct tensors *t, const struct kvp_model *m, uint64
 }
 
 /* MLA: the low-rank q and latent of a prompt, k and v expanded from it; in a decode step q and the output in
- * latent space. An indexer: its queries, and which tokens it chose. */
+ * latent space (DeepSeek-V4 expands nothing, and its output is low-rank too; its residual has streams). An indexer:
+ * its queries, and which tokens it chose. */
 static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t n)
 {
-    uint64_t low = 0, expanded = 0, absorbed = 0, index = 0, topk = 0;
+    uint64_t low = 0, expanded = 0, absorbed = 0, index = 0, topk = 0, streams = 0;
 
     for (uint32_t i = 0; i < m->classes; i++) {
         const struct kvp_layer_class *c = &m->cls[i];
         const bool mla = c->mixer == KVP_MIX_MLA;
 
-        low = num_max(low, mla ? (uint64_t)c->q_rank + c->kv_rank + c->rope_dim : 0);
-        expanded = num_max(expanded, mla ? (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim) : 0);
-        absorbed = num_max(absorbed, mla ? (uint64_t)c->heads * (2 * (uint64_t)c->kv_rank + c->rope_dim) : 0);
+        low = num_max(low, mla ? (uint64_t)c->q_rank + c->kv_rank + c->rope_dim + (uint64_t)c->o_groups * c->o_rank : 0);
+        expanded = num_max(expanded, mla && !c->o_groups ? (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim) : 0);
+        absorbed = num_max(absorbed, mla && !c->o_groups ? (uint64_t)c->heads * (2 * (uint64_t)c->kv_rank + c->rope_dim) : 0);
         index = num_max(index, ((uint64_t)c->index_heads + 1) * c->index_dim);
         topk = num_max(topk, c->index_dim ? c->index_topk : 0);
+        streams = num_max(streams, c->streams);
     }
+    TENSOR(t, "residual_streams", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, streams, m->width);
     TENSOR(t, "low_rank", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, low);
     TENSOR(t, "expanded_kv", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, expanded);
     TENSOR(t, "absorbed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, batch, absorbed);

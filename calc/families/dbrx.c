@@ -45,7 +45,8 @@ static kvp_err read_experts(const struct kvp_reader *r, struct kvp_layer_class *
     KVP_TRY(kvp_read_count(&ffn, "moe_top_k", &c->experts_per_token));
     KVP_TRY(kvp_read_count(&ffn, "ffn_hidden_size", &c->expert_width));
     if (!c->experts || !c->expert_width || !c->experts_per_token || c->experts_per_token > c->experts)
-        return kvp_key_fail(r, KVP_EINPUT, "ffn_config", "moe_num_experts, moe_top_k and ffn_hidden_size must be above 0, moe_top_k no more than the experts");
+        return kvp_key_fail(r, KVP_EINPUT, "ffn_config",
+                            "moe_num_experts, moe_top_k and ffn_hidden_size must be above 0, moe_top_k no more than the experts");
     c->ffn = KVP_FFN_GATED;
     return KVP_OK;
 }

@@ -1,4 +1,5 @@
-/* deepseek.c - multi-head latent attention: DeepSeek V2 to V3.2, Kimi K2, GLM-5; DeepSeek-V4 by name only.
+/* deepseek.c - multi-head latent attention: DeepSeek V2 to V3.2, Kimi K2, GLM-5; and the
+ * compressed attention of DeepSeek-V4.
  * Sources: configuration_deepseek_{v2,v3}.py and the modelling files beside them (huggingface/transformers and
  * the models' own), deepseek-ai/DeepSeek-V3.2-Exp inference/model.py, configs.md sections 4 to 6. Published
  * checkpoints of V3 and V3.2 repeat embedding and head in their prediction layer, those of GLM-5 do not. */
@@ -155,6 +156,85 @@ static kvp_err glm_layers(struct kvp_reader *r)
     return r->m->mtp_layers ? read_indexer(r, &r->m->mtp) : KVP_OK;
 }
 
+/* ---- DeepSeek-V4 ---------------------------------------------------------------------------------------- */
+
+static kvp_err v4_mixer(const struct kvp_reader *r, struct kvp_layer_class *c)
+{
+    uint64_t heads, head_dim;
+    uint32_t window = 0;
+
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_HEADS, &heads));
+    KVP_TRY(kvp_read_size(r, KVP_SIZE_HEAD_DIM, &head_dim));
+    KVP_TRY(kvp_need_count(r, "q_lora_rank", &c->q_rank));
+    KVP_TRY(kvp_need_count(r, "qk_rope_head_dim", &c->rope_dim));
+    KVP_TRY(kvp_need_count(r, "o_groups", &c->o_groups));
+    KVP_TRY(kvp_need_count(r, "o_lora_rank", &c->o_rank));
+    KVP_TRY(kvp_need_count(r, "hc_mult", &c->streams));
+    KVP_TRY(kvp_need_count(r, "sliding_window", &window));
+    if (!heads || !head_dim || heads % c->o_groups || c->rope_dim > head_dim || c->streams > 1024)
+        return kvp_key_fail(r, KVP_EINPUT, "num_attention_heads, head_dim, o_groups, hc_mult",
+                            "expected heads that divide into the groups, a head no smaller than what rotates of it, at most 1024 streams");
+    c->mixer = KVP_MIX_MLA;
+    c->heads = (uint32_t)heads;
+    c->head_dim = c->v_head_dim = (uint32_t)head_dim;
+    c->window = window;
+    c->sinks = true;
+    return KVP_OK;
+}
+
+/* compress_ratios lists the layers, then the prediction layers. Groups of 4 have an indexer. */
+static kvp_err v4_compress(const struct kvp_reader *r, uint32_t i, struct kvp_layer_class *c)
+{
+    const json_t *list = kvp_json_get(&r->j, "compress_ratios");
+
+    if (json_array_size(list) < r->m->layers)
+        return kvp_key_fail(r, KVP_EINPUT, "compress_ratios", "expected a list with a number for every layer");
+    KVP_TRY(moe_number_at(r, "compress_ratios", list, i, 1 << 20, &c->compress));
+    return c->compress == 4 ? read_indexer(r, c) : KVP_OK;
+}
+
+static kvp_err v4_mtp(struct kvp_reader *r, const struct kvp_layer_class *plain)
+{
+    struct kvp_model *m = r->m;
+    const uint32_t k = plain->streams;
+
+    KVP_TRY(kvp_read_count(r, "num_nextn_predict_layers", &m->mtp_layers));
+    if (!m->mtp_layers)
+        return KVP_OK;
+    memcpy(&m->mtp, plain, sizeof(m->mtp));
+    m->mtp.count = m->mtp_layers;
+    KVP_TRY(kvp_add_extra(r, m->mtp_extra, "mtp_proj", m->width, m->width, 2, true)); /* of the token, of the hidden state */
+    KVP_TRY(kvp_add_extra(r, m->mtp_extra, "mtp_norms", m->width, 1, 3, false));
+    KVP_TRY(kvp_add_extra(r, m->mtp_extra, "mtp_hyper_head.fn", k, k * m->width, 1, true));
+    return kvp_add_extra(r, m->mtp_extra, "mtp_hyper_head", k + 1, 1, 1, false); /* base and scale */
+}
+
+static kvp_err v4_layers(struct kvp_reader *r)
+{
+    struct kvp_layer_class x;
+    uint32_t hash = 0, streams;
+
+    memcpy(&x, &r->proto, sizeof(x));
+    KVP_TRY(v4_mixer(r, &x));
+    KVP_TRY(moe_read(r, &x));
+    KVP_TRY(moe_shared(r, &x));
+    KVP_TRY(kvp_read_count(r, "num_hash_layers", &hash));
+    streams = x.streams;
+    for (uint32_t i = 0; i < r->m->layers; i++) {
+        struct kvp_layer_class *c = &r->layer[i];
+
+        memcpy(c, &x, sizeof(x));
+        KVP_TRY(v4_compress(r, i, c));
+        c->router_bias = i >= hash;
+        if (i < hash)
+            KVP_TRY(kvp_add_extra(r, c->extra, "token_experts", r->m->vocab, x.experts_per_token, 1, false));
+    }
+    KVP_TRY(kvp_add_extra(r, r->m->extra, "hyper_head.fn", streams, streams * r->m->width, 1, true));
+    KVP_TRY(kvp_add_extra(r, r->m->extra, "hyper_head", streams + 1, 1, 1, false));
+    x.router_bias = true;
+    return v4_mtp(r, &x);
+}
+
 /* ---- keys ----------------------------------------------------------------------------------------------- */
 
 static const struct kvp_rule mla_rules[] = {
@@ -180,23 +260,16 @@ static const struct kvp_rule index_rules[] = {
     {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
     {0},
 };
-/* One reason for all that sets V4 apart; its other keys only let the message come from the one that tells most. */
 static const struct kvp_rule v4_rules[] = {
-    {"compress_ratios", KVP_KEY_FALSE, "compressed sparse attention (a window beside blocks merged 4 or 128 to 1, and the state of the merging) is not counted yet"},
-    {"q_lora_rank", KVP_KEY_ANY, "see compress_ratios"},
-    {"o_lora_rank", KVP_KEY_ANY, "see compress_ratios"},
-    {"qk_rope_head_dim", KVP_KEY_ANY, "see compress_ratios"},
-    {"index_n_heads", KVP_KEY_ANY, "see compress_ratios"},
-    {"index_head_dim", KVP_KEY_ANY, "see compress_ratios"},
-    {"expert_dtype", KVP_KEY_ANY, "see compress_ratios"},
-    {"num_hash_layers", KVP_KEY_ANY, "see compress_ratios"},
+    {"o_lora_rank", KVP_KEY_ANY, "read: the output projection"},
+    {"num_hash_layers", KVP_KEY_ANY, "read: layers whose experts the token's number chooses"},
+    {"expert_dtype", KVP_KEY_ANY, "how experts are stored; no count of elements"},
+    {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
+    {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
+    {"q_lora_rank", KVP_KEY_ANY, "read: q"},
+    {"qk_rope_head_dim", KVP_KEY_ANY, "read: what rotates of a head"},
     {0},
 };
-
-static kvp_err v4_layers(struct kvp_reader *r)
-{
-    return kvp_key_fail(r, KVP_ENOTSUP, "compress_ratios", v4_rules[0].reason);
-}
 
 /* Rotation pairs neighbouring elements in all of these. */
 #define MLA_LIKE(bias_, hook_) \
@@ -237,7 +310,8 @@ const struct kvp_dialect family_deepseek[] = {
         .model_type = {"deepseek_v4"},
         .rules = {v4_rules, kvp_rules_moe},
         .architectures = {"DeepseekV4ForCausalLM"},
-        MLA_LIKE(KVP_BIAS_ATTN, v4_layers),
+        MLA_LIKE(KVP_BIAS_NONE, v4_layers),
+        .window = KVP_WINDOW_HOOK,
     },
     {
         .model_type = {"kimi_k25"},

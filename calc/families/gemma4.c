@@ -6,6 +6,7 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/tower.h"
 
 #include <string.h>
 
@@ -106,12 +107,58 @@ static kvp_err add_per_layer(struct kvp_reader *r)
     return kvp_add_extra(r, m->extra, "per_layer_projection_norm", dim, 1, 1, false);
 }
 
+/* ---- the vision tower: attention and a gated feed-forward without biases, four norms a layer ------------- */
+
+struct vision {
+    uint32_t width, layers, heads, head_dim, ffn, patch, positions;
+    bool standardize, clipped;
+};
+
+static kvp_err read_vision(const struct kvp_reader *v, struct vision *x)
+{
+    *x = (struct vision){768, 16, 12, 64, 3072, 16, 10240, false, false};
+    KVP_TRY(kvp_read_count(v, "hidden_size", &x->width));
+    KVP_TRY(kvp_read_count(v, "num_hidden_layers", &x->layers));
+    KVP_TRY(kvp_read_count(v, "num_attention_heads", &x->heads));
+    KVP_TRY(kvp_read_count(v, "head_dim", &x->head_dim));
+    KVP_TRY(kvp_read_count(v, "intermediate_size", &x->ffn));
+    KVP_TRY(kvp_read_count(v, "patch_size", &x->patch));
+    KVP_TRY(kvp_read_count(v, "position_embedding_size", &x->positions));
+    KVP_TRY(kvp_read_flag(v, "standardize", &x->standardize));
+    KVP_TRY(kvp_read_flag(v, "use_clipped_linears", &x->clipped));
+    return x->patch <= 256 && x->heads <= 4096 && x->head_dim <= 65536 && x->layers <= 4096
+               ? KVP_OK
+               : kvp_key_fail(v, KVP_EINPUT, "vision_config", "a patch, heads or a number of layers beyond reason");
+}
+
+static kvp_err add_vision(struct kvp_reader *r)
+{
+    struct kvp_reader v;
+    struct vision x;
+    bool found;
+
+    KVP_TRY(tower_open(r, "vision_config", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(read_vision(&v, &x));
+    KVP_TRY(tower_add(r, "vision.patch_embedding", x.width, 3 * x.patch * x.patch, 1));
+    KVP_TRY(tower_add(r, "vision.positions", x.positions, x.width, 2)); /* rows and columns */
+    KVP_TRY(tower_add(r, "vision.attention", x.width, x.heads * x.head_dim, 4 * x.layers));
+    KVP_TRY(tower_add(r, "vision.qk_norm", x.head_dim, 1, 2 * x.layers));
+    KVP_TRY(tower_add(r, "vision.mlp", x.width, x.ffn, 3 * x.layers));
+    KVP_TRY(tower_add(r, "vision.norms", x.width, 1, 4 * x.layers));
+    KVP_TRY(tower_add(r, "vision.standardize", x.width, 1, x.standardize ? 2 : 0));
+    KVP_TRY(tower_add(r, "vision.clip_bounds", 4, 1, x.clipped ? 7 * x.layers : 0));
+    return tower_add(r, "vision.projector", r->m->width, x.width, 1);
+}
+
 static kvp_err layers(struct kvp_reader *r)
 {
     KVP_TRY(set_full(r));
     KVP_TRY(share_kv(r));
     KVP_TRY(add_experts(r));
     snprintf(r->m->not_run, sizeof(r->m->not_run), "scaled embeddings, norms on v, scalars a layer, capped logits");
+    KVP_TRY(add_vision(r));
     return add_per_layer(r);
 }
 

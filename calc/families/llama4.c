@@ -6,6 +6,7 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/tower.h"
 
 static kvp_err is_rope(const struct kvp_reader *r, uint32_t i, bool *rope)
 {
@@ -32,6 +33,8 @@ static kvp_err has_experts(const struct kvp_reader *r, uint32_t i, bool *has)
     uint32_t step = 1, layer;
 
     *has = false;
+    if (list && (!json_is_array(list) || json_array_size(list) > r->m->layers))
+        return kvp_key_fail(r, KVP_EINPUT, "moe_layers", "expected a list of layers, each once");
     for (uint32_t k = 0; k < json_array_size(list); k++) {
         KVP_TRY(moe_number_at(r, "moe_layers", list, k, r->m->layers - 1, &layer));
         *has = *has || layer == i;
@@ -41,6 +44,53 @@ static kvp_err has_experts(const struct kvp_reader *r, uint32_t i, bool *has)
     KVP_TRY(kvp_read_count(r, "interleave_moe_layer_step", &step));
     *has = step && (i + 1) % step == 0;
     return KVP_OK;
+}
+
+/* The vision tower: q, k, v, o and a plain feed-forward with biases, LayerNorm; two linears shrink its output,
+ * and one brings it to the text's width. */
+struct vision {
+    uint32_t width, layers, ffn, patch, image, channels, in, out, last;
+};
+
+static kvp_err read_vision(const struct kvp_reader *v, struct vision *x)
+{
+    *x = (struct vision){768, 34, 5632, 14, 448, 3, 4096, 4096, 7680};
+    KVP_TRY(kvp_read_count(v, "hidden_size", &x->width));
+    KVP_TRY(kvp_read_count(v, "num_hidden_layers", &x->layers));
+    KVP_TRY(kvp_read_count(v, "intermediate_size", &x->ffn));
+    KVP_TRY(kvp_need_count(v, "patch_size", &x->patch));
+    KVP_TRY(kvp_read_count(v, "image_size", &x->image));
+    KVP_TRY(kvp_read_count(v, "num_channels", &x->channels));
+    KVP_TRY(kvp_read_count(v, "projector_input_dim", &x->in));
+    KVP_TRY(kvp_read_count(v, "projector_output_dim", &x->out));
+    KVP_TRY(kvp_read_count(v, "vision_output_dim", &x->last));
+    return x->patch <= 256 && x->image / x->patch <= 4096 && x->channels <= 256 && x->layers <= 4096
+               ? KVP_OK
+               : kvp_key_fail(v, KVP_EINPUT, "vision_config", "a patch, an image or a number of layers beyond reason");
+}
+
+static kvp_err add_vision(struct kvp_reader *r)
+{
+    struct kvp_reader v;
+    struct vision x;
+    uint32_t side;
+    bool found;
+
+    KVP_TRY(tower_open(r, "vision_config", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(read_vision(&v, &x));
+    side = x.image / x.patch;
+    KVP_TRY(tower_add(r, "vision.patch_embedding", x.width, x.channels * x.patch * x.patch, 1));
+    KVP_TRY(tower_add(r, "vision.positions", side * side + 1, x.width, 1));
+    KVP_TRY(tower_add(r, "vision.vectors", x.width, 1, 5)); /* class embedding; weight and bias of two norms */
+    KVP_TRY(tower_add(r, "vision.attention", x.width, x.width, 4 * x.layers));
+    KVP_TRY(tower_add(r, "vision.fc", x.width, x.ffn, 2 * x.layers));
+    KVP_TRY(tower_add(r, "vision.fc1.bias", x.ffn, 1, x.layers));
+    KVP_TRY(tower_add(r, "vision.layer_vectors", x.width, 1, 9 * x.layers)); /* 5 biases, two norms */
+    KVP_TRY(tower_add(r, "vision.adapter_in", x.in, x.ffn, 1));
+    KVP_TRY(tower_add(r, "vision.adapter_out", x.out, x.in, 1));
+    return tower_add(r, "vision.projector", r->m->width, x.last, 1);
 }
 
 static kvp_err layers(struct kvp_reader *r)
@@ -64,7 +114,7 @@ static kvp_err layers(struct kvp_reader *r)
             moe_set_ffn(&r->layer[i], &moe);
     }
     snprintf(r->m->not_run, sizeof(r->m->not_run), "q and k are normalised without weights, and scaled by position");
-    return KVP_OK;
+    return add_vision(r);
 }
 
 static const struct kvp_rule rules[] = {

@@ -1,4 +1,5 @@
-/* mimo_v2.c - MiMo-V2-Flash: sliding and full layers with KV heads and head sizes of their own, k and v of
+/* mimo_v2.c - MiMo-7B, a Qwen2 with a prediction layer (config.json and modeling_mimo.py of XiaomiMiMo/MiMo-7B-Base),
+ * and MiMo-V2-Flash: sliding and full layers with KV heads and head sizes of their own, k and v of
  * different sizes.
  * Source: XiaomiMiMo/MiMo-V2-Flash config.json and modeling_mimo_v2_flash.py: hybrid_layer_pattern 1 slides;
  * a sink a head where add_*_attention_sink_bias says so; attention_chunk_size is not used. */
@@ -74,6 +75,19 @@ static kvp_err layers(struct kvp_reader *r)
     return moe_layers(r, &moe);
 }
 
+static kvp_err mimo_layers(struct kvp_reader *r)
+{
+    for (uint32_t i = 0; i < r->m->layers; i++)
+        r->layer[i].o_bias = false; /* attention_bias is for q, k and v */
+    return moe_mtp(r, false);
+}
+
+static const struct kvp_rule mimo_rules[] = {
+    {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
+    {"use_sliding_window", KVP_KEY_ANY, "read: whether the window counts"},
+    {"max_window_layers", KVP_KEY_ANY, "read where use_sliding_window is"},
+    {0},
+};
 static const struct kvp_rule rules[] = {
     {"layernorm_epsilon", KVP_KEY_ANY, "read: the norms' epsilon"},
     {"hybrid_layer_pattern", KVP_KEY_ANY, "read: which layers slide"},
@@ -87,6 +101,16 @@ static const struct kvp_rule rules[] = {
 };
 
 const struct kvp_dialect family_mimo_v2[] = {
+    {
+        .model_type = {"mimo"},
+        .rules = {mimo_rules, kvp_rules_llama},
+        .architectures = {"MiMoForCausalLM"},
+        LLAMA_LIKE,
+        .absent = {[KVP_SIZE_KV_HEADS] = 32, [KVP_SIZE_POSITIONS] = 32768},
+        .bias = KVP_BIAS_ATTN,
+        .window = KVP_WINDOW_FROM, .window_absent = 4096, .window_from_absent = 28,
+        .layers = mimo_layers,
+    },
     {
         .model_type = {"mimo_v2_flash"},
         .rules = {kvp_rules_moe, rules},

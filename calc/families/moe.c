@@ -119,8 +119,8 @@ static kvp_err by_step(const struct kvp_reader *r, uint32_t i, bool *sparse)
     if (!step)
         return kvp_key_fail(r, KVP_EINPUT, "decoder_sparse_step", "expected a number above 0");
     *sparse = *sparse && (i + 1) % step == 0;
-    if (listed && !json_is_array(listed))
-        return kvp_key_fail(r, KVP_EINPUT, "mlp_only_layers", "expected a list of layers");
+    if (listed && (!json_is_array(listed) || json_array_size(listed) > r->m->layers))
+        return kvp_key_fail(r, KVP_EINPUT, "mlp_only_layers", "expected a list of layers, each once");
     for (uint32_t k = 0; k < json_array_size(listed); k++) {
         KVP_TRY(moe_number_at(r, "mlp_only_layers", listed, k, r->m->layers - 1, &layer));
         *sparse = *sparse && layer != i;

@@ -37,6 +37,8 @@ static kvp_err enumerated(const struct kvp_reader *r, uint32_t i, bool *sparse)
     KVP_TRY(kvp_json_text(&r->j, "moe_layers_enum", &list, NULL));
     if (!list)
         return moe_is_sparse(r, i, sparse);
+    if (strlen(list) > 8 * (size_t)r->m->layers)
+        return kvp_key_fail(r, KVP_EINPUT, "moe_layers_enum", "longer than a list of the layers");
     *sparse = false;
     for (; *list; list = *end == ',' ? end + 1 : end) {
         const unsigned long layer = strtoul(list, &end, 10);

@@ -115,6 +115,105 @@ static struct cost attend_absorbed(const struct pass *s, const struct dims *d, u
                          NUM_PROD(&s->o->over, F, s->B, d->H, d->rank)};
 }
 
+/* ---- DeepSeek-V4 ---------------------------------------------------------------------------------------- */
+
+/* Sum over queries i = 1 .. T of min(i / r, most) rows. */
+static uint64_t merged_pairs(const struct pass *s, uint64_t r, uint64_t most)
+{
+    const uint64_t below = most > s->T / r ? s->T : num_min(s->T, most * r - 1), n = below / r;
+    const uint64_t sums = n ? sum(s, prod3(s, r, n % 2 ? n : n / 2, n % 2 ? (n - 1) / 2 : n - 1), prod3(s, n, below - n * r + 1, 1)) : 0;
+
+    return below < s->T ? sum(s, sums, prod3(s, s->T - below, most, 1)) : sums;
+}
+
+static uint64_t merged_keys(const struct pass *s, const struct kvp_layer_class *m, uint64_t most)
+{
+    if (!m->compress)
+        return 0;
+    return s->phase == KVP_PREFILL ? merged_pairs(s, m->compress, most) : num_min(s->T / m->compress, most);
+}
+
+/* q, the row that is k and v, and what is merged: values and gates, twice as wide where groups overlap. */
+static void compressed_projections(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const uint64_t D = s->p->model->width, n = s->p->cls[cls].count, twice = m->compress == 4 ? 4 : 2;
+    const uint64_t merged = m->compress ? twice * ((uint64_t)m->head_dim + m->index_dim) : 0;
+    struct cost c = {.read = prod3(s, F, s->N, D + m->q_rank)};
+
+    matrix(s, KVP_ROLE_ATTN, D, m->q_rank, false, &c);
+    matrix(s, KVP_ROLE_ATTN, m->q_rank, (uint64_t)m->heads * m->head_dim, false, &c);
+    matrix(s, KVP_ROLE_ATTN, D, m->head_dim, false, &c);
+    if (merged)
+        matrix(s, KVP_ROLE_SMALL, D, merged, false, &c);
+    ops_add(s->o, KVP_OP_QKV, s->phase, cls, n, c);
+    pass_stream(s, KVP_OP_QK_NORM, cls, n, s->N, (uint64_t)m->q_rank + m->head_dim, (uint64_t)m->q_rank + m->head_dim,
+                pass_plain(s, (uint64_t)m->q_rank + m->head_dim));
+    pass_stream(s, KVP_OP_ROPE, cls, n, s->N, ((uint64_t)m->heads + 1) * m->rope_dim, ((uint64_t)m->heads + 1) * m->rope_dim,
+                sum(s, prod3(s, 4, s->N, 1), prod3(s, F, m->rope_dim / 2, 1)));
+}
+
+static void compressed_index(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const uint64_t q = (uint64_t)m->index_heads * m->index_dim, D = s->p->model->width, n = s->p->cls[cls].count;
+    const uint64_t scores = NUM_PROD(&s->o->over, 2, s->B, q, merged_keys(s, m, PLAN_NO_LIMIT / m->compress));
+    struct cost c = {.read = prod3(s, F, s->N, D + m->q_rank)};
+
+    matrix(s, KVP_ROLE_ATTN, m->q_rank, q, false, &c);
+    matrix(s, KVP_ROLE_SMALL, D, m->index_heads, false, &c);
+    c.flops = c.flops_full = sum(s, c.flops, scores);
+    c.read = sum(s, c.read, sum(s, prod3(s, F, s->N, q), s->phase == KVP_DECODE ? index_keys(s, cls) : 0));
+    c.written = sum(s, c.written, prod3(s, 4, s->N, num_min(s->T / m->compress, m->index_topk)));
+    ops_add(s->o, KVP_OP_INDEX, s->phase, cls, n, c);
+}
+
+static void compressed_attention(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const bool prefill = s->phase == KVP_PREFILL;
+    const uint64_t q = (uint64_t)m->heads * m->head_dim, row = prod3(s, F, s->N, q);
+    const uint64_t most = m->index_topk ? m->index_topk : PLAN_NO_LIMIT / (m->compress ? m->compress : 1);
+    const uint64_t window = prefill ? ops_band(&s->o->over, s->T, c->band) : num_min(s->T, c->span);
+    const uint64_t flops = NUM_PROD(&s->o->over, 4, s->B, q, sum(s, window, merged_keys(s, m, most)));
+    const uint64_t rows = num_add(&s->o->over, s->T, m->compress ? s->T / m->compress : 0);
+
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count,
+            (struct cost){flops, prefill ? NUM_PROD(&s->o->over, 4, s->B, q, s->T, rows) : flops,
+                          sum(s, row, prefill ? NUM_PROD(&s->o->over, F, s->B, rows, m->head_dim) : pass_cache_read(s, cls)), row});
+}
+
+/* The streams of the residual are mixed before both halves of a layer: counted here, with the first norm. */
+static void streams(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const uint64_t D = s->p->model->width, k = m->streams, mixes = 2 * (2 + k) * k;
+    struct cost c = {.read = sum(s, prod3(s, F, s->N, (k + 1) * D), pass_norm_weights(s)), .written = prod3(s, F, s->N, D)};
+
+    if (k)
+        matrix(s, KVP_ROLE_SMALL, k * D, mixes, false, &c);
+    ops_add(s->o, KVP_OP_ATTN_NORM, s->phase, cls, s->p->cls[cls].count, c);
+}
+
+static void ops_compressed(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const struct kvp_layer_class *m = c->model;
+    const uint64_t D = s->p->model->width, q = (uint64_t)m->heads * m->head_dim, low = (uint64_t)m->o_groups * m->o_rank;
+    const uint64_t first = NUM_PROD(&s->o->over, 2, s->N, q, m->o_rank); /* each group's heads to its own o_rank */
+    struct cost out = {.flops = first, .read = sum(s, prod3(s, F, s->N, q + low), prod3(s, F, s->N, D)), .written = prod3(s, F, s->N, low)};
+
+    streams(s, m, cls);
+    compressed_projections(s, m, cls);
+    pass_append(s, cls);
+    if (s->phase == KVP_DECODE)
+        pass_grow(s, cls);
+    if (m->index_dim)
+        compressed_index(s, m, cls);
+    compressed_attention(s, m, cls);
+    pass_technique_ops(s, cls);
+    out.read = sum(s, out.read, store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_ATTN, low, q / m->o_groups, true));
+    matrix(s, KVP_ROLE_ATTN, low, D, false, &out);
+    ops_add(s->o, KVP_OP_O_PROJ, s->phase, cls, c->count, out);
+}
+
 void ops_mla(const struct pass *s, uint32_t cls)
 {
     const struct plan_class *c = &s->p->cls[cls];
@@ -124,6 +223,10 @@ void ops_mla(const struct pass *s, uint32_t cls)
 
     if (m->mixer != KVP_MIX_MLA)
         return;
+    if (m->o_groups) {
+        ops_compressed(s, cls);
+        return;
+    }
     pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, d.D, d.D, pass_norm_weights(s));
     projections(s, m, cls);
     pass_append(s, cls);

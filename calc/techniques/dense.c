@@ -5,6 +5,8 @@
  *               tensor-parallel rank keeps all of it. With an indexer its keys: 128 fp8 and an f32 scale
  *               (beside plain attention, MiniMax-M3: keys in the cache's format); what it chooses is read,
  *               all is kept
+ *   DeepSeek-V4 kv [B, min(T, window), d]: k and v at once; [B, T / r, d] merged from r tokens each, what is
+ *               not merged yet, and the indexer's keys, merged too
  *   cross       k, v of the encoder's tokens
  * What a recurrence keeps is no technique's to change: state.c, added last. */
 #include "calc/technique.h"
@@ -75,6 +77,62 @@ static void attention(struct plan *p, struct plan_class *c)
         indexer(p, c);
 }
 
+/* One row for `residual` tokens, written when the last of them is there; read: at most `cap` tokens' worth. */
+static uint64_t merged(const struct law *l, uint64_t seen)
+{
+    return seen / l->residual * l->residual;
+}
+
+static uint64_t merged_read(const struct law *l, uint64_t seen)
+{
+    return num_min(merged(l, seen), l->cap);
+}
+
+static void add_merged(struct plan *p, struct plan_class *c, const char *name, uint64_t width, enum kvp_format f, bool attended)
+{
+    const struct kvp_layer_class *m = c->model;
+    struct part *x;
+
+    add_rows(p, c, name, 1, width, PLAN_NO_LIMIT);
+    x = &c->parts[c->n_parts - 1];
+    x->unit = m->compress;
+    x->law = (struct law){.held = merged, .read = merged_read, .endless = true, .residual = m->compress,
+                          .cap = attended && m->index_topk ? (uint64_t)m->index_topk * m->compress : PLAN_NO_LIMIT};
+    x->format = f;
+    x->attended = attended;
+    x->replicated = true;
+    x->rows = false;
+    x->paged_as = UINT32_MAX;
+}
+
+/* The tokens not merged yet, sums and gates in f32; groups of 4 overlap: twice the rows, twice the channels
+ * (DeepSeek-V4 inference/model.py, class Compressor). */
+static void add_unmerged(struct plan *p, struct plan_class *c, const char *name, uint64_t dim)
+{
+    const uint64_t r = c->model->compress, twice = r == 4 ? 2 : 1;
+
+    plan_add_fixed(p, c, name, KVP_TAG_STATE, KVP_F32, 2, twice * r, twice * dim);
+}
+
+static void compressed(struct plan *p, struct plan_class *c)
+{
+    const struct kvp_layer_class *m = c->model;
+
+    c->band = c->span = m->window;
+    add_rows(p, c, "kv", 1, m->head_dim, m->window);
+    c->parts[0].replicated = true;
+    if (!m->compress)
+        return;
+    add_merged(p, c, "compressed_kv", m->head_dim, p->kv, true);
+    add_unmerged(p, c, "compressor_state", m->head_dim);
+    if (!m->index_dim)
+        return;
+    add_merged(p, c, "index_k", m->index_dim, KVP_FP8, false);
+    add_merged(p, c, "index_k_scale", num_cdiv(m->index_dim, 128), KVP_F32, false);
+    c->parts[c->n_parts - 1].tag = KVP_TAG_METADATA;
+    add_unmerged(p, c, "index_compressor_state", m->index_dim);
+}
+
 static void latent(struct plan *p, struct plan_class *c)
 {
     const struct kvp_layer_class *m = c->model;
@@ -109,7 +167,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
         if (c->model->mixer == KVP_MIX_ATTENTION)
             attention(p, c);
         if (c->model->mixer == KVP_MIX_MLA)
-            latent(p, c);
+            (c->model->o_groups ? compressed : latent)(p, c);
         if (c->model->cross_heads)
             cross(p, c);
     }

@@ -105,6 +105,12 @@ struct kvp_layer_class {
 
     uint32_t norms; /* norms over the model's width in a layer: 2, 1 (parallel attention), 4 (Gemma 2), 0 */
     struct kvp_extra extra[KVP_MAX_EXTRA];
+
+    /* MLA of DeepSeek-V4: one row of head_dim a token, k and v at once, inside the window; beside it one row for
+     * `compress` tokens, of which attention reads index_topk where the layer has an indexer */
+    uint32_t o_groups, o_rank; /* o in two steps, the first in groups; not 0 marks the kind */
+    uint32_t compress;         /* 0: the window only */
+    uint32_t streams;          /* of the residual (hyper-connections) */
 };
 
 enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER };

@@ -562,7 +562,7 @@ static const struct {
     {LLAMA(",\"rope_scaling\":\"linear\""), KVP_EINPUT, "rope_scaling"},
     {LLAMA(",\"rope_scaling\":{\"type\":\"linear\"}"), KVP_EINPUT, "rope_scaling: factor"},
     {LLAMA(",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}"), KVP_EINPUT, "low_freq_factor"},
-    {LLAMA(",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,\"original_max_position_embeddings\":8}"), KVP_EINPUT, "high_freq_factor"},
+    {LLAMA(",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":3,\"original_max_position_embeddings\":8}"), KVP_EINPUT, "high_freq_factor"},
     {LLAMA(",\"tie_word_embeddings\":\"yes\""), KVP_EINPUT, "tie_word_embeddings"},
     {LLAMA(",\"torch_dtype\":16"), KVP_EINPUT, "torch_dtype"},
     {MISTRAL(",\"sliding_window\":0"), KVP_EINPUT, "sliding_window"},
