@@ -7,7 +7,7 @@ static const char *const models[] = {
     "llama-2-7b", "mistral-7b-v0.1", "qwen3-0.6b", "gpt2", "gpt2-large", "llama-3.1-8b",
     "mixtral/mistralai__Mixtral-8x7B-v0.1.json", "jamba/ai21labs__AI21-Jamba-1.5-Mini.json", "zamba2/Zyphra__Zamba2-7B.json",
     "mamba2/mistralai__Mamba-Codestral-7B-v0.1.json", "rwkv/RWKV__rwkv-6-world-1b6.json", "nemotron_h/nvidia__Nemotron-H-56B-Base-8K.json",
-    "qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking.json", "deepseek/deepseek-ai__DeepSeek-V2-Lite.json", "lfm2/LiquidAI__LFM2-1.2B.json",
+    "qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking.json", "deepseek/deepseek-ai__DeepSeek-V2-Lite.json", "llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision.json",
 };
 static const char *const more[] = {"dense", "window:100 growing", "window:200 kivi paged:32", "h2o:heavy=30,recent=70 paged:16", "kivi contiguous:1024"};
 
