@@ -5,6 +5,7 @@
 #include "calc/search.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { HORIZON_CONTEXT = 1 << 20, HORIZON_BATCH = 4096 };
 
@@ -81,6 +82,14 @@ static kvp_err fill(struct compare_row *r, const struct compare *q, const struct
     return KVP_OK;
 }
 
+/* A model that keeps no cache, and nothing that this changed. */
+static bool nothing_to_act_on(const struct kvp_point *with, const struct kvp_point *without)
+{
+    return !with->memory.cache_bytes && memcmp(&with->memory, &without->memory, sizeof(with->memory)) == 0 &&
+           with->flops_prefill == without->flops_prefill && with->flops_decode == without->flops_decode &&
+           with->traffic_prefill == without->traffic_prefill && with->traffic_decode == without->traffic_decode;
+}
+
 static void technique_row(struct comparison *c, const struct compare *q, uint32_t i, struct kvp_program *without)
 {
     struct compare_row *r = &c->row[c->n++];
@@ -98,6 +107,8 @@ static void technique_row(struct comparison *c, const struct compare *q, uint32_
     with = kvp_program_new(q->model, &s, q->options, q->device, &why);
     if (!with || fill(r, q, &s, with, without, c, &why) != KVP_OK)
         refuse(r, &why);
+    else if (s.n > q->base->n && nothing_to_act_on(&r->point, &c->base))
+        snprintf(r->reason, sizeof(r->reason), "not applicable: no KV cache");
     kvp_program_free(with);
 }
 
@@ -111,14 +122,13 @@ static uint64_t horizon(const struct kvp_model *m, uint64_t given)
 kvp_err compare_all(struct comparison *out, const struct compare *q, struct kvp_error *e)
 {
     struct kvp_program *without = kvp_program_new(q->model, q->base, q->options, q->device, e);
-    struct kvp_point base;
     uint32_t n = 0;
     kvp_err rc;
 
     *out = (struct comparison){.horizon_context = horizon(q->model, q->workload.context), .horizon_batch = num_max(HORIZON_BATCH, q->workload.batch)};
     if (!without)
         return e->code;
-    rc = kvp_program_point(without, &q->workload, &base, e);
+    rc = kvp_program_point(without, &q->workload, &out->base, e);
     while (kvp_technique_at(n))
         n++;
     out->row = rc == KVP_OK ? calloc(n, sizeof(*out->row)) : NULL;

@@ -33,6 +33,7 @@ struct compare_row {
 
 struct comparison {
     uint64_t horizon_context, horizon_batch; /* how far the searches look */
+    struct kvp_point base;
     uint32_t n;
     struct compare_row *row; /* owned; the first is the baseline */
 };

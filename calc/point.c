@@ -220,17 +220,15 @@ static void total_times(struct kvp_point *out, const struct kvp_program *p)
 
 kvp_err kvp_program_point(struct kvp_program *p, const struct kvp_workload *w, struct kvp_point *out, struct kvp_error *e)
 {
-    struct kvp_workload resolved = *w;
-
     p->worst = 0;
-    KVP_TRY(kvp_workload_resolve(&resolved, e));
     for (uint32_t i = 0; i < p->n_shares; i++) {
-        KVP_TRY(share_point(&p->shares[i], p, &resolved, false, e));
+        KVP_TRY(share_point(&p->shares[i], p, w, false, e));
         if (p->shares[i].point.memory.peak_bytes > p->shares[p->worst].point.memory.peak_bytes)
             p->worst = i;
     }
     *out = p->shares[p->worst].point;
-    out->workload = resolved; /* a technique may have changed the plan's */
+    out->workload = *w; /* not the plan's: a technique may keep part of a prompt elsewhere */
+    KVP_TRY(kvp_workload_resolve(&out->workload, e));
     out->parameters = p->parameters;
     out->active_parameters = p->active_parameters;
     total_times(out, p);

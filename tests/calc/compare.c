@@ -130,6 +130,24 @@ START_TEST(not_applicable)
 }
 END_TEST
 
+/* What has no cache is not made smaller: a row that says so, and never a pass. */
+START_TEST(no_cache)
+{
+    char path[512];
+    struct kvp_model m;
+    struct comparison c;
+
+    snprintf(path, sizeof(path), "%s/configs/mamba2/mistralai__Mamba-Codestral-7B-v0.1.json", getenv("KVPROOF_TESTS"));
+    m = load(path);
+    c = compare_of(&m, (struct kvp_workload){.batch = 1, .context = 4096}, NULL);
+    ck_assert_str_eq(row_of(&c, "dense")->reason, "");
+    ck_assert_str_eq(row_of(&c, "growing")->reason, "not applicable: no KV cache");
+    ck_assert_str_eq(row_of(&c, "paged")->reason, "not applicable: no KV cache");
+    compare_free(&c);
+    kvp_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("compare");
@@ -139,5 +157,6 @@ int main(void)
     tcase_add_test(t, where_it_pays);
     tcase_add_test(t, time_is_exact);
     tcase_add_test(t, not_applicable);
+    tcase_add_test(t, no_cache);
     return run("calc: compare", &t, 1);
 }

@@ -3,7 +3,12 @@
 #include "calc/technique.h"
 #include "tests/calc/calc_test.h"
 
-static const char *const models[] = {"llama-2-7b", "mistral-7b-v0.1", "qwen3-0.6b", "gpt2", "gpt2-large", "llama-3.1-8b"};
+static const char *const models[] = {
+    "llama-2-7b", "mistral-7b-v0.1", "qwen3-0.6b", "gpt2", "gpt2-large", "llama-3.1-8b",
+    "mixtral/mistralai__Mixtral-8x7B-v0.1.json", "jamba/ai21labs__AI21-Jamba-1.5-Mini.json", "zamba2/Zyphra__Zamba2-7B.json",
+    "mamba2/mistralai__Mamba-Codestral-7B-v0.1.json", "rwkv/RWKV__rwkv-6-world-1b6.json", "nemotron_h/nvidia__Nemotron-H-56B-Base-8K.json",
+    "qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking.json", "deepseek/deepseek-ai__DeepSeek-V2-Lite.json", "llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision.json",
+};
 static const char *const more[] = {"dense", "window:100 growing", "window:200 kivi paged:32", "h2o:heavy=30,recent=70 paged:16", "kivi contiguous:1024"};
 
 static uint64_t seed = 7;
@@ -12,6 +17,15 @@ static uint64_t below(uint64_t n)
 {
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     return (seed >> 33) % n;
+}
+
+/* A built-in model, or one of tests/configs. */
+static struct kvp_model load_any(const char *name)
+{
+    char path[512];
+
+    snprintf(path, sizeof(path), strchr(name, '/') ? "%s/configs/%s" : "%.0s%s", getenv("KVPROOF_TESTS"), name);
+    return load(path);
 }
 
 static bool same_double(double a, double b)
@@ -68,7 +82,7 @@ static void compare(const struct kvp_model *m, const struct kvp_stack *s, const 
 
 START_TEST(points_are_estimates)
 {
-    struct kvp_model m = load(models[_i]);
+    struct kvp_model m = load_any(models[_i]);
     struct kvp_error e = {0};
     struct kvp_device d;
 
@@ -83,6 +97,7 @@ START_TEST(points_are_estimates)
         compare(&m, &s, &(struct kvp_options){0}, &d);
         compare(&m, &s, &(struct kvp_options){.kv_given = true, .kv = KVP_F32, .all_logits = true}, NULL);
         compare(&m, &s, &(struct kvp_options){.tp = 4, .pp = 3}, &d);
+        compare(&m, &s, &(struct kvp_options){.tp = 2, .ep = 4}, &d);
     }
     for (size_t i = 0; i < COUNT(more); i++) {
         struct kvp_stack s = {0};
