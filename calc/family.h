@@ -71,7 +71,6 @@ struct kvp_dialect {
     bool own_mixer;        /* heads, KV heads and head size are not read: the hook fills the mixer */
     bool own_ffn;          /* nor is the feed-forward width */
     bool no_positions;     /* no trained context in the config: not required */
-    bool partial_rotary;   /* partial_rotary_factor may be below 1: no size depends on it */
     enum kvp_window_rule window;
     uint64_t window_absent, window_from_absent; /* sliding_window, max_window_layers */
     const struct kvp_rule *rules[4]; /* keys of its own, each list closed by an empty row; see kvp_rules_common */

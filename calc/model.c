@@ -380,15 +380,15 @@ static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
     return KVP_OK;
 }
 
-static kvp_err refuse_partial(const struct kvp_json *j)
+/* No size depends on how much of a head is rotated; who computes does. */
+static kvp_err read_partial(const struct kvp_reader *r, const struct kvp_json *j)
 {
     double partial = 1;
 
     KVP_TRY(kvp_json_real(j, "partial_rotary_factor", &partial, NULL));
-    if (partial == 1)
-        return KVP_OK;
-    return kvp_fail(j->e, KVP_ENOTSUP, "%s: partial_rotary_factor %g is not supported, only 1", j->origin,
-                    partial);
+    if (partial != 1 && !*r->m->not_run)
+        snprintf(r->m->not_run, sizeof(r->m->not_run), "part of a head rotated (partial_rotary_factor %g)", partial);
+    return KVP_OK;
 }
 
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
@@ -413,8 +413,7 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
         return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set for full_attention and one for sliding_attention are supported, not one alone", origin);
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
-    if (!r->d->partial_rotary)
-        KVP_TRY(refuse_partial(&j));
+    KVP_TRY(read_partial(r, &j));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
     if (strcmp(type, "default") == 0)
         return KVP_OK;
@@ -441,8 +440,7 @@ static kvp_err read_positions(const struct kvp_reader *r)
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
     r->m->rope_theta = 10000;
     KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
-    if (!r->d->partial_rotary)
-        KVP_TRY(refuse_partial(&r->j));
+    KVP_TRY(read_partial(r, &r->j));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
 

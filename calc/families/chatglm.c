@@ -36,7 +36,6 @@ static kvp_err glm4_layers(struct kvp_reader *r)
 
 static const struct kvp_rule chatglm_rules[] = {
     {"multi_query_group_num", KVP_KEY_ANY, "read: KV heads"},
-    {"layernorm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"apply_query_key_layer_scaling", KVP_KEY_ANY, "how scores are scaled"},
     {"apply_residual_connection_post_layernorm", KVP_KEY_ANY, "where the residual starts, no size"},
     {"hidden_dropout", KVP_KEY_ANY, "training only"},

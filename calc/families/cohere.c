@@ -43,7 +43,6 @@ static kvp_err cohere2_layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule rules[] = {
-    {"layer_norm_eps", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"sliding_window_pattern", KVP_KEY_ANY, "read: which layers slide"},
     {"layer_switch", KVP_KEY_ANY, "another spelling of sliding_window_pattern"},
     {"cache_implementation", KVP_KEY_ANY, "which cache class a generation uses"},

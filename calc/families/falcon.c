@@ -39,7 +39,6 @@ static kvp_err layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"apply_residual_connection_post_layernorm", KVP_KEY_ANY, "where the residual starts, no size"},
     {"hidden_dropout", KVP_KEY_ANY, "training only"},
     {"n_head_kv", KVP_KEY_ANY, "read: KV heads"},

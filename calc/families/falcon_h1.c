@@ -151,7 +151,7 @@ const struct kvp_dialect family_falcon_h1[] = {
         .key = LLAMA_KEYS, .act_key = "hidden_act", .act = "silu", .eps_key = "rms_norm_eps", .eps = 1e-5,
         .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED,
         .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 262144},
-        .bias = KVP_BIAS_KEYS, .partial_rotary = true, .window = KVP_WINDOW_HOOK, .layers = bamba_layers,
+        .bias = KVP_BIAS_KEYS, .window = KVP_WINDOW_HOOK, .layers = bamba_layers,
     },
     {.model_type = {0}},
 };

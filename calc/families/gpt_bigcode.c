@@ -24,7 +24,6 @@ static kvp_err starcoder2_layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule bigcode_rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"multi_query", KVP_KEY_ANY, "read: one KV head"},
     {"inference_runner", KVP_KEY_ANY, "how a server runs it"},
     {"validate_runner_input", KVP_KEY_ANY, "how a server runs it"},

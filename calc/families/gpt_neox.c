@@ -30,7 +30,6 @@ static const struct kvp_rule neox_rules[] = {
     {0},
 };
 static const struct kvp_rule gptj_rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"rotary_dim", KVP_KEY_ANY, "how much of a head is rotated, no size"},
     {"num_attention_heads", KVP_KEY_ANY, "another spelling of n_head"},
     {"num_hidden_layers", KVP_KEY_ANY, "another spelling of n_layer"},
@@ -39,7 +38,7 @@ static const struct kvp_rule gptj_rules[] = {
 
 const struct kvp_dialect family_gpt_neox[] = {
     {
-        .model_type = {"gpt_neox"},
+        .model_type = {"gpt_neox", "gpt_neox_reward_model"},
         .architectures = {"GPTNeoXForCausalLM", "GPTNeoXModel"},
         .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"hidden_size"}, [KVP_SIZE_LAYERS] = {"num_hidden_layers"},
                 [KVP_SIZE_HEADS] = {"num_attention_heads"}, [KVP_SIZE_FFN] = {"intermediate_size"},

@@ -4,7 +4,6 @@
 #include "calc/families/llama_like.h"
 
 static const struct kvp_rule gpt2_rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"scale_attn_by_inverse_layer_idx", KVP_KEY_FALSE, "scores would be divided by the layer's number"},
     {"scale_attn_weights", KVP_KEY_TRUE, "scores would not be divided by sqrt(head size)"},
     {0},

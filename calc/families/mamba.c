@@ -9,7 +9,6 @@
 #include <string.h>
 
 static const struct kvp_rule rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"n_layer", KVP_KEY_ANY, "num_hidden_layers again"},
     {"state_size", KVP_KEY_ANY, "read: the state's columns"},
     {"time_step_rank", KVP_KEY_ANY, "read: Mamba-1's time step rank; nothing in Mamba-2"},

@@ -79,7 +79,7 @@ const struct kvp_dialect family_minimax_01[] = {
         .rules = {rules},
         LLAMA_LIKE,
         .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 32768},
-        .bias = KVP_BIAS_NONE, .partial_rotary = true, .window = KVP_WINDOW_HOOK, .layers = layers,
+        .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_HOOK, .layers = layers,
     },
     {.model_type = {0}},
 };

@@ -35,7 +35,6 @@ static kvp_err layers(struct kvp_reader *r)
 static const struct kvp_rule rules[] = {
     {"attn_config", KVP_KEY_ANY, "read: KV heads, ALiBi"},
     {"expansion_ratio", KVP_KEY_ANY, "read: the feed-forward's width"},
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {0},
 };
 

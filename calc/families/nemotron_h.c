@@ -9,7 +9,6 @@
 #include <string.h>
 
 static const struct kvp_rule rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"layers_block_type", KVP_KEY_ANY, "read: what each layer is"},
     {"ssm_state_size", KVP_KEY_ANY, "read: the state's columns"},
     {"mamba_num_heads", KVP_KEY_ANY, "read: Mamba-2's heads"},

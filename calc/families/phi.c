@@ -22,7 +22,6 @@ static kvp_err phi3_layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule phi_rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"qk_layernorm", KVP_KEY_ANY, "read: norms of q and k"},
     {"rotary_dim", KVP_KEY_ANY, "how much of a head is rotated, no size"},
     {"flash_rotary", KVP_KEY_ANY, "which kernel runs"},

@@ -210,7 +210,7 @@ static kvp_err layers(struct kvp_reader *r)
 #define NEXT_LIKE                                                                                                   \
     .rules = {rules}, LLAMA_LIKE,                                                                                   \
     .absent = {[KVP_SIZE_KV_HEADS] = 2, [KVP_SIZE_HEAD_DIM] = 256, [KVP_SIZE_POSITIONS] = 32768}, .own_ffn = true,  \
-    .bias = KVP_BIAS_ATTN, .qk_norm = true, .partial_rotary = true, .window = KVP_WINDOW_HOOK, .layers = layers
+    .bias = KVP_BIAS_ATTN, .qk_norm = true, .window = KVP_WINDOW_HOOK, .layers = layers
 
 const struct kvp_dialect family_qwen3_next[] = {
     {.model_type = {"qwen3_next"}, .architectures = {"Qwen3NextForCausalLM", "Qwen3NextModel"}, NEXT_LIKE},

@@ -66,7 +66,7 @@ const struct kvp_dialect family_recurrent_gemma[] = {
         .key = LLAMA_KEYS,
         .act_key = "hidden_activation", .act = "gelu_pytorch_tanh", .eps_key = "rms_norm_eps", .eps = 1e-6,
         .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_ATTN, .tied = true,
-        .no_positions = true, .partial_rotary = true, .window = KVP_WINDOW_HOOK, .layers = layers,
+        .no_positions = true, .window = KVP_WINDOW_HOOK, .layers = layers,
     },
     {.model_type = {0}},
 };

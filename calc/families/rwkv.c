@@ -8,7 +8,6 @@
 #include <string.h>
 
 static const struct kvp_rule rules[] = {
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"attention_hidden_size", KVP_KEY_ANY, "read: the time mix's channels"},
     {"head_size", KVP_KEY_ANY, "read: a head's size"},
     {"head_dim", KVP_KEY_ANY, "read: a head's size"},

@@ -122,7 +122,6 @@ static const struct kvp_rule both_rules[] = {
     {"normalize_before", KVP_KEY_FALSE, "norms would come first, and a last one"},
     {"normalize_embedding", KVP_KEY_TRUE, "the embedding's norm would be missing"},
     {"static_position_embeddings", KVP_KEY_FALSE, "positions would not be learned"},
-    {"layer_norm_epsilon", KVP_KEY_ANY, "read: the norm's epsilon"},
     {"classifier_proj_size", KVP_KEY_ANY, "of a classifier"},
     {"use_weighted_layer_sum", KVP_KEY_FALSE, "layers would be weighed"},
     {0},

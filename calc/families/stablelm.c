@@ -25,7 +25,6 @@ static const struct kvp_rule rules[] = {
     {"num_heads", KVP_KEY_ANY, "another spelling of num_attention_heads"},
     {"norm_eps", KVP_KEY_ANY, "another spelling of the norm's epsilon"},
     {"hidden_dropout", KVP_KEY_ANY, "training only"},
-    {"layer_norm_eps", KVP_KEY_ANY, "read: the norm's epsilon"},
     {0},
 };
 

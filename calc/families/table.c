@@ -174,7 +174,7 @@ static bool is_size(const struct kvp_dialect *d, const char *key)
     for (int s = 0; s < KVP_SIZES; s++)
         if (LISTED(d->key[s], key))
             return true;
-    return LISTED(d->nested, key);
+    return LISTED(d->nested, key) || (d->eps_key && strcmp(d->eps_key, key) == 0);
 }
 
 /* Could a key of this name change what is stored? The word that says so, or NULL. */
