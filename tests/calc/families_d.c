@@ -357,6 +357,9 @@ static const struct {
     {"lfm2/LiquidAI__LFM2-1.2B", 1, KVP_DECODE, KVP_OP_REC_CONV, FLOPS, 10ull * 2 * 2048 * 3},
     {"lfm2/LiquidAI__LFM2-1.2B", 1, KVP_DECODE, KVP_OP_REC_IN, FLOPS, 10ull * 2 * 3 * 2048 * 2048},
     {"unsure/recurrent_gemma/google__recurrentgemma-2b", 1, KVP_DECODE, KVP_OP_REC_IN, FLOPS, 18ull * 2 * (2 * 2560 * 2560 + 2 * 2560 * 256)},
+    /* down_proj, and what the layer adds: rank-128 adapters on gate and up, a projection of the width; 13 layers */
+    {"zamba2/Zyphra__Zamba2-7B", 1, KVP_DECODE, KVP_OP_MLP_DOWN, FLOPS,
+     13ull * 2 * (14336 * 3584 + 3584 * 3584 + 128 * (3584 + 2 * 14336))},
     /* side by side: one norm a layer serves both */
     {"unsure/falcon_h1/tiiuae__Falcon-H1-3B-Instruct", 1, KVP_DECODE, KVP_OP_ATTN_NORM, WRITTEN, 32ull * 4 * 2560},
 };
