@@ -18,6 +18,14 @@ static kvp_err size_of(const struct kvp_reader *r, const struct kvp_mamba_size *
     return KVP_OK;
 }
 
+kvp_err kvp_channels(const struct kvp_reader *r, const char *key, uint32_t a, uint32_t b, uint32_t *out)
+{
+    const uint64_t n = (uint64_t)a * b;
+
+    *out = (uint32_t)n;
+    return n <= 1 << 24 ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, key, "that is more than 2^24 channels");
+}
+
 static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys *k, struct kvp_layer_class *c)
 {
     uint32_t heads, dim, inner, expand;
@@ -27,7 +35,7 @@ static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys 
     KVP_TRY(size_of(r, &k->inner, &inner));
     KVP_TRY(size_of(r, &k->expand, &expand));
     if (!inner)
-        inner = expand ? expand * r->m->width : heads * dim;
+        KVP_TRY(kvp_channels(r, expand ? k->expand.key[0] : k->heads.key[0], expand ? expand : heads, expand ? r->m->width : dim, &inner));
     if (!heads && dim)
         heads = inner / dim;
     if (!dim && heads)
@@ -43,11 +51,14 @@ static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys 
 
 kvp_err kvp_read_mamba2(const struct kvp_reader *r, const struct kvp_mamba_keys *k, struct kvp_layer_class *c)
 {
+    uint32_t shared;
+
     c->recurrent = KVP_REC_MAMBA2;
     KVP_TRY(heads_of(r, k, c));
     KVP_TRY(size_of(r, &k->state, &c->state));
     KVP_TRY(size_of(r, &k->conv, &c->conv));
     KVP_TRY(size_of(r, &k->groups, &c->groups));
+    KVP_TRY(kvp_channels(r, k->groups.key[0], c->groups, c->state, &shared));
     if (c->rec_heads % c->groups)
         return kvp_key_fail(r, KVP_EINPUT, k->groups.key[0], "expected a divisor of the Mamba heads");
     c->conv_bias = true;

@@ -76,7 +76,7 @@ static kvp_err adjust_ffn(struct kvp_reader *r)
     KVP_TRY(kvp_json_real(&r->j, "block_ffn_dim_multiplier", &factor, NULL));
     if (!adjust)
         return KVP_OK;
-    if (!multiple || factor > 1024)
+    if (!multiple || factor > 16)
         return kvp_key_fail(r, KVP_EINPUT, multiple ? "block_ffn_dim_multiplier" : "block_multiple_of", "expected a factor of a width");
     r->proto.ffn_width = (uint32_t)(factor * (double)(2ull * r->proto.ffn_width / 3));
     r->proto.ffn_width = (uint32_t)(((uint64_t)r->proto.ffn_width + multiple - 1) / multiple * multiple);

@@ -46,7 +46,7 @@ static kvp_err mamba1_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_count(r, "expand", &expand));
     KVP_TRY(kvp_read_count(r, "intermediate_size", &c->inner)); /* Falcon-Mamba's expand is wrong, this is not */
     if (!c->inner)
-        c->inner = expand * r->m->width;
+        KVP_TRY(kvp_channels(r, "expand", expand, r->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(r, "time_step_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(r, "use_bias", &c->rec_bias));
     KVP_TRY(kvp_read_flag(r, "use_conv_bias", &c->conv_bias));
@@ -86,7 +86,7 @@ static kvp_err original_mamba1(const struct kvp_reader *cfg, struct kvp_layer_cl
     KVP_TRY(kvp_read_count(cfg, "d_state", &c->state));
     KVP_TRY(kvp_read_count(cfg, "d_conv", &c->conv));
     KVP_TRY(kvp_read_count(cfg, "expand", &expand));
-    c->inner = expand * cfg->m->width;
+    KVP_TRY(kvp_channels(cfg, "expand", expand, cfg->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(cfg, "dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(cfg, "bias", &c->rec_bias));
     return kvp_read_flag(cfg, "conv_bias", &c->conv_bias);

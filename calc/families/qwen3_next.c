@@ -32,6 +32,8 @@ static const struct kvp_rule rules[] = {
 
 static kvp_err read_delta(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
+    uint32_t keys;
+
     c->recurrent = KVP_REC_DELTA;
     c->conv = 4;
     c->state = c->rec_head_dim = 128;
@@ -44,8 +46,8 @@ static kvp_err read_delta(const struct kvp_reader *r, struct kvp_layer_class *c)
     KVP_TRY(kvp_read_count(r, "linear_num_value_heads", &c->rec_heads));
     if (!c->groups || !c->rec_heads || c->rec_heads % c->groups)
         return kvp_key_fail(r, KVP_EINPUT, "linear_num_value_heads", "expected a multiple of linear_num_key_heads");
-    c->inner = c->rec_heads * c->rec_head_dim;
-    return KVP_OK;
+    KVP_TRY(kvp_channels(r, "linear_num_key_heads", c->groups, c->state, &keys));
+    return kvp_channels(r, "linear_num_value_heads", c->rec_heads, c->rec_head_dim, &c->inner);
 }
 
 struct moe {
