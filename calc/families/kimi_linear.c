@@ -27,6 +27,17 @@ static const struct kvp_rule rules[] = {
     {0},
 };
 
+/* linear_attn_config */
+static const struct kvp_rule linear_rules[] = {
+    {"kda_layers", KVP_KEY_ANY, "read: layers with delta attention, from 1"},
+    {"full_attn_layers", KVP_KEY_ANY, "read: layers with latent attention, from 1"},
+    {"head_dim", KVP_KEY_ANY, "read: a head's size"},
+    {"num_heads", KVP_KEY_ANY, "read: heads"},
+    {"use_full_rank_gate", KVP_KEY_FALSE, "gates of full rank are not supported"},
+    {0},
+};
+static const struct kvp_dialect linear_config = {.model_type = {"kimi_linear (linear_attn_config)"}, .rules = {linear_rules}};
+
 static kvp_err read_mla(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
     c->mixer = KVP_MIX_MLA;
@@ -42,16 +53,11 @@ static kvp_err read_mla(const struct kvp_reader *r, struct kvp_layer_class *c)
 
 static kvp_err read_kda(const struct kvp_reader *cfg, struct kvp_layer_class *c)
 {
-    bool full_rank = false;
-
     c->recurrent = KVP_REC_KDA;
     c->conv = 4;
     KVP_TRY(kvp_need_count(cfg, "num_heads", &c->rec_heads));
     KVP_TRY(kvp_need_count(cfg, "head_dim", &c->rec_head_dim));
     KVP_TRY(kvp_read_count(cfg, "short_conv_kernel_size", &c->conv));
-    KVP_TRY(kvp_read_flag(cfg, "use_full_rank_gate", &full_rank));
-    if (full_rank)
-        return kvp_key_fail(cfg, KVP_ENOTSUP, "use_full_rank_gate", "only low-rank gates are supported");
     KVP_TRY(kvp_channels(cfg, "num_heads", c->rec_heads, c->rec_head_dim, &c->inner));
     c->low_rank[0] = c->low_rank[1] = c->rec_head_dim;
     return KVP_OK;
@@ -107,6 +113,7 @@ static kvp_err layers(struct kvp_reader *r)
     cfg.j.object = kvp_json_get(&r->j, "linear_attn_config");
     if (!json_is_object(cfg.j.object))
         return kvp_key_fail(r, KVP_EINPUT, "linear_attn_config", "expected an object: which layers are linear, and their heads");
+    KVP_TRY(kvp_dialect_check_keys(&cfg.j, &linear_config));
     KVP_TRY(kvp_read_flag(r, "mla_use_nope", &nope));
     if (nope)
         r->m->position = KVP_POS_NONE;
