@@ -2,6 +2,7 @@
 #include "calc/families/hybrid.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A number under one of the spellings; "auto" is absent. */
@@ -93,6 +94,25 @@ kvp_err kvp_read_state_dtype(const struct kvp_reader *r, const char *key)
             return KVP_OK;
         }
     return kvp_key_fail(r, KVP_ENOTSUP, key, "expected float32, float16 or bfloat16");
+}
+
+enum { TOWER_ROWS = 32 };
+
+kvp_err kvp_tower_add(const struct kvp_reader *r, const char *name, uint64_t rows, uint64_t cols, uint64_t n, bool bias)
+{
+    struct kvp_model *m = r->m;
+
+    if (rows > UINT32_MAX || cols > UINT32_MAX || n > UINT32_MAX || m->towers + 2 > TOWER_ROWS)
+        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "a size is too big");
+    if (!m->tower)
+        m->tower = calloc(TOWER_ROWS, sizeof(*m->tower));
+    if (!m->tower)
+        return kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    if (n && rows && cols)
+        m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, (uint32_t)cols, (uint32_t)n, cols > 1};
+    if (n && rows && bias)
+        m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, 1, (uint32_t)n, false};
+    return KVP_OK;
 }
 
 void kvp_drop_attention(struct kvp_layer_class *c)

@@ -30,6 +30,9 @@ kvp_err kvp_read_dt_rank(const struct kvp_reader *r, const char *key, uint32_t *
 /* What the config says recurrent matrices are stored in, under `key`, into r->m->state. */
 kvp_err kvp_read_state_dtype(const struct kvp_reader *r, const char *key);
 
+/* A matrix of the tower, `n` times, and its bias; cols 1: a vector. */
+kvp_err kvp_tower_add(const struct kvp_reader *r, const char *name, uint64_t rows, uint64_t cols, uint64_t n, bool bias);
+
 void kvp_drop_attention(struct kvp_layer_class *c);
 void kvp_drop_ffn(struct kvp_layer_class *c);
 

@@ -28,6 +28,7 @@ static const struct kvp_rule original_rules[] = {
 
 /* ssm_cfg: arguments of the layer's class. */
 static const struct kvp_rule ssm_rules[] = {
+    {"layer", KVP_KEY_ANY, "read: Mamba1 or Mamba2"},
     {"d_state", KVP_KEY_ANY, "read: the state's columns"},
     {"headdim", KVP_KEY_ANY, "read: rows of a head's state"},
     {"dt_rank", KVP_KEY_ANY, "read: Mamba-1's time step rank"},
