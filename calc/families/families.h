@@ -31,6 +31,7 @@ extern const struct kvp_dialect family_gemma4[];
 extern const struct kvp_dialect family_step[];
 extern const struct kvp_dialect family_falcon_h1[];
 extern const struct kvp_dialect family_jamba[];
+extern const struct kvp_dialect family_kimi_linear[];
 extern const struct kvp_dialect family_lfm2[];
 extern const struct kvp_dialect family_mamba[];
 extern const struct kvp_dialect family_minimax_01[];

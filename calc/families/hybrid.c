@@ -2,6 +2,7 @@
 #include "calc/families/hybrid.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A number under one of the spellings; "auto" is absent. */
@@ -18,6 +19,14 @@ static kvp_err size_of(const struct kvp_reader *r, const struct kvp_mamba_size *
     return KVP_OK;
 }
 
+kvp_err kvp_channels(const struct kvp_reader *r, const char *key, uint32_t a, uint32_t b, uint32_t *out)
+{
+    const uint64_t n = (uint64_t)a * b;
+
+    *out = (uint32_t)n;
+    return n <= 1 << 24 ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, key, "that is more than 2^24 channels");
+}
+
 static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys *k, struct kvp_layer_class *c)
 {
     uint32_t heads, dim, inner, expand;
@@ -27,7 +36,7 @@ static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys 
     KVP_TRY(size_of(r, &k->inner, &inner));
     KVP_TRY(size_of(r, &k->expand, &expand));
     if (!inner)
-        inner = expand ? expand * r->m->width : heads * dim;
+        KVP_TRY(kvp_channels(r, expand ? k->expand.key[0] : k->heads.key[0], expand ? expand : heads, expand ? r->m->width : dim, &inner));
     if (!heads && dim)
         heads = inner / dim;
     if (!dim && heads)
@@ -43,11 +52,14 @@ static kvp_err heads_of(const struct kvp_reader *r, const struct kvp_mamba_keys 
 
 kvp_err kvp_read_mamba2(const struct kvp_reader *r, const struct kvp_mamba_keys *k, struct kvp_layer_class *c)
 {
+    uint32_t shared;
+
     c->recurrent = KVP_REC_MAMBA2;
     KVP_TRY(heads_of(r, k, c));
     KVP_TRY(size_of(r, &k->state, &c->state));
     KVP_TRY(size_of(r, &k->conv, &c->conv));
     KVP_TRY(size_of(r, &k->groups, &c->groups));
+    KVP_TRY(kvp_channels(r, k->groups.key[0], c->groups, c->state, &shared));
     if (c->rec_heads % c->groups)
         return kvp_key_fail(r, KVP_EINPUT, k->groups.key[0], "expected a divisor of the Mamba heads");
     c->conv_bias = true;
@@ -82,6 +94,25 @@ kvp_err kvp_read_state_dtype(const struct kvp_reader *r, const char *key)
             return KVP_OK;
         }
     return kvp_key_fail(r, KVP_ENOTSUP, key, "expected float32, float16 or bfloat16");
+}
+
+enum { TOWER_ROWS = 32 };
+
+kvp_err kvp_tower_add(const struct kvp_reader *r, const char *name, uint64_t rows, uint64_t cols, uint64_t n, bool bias)
+{
+    struct kvp_model *m = r->m;
+
+    if (rows > UINT32_MAX || cols > UINT32_MAX || n > UINT32_MAX || m->towers + 2 > TOWER_ROWS)
+        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "a size is too big");
+    if (!m->tower)
+        m->tower = calloc(TOWER_ROWS, sizeof(*m->tower));
+    if (!m->tower)
+        return kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    if (n && rows && cols)
+        m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, (uint32_t)cols, (uint32_t)n, cols > 1};
+    if (n && rows && bias)
+        m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, 1, (uint32_t)n, false};
+    return KVP_OK;
 }
 
 void kvp_drop_attention(struct kvp_layer_class *c)

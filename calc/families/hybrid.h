@@ -21,11 +21,17 @@ struct kvp_mamba_keys {
  * a head size that is absent (or "auto") follows from the other one. KVP_EINPUT when they disagree. */
 kvp_err kvp_read_mamba2(const struct kvp_reader *r, const struct kvp_mamba_keys *k, struct kvp_layer_class *c);
 
+/* a * b, at most 2^24 channels; KVP_EINPUT naming the key else. */
+kvp_err kvp_channels(const struct kvp_reader *r, const char *key, uint32_t a, uint32_t b, uint32_t *out);
+
 /* Mamba-1's time step rank under `key`: a number, or "auto" and absent: ceil(width / 16). */
 kvp_err kvp_read_dt_rank(const struct kvp_reader *r, const char *key, uint32_t *out);
 
 /* What the config says recurrent matrices are stored in, under `key`, into r->m->state. */
 kvp_err kvp_read_state_dtype(const struct kvp_reader *r, const char *key);
+
+/* A matrix of the tower, `n` times, and its bias; cols 1: a vector. */
+kvp_err kvp_tower_add(const struct kvp_reader *r, const char *name, uint64_t rows, uint64_t cols, uint64_t n, bool bias);
 
 void kvp_drop_attention(struct kvp_layer_class *c);
 void kvp_drop_ffn(struct kvp_layer_class *c);

@@ -1,5 +1,5 @@
 /* lfm2.c - LFM2: gated short convolutions and attention, with experts in LFM2-MoE; LFM2-VL's text part.
- * Sources: {configuration,modeling}_{lfm2,lfm2_moe,lfm2_vl}.py of huggingface/transformers. */
+ * The tower counts on request. Sources: {configuration,modeling}_{lfm2,lfm2_moe,lfm2_vl}.py of huggingface/transformers. */
 #include "calc/families/families.h"
 #include "calc/families/hybrid.h"
 #include "calc/families/llama_like.h"
@@ -76,17 +76,75 @@ static kvp_err adjust_ffn(struct kvp_reader *r)
     KVP_TRY(kvp_json_real(&r->j, "block_ffn_dim_multiplier", &factor, NULL));
     if (!adjust)
         return KVP_OK;
-    if (!multiple || factor > 1024)
+    if (!multiple || factor > 16)
         return kvp_key_fail(r, KVP_EINPUT, multiple ? "block_ffn_dim_multiplier" : "block_multiple_of", "expected a factor of a width");
     r->proto.ffn_width = (uint32_t)(factor * (double)(2ull * r->proto.ffn_width / 3));
     r->proto.ffn_width = (uint32_t)(((uint64_t)r->proto.ffn_width + multiple - 1) / multiple * multiple);
     return r->proto.ffn_width ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, "block_ffn_dim_multiplier", "no feed-forward is left");
 }
 
+/* ---- LFM2-VL's tower (SigLIP2 without a head) and its projector ------------------------------------------- */
+
+struct vision {
+    uint32_t depth, width, ffn, patch, channels, patches;
+};
+
+static kvp_err read_vision(const struct kvp_reader *v, struct vision *x)
+{
+    KVP_TRY(kvp_read_count(v, "num_hidden_layers", &x->depth));
+    KVP_TRY(kvp_read_count(v, "hidden_size", &x->width));
+    KVP_TRY(kvp_read_count(v, "intermediate_size", &x->ffn));
+    KVP_TRY(kvp_read_count(v, "patch_size", &x->patch));
+    KVP_TRY(kvp_read_count(v, "num_channels", &x->channels));
+    KVP_TRY(kvp_read_count(v, "num_patches", &x->patches));
+    if (x->width > 1 << 16 || x->patch > 1 << 8 || x->channels > 1 << 8)
+        return kvp_key_fail(v, KVP_EINPUT, "vision_config", "a size is too big");
+    return KVP_OK;
+}
+
+/* `factor`^2 patches become one row, of the projector's width, then of the text's. */
+static kvp_err add_projector(const struct kvp_reader *r, const struct kvp_reader *top, uint32_t width)
+{
+    uint32_t factor = 2, hidden = 2560;
+    bool bias = true, norm = true;
+    uint64_t in;
+
+    KVP_TRY(kvp_read_count(top, "downsample_factor", &factor));
+    KVP_TRY(kvp_read_count(top, "projector_hidden_size", &hidden));
+    KVP_TRY(kvp_read_flag(top, "projector_bias", &bias));
+    KVP_TRY(kvp_read_flag(top, "projector_use_layernorm", &norm));
+    if (factor > 1 << 8)
+        return kvp_key_fail(top, KVP_EINPUT, "downsample_factor", "expected at most 256");
+    in = (uint64_t)width * factor * factor;
+    KVP_TRY(kvp_tower_add(r, "projector.norm", in, 1, norm ? 2 : 0, false));
+    KVP_TRY(kvp_tower_add(r, "projector.linear_1", hidden, in, 1, bias));
+    return kvp_tower_add(r, "projector.linear_2", r->m->width, hidden, 1, bias);
+}
+
+static kvp_err read_tower(const struct kvp_reader *r)
+{
+    struct vision x = {12, 768, 3072, 16, 3, 256}; /* Siglip2VisionConfig */
+    struct kvp_reader v = *r, top = *r;
+
+    top.j = r->top;
+    v.j.object = kvp_json_get(&r->top, "vision_config");
+    if (!json_is_object(v.j.object))
+        return KVP_OK;
+    KVP_TRY(read_vision(&v, &x));
+    KVP_TRY(kvp_tower_add(r, "patch_embedding", x.width, (uint64_t)x.channels * x.patch * x.patch, 1, true));
+    KVP_TRY(kvp_tower_add(r, "position_embedding", x.patches, x.width, 1, false));
+    KVP_TRY(kvp_tower_add(r, "norms", x.width, 1, 4ull * x.depth + 2, false));
+    KVP_TRY(kvp_tower_add(r, "qkv_o", x.width, x.width, 4ull * x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "fc1", x.ffn, x.width, x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "fc2", x.width, x.ffn, x.depth, true));
+    return add_projector(r, &top, x.width);
+}
+
 static kvp_err dense_layers(struct kvp_reader *r)
 {
     KVP_TRY(adjust_ffn(r));
-    return mixers(r);
+    KVP_TRY(mixers(r));
+    return read_tower(r);
 }
 
 static kvp_err moe_layers(struct kvp_reader *r)

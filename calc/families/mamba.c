@@ -25,6 +25,18 @@ static const struct kvp_rule original_rules[] = {
     {0},
 };
 
+/* ssm_cfg: arguments of the layer's class. */
+static const struct kvp_rule ssm_rules[] = {
+    {"layer", KVP_KEY_ANY, "read: Mamba1 or Mamba2"},
+    {"d_state", KVP_KEY_ANY, "read: the state's columns"},
+    {"headdim", KVP_KEY_ANY, "read: rows of a head's state"},
+    {"dt_rank", KVP_KEY_ANY, "read: Mamba-1's time step rank"},
+    {"D_has_hdim", KVP_KEY_FALSE, "D would be as wide as the heads"},
+    {"rmsnorm", KVP_KEY_TRUE, "there would be no gated norm"},
+    {0},
+};
+static const struct kvp_dialect ssm_cfg = {.model_type = {"mamba_ssm (ssm_cfg)"}, .rules = {ssm_rules}};
+
 static void fill(struct kvp_reader *r)
 {
     for (uint32_t i = 0; i < r->m->layers; i++)
@@ -45,7 +57,7 @@ static kvp_err mamba1_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_count(r, "expand", &expand));
     KVP_TRY(kvp_read_count(r, "intermediate_size", &c->inner)); /* Falcon-Mamba's expand is wrong, this is not */
     if (!c->inner)
-        c->inner = expand * r->m->width;
+        KVP_TRY(kvp_channels(r, "expand", expand, r->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(r, "time_step_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(r, "use_bias", &c->rec_bias));
     KVP_TRY(kvp_read_flag(r, "use_conv_bias", &c->conv_bias));
@@ -85,7 +97,7 @@ static kvp_err original_mamba1(const struct kvp_reader *cfg, struct kvp_layer_cl
     KVP_TRY(kvp_read_count(cfg, "d_state", &c->state));
     KVP_TRY(kvp_read_count(cfg, "d_conv", &c->conv));
     KVP_TRY(kvp_read_count(cfg, "expand", &expand));
-    c->inner = expand * cfg->m->width;
+    KVP_TRY(kvp_channels(cfg, "expand", expand, cfg->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(cfg, "dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(cfg, "bias", &c->rec_bias));
     return kvp_read_flag(cfg, "conv_bias", &c->conv_bias);
@@ -106,24 +118,24 @@ static kvp_err pad_vocab(struct kvp_reader *r)
 static kvp_err original_layers(struct kvp_reader *r)
 {
     const json_t *object = kvp_json_get(&r->j, "ssm_cfg");
-    json_t *none = json_object();
     struct kvp_reader cfg = *r;
     const char *layer = "Mamba1";
     bool rms = true;
-    kvp_err rc;
 
     KVP_TRY(kvp_read_flag(r, "rms_norm", &rms));
     KVP_TRY(kvp_read_flag(r, "tie_embeddings", &r->m->tied));
     KVP_TRY(pad_vocab(r));
     r->m->norm = rms ? KVP_NORM_RMS : KVP_NORM_LAYER;
     r->m->norm_vectors = rms ? 1 : 2;
-    cfg.j.object = object ? object : none;
-    rc = kvp_json_text(&cfg.j, "layer", &layer, NULL);
-    if (rc == KVP_OK)
-        rc = strcmp(layer, "Mamba2") == 0 ? kvp_read_mamba2(&cfg, &original_keys, &r->proto) : original_mamba1(&cfg, &r->proto);
-    json_decref(none);
+    if (object && !json_is_object(object))
+        return kvp_key_fail(r, KVP_EINPUT, "ssm_cfg", "expected an object");
+    cfg.j.object = object ? object : json_null();
+    if (object)
+        KVP_TRY(kvp_dialect_check_keys(&cfg.j, &ssm_cfg));
+    KVP_TRY(kvp_json_text(&cfg.j, "layer", &layer, NULL));
+    KVP_TRY(strcmp(layer, "Mamba2") == 0 ? kvp_read_mamba2(&cfg, &original_keys, &r->proto) : original_mamba1(&cfg, &r->proto));
     fill(r);
-    return rc;
+    return KVP_OK;
 }
 
 #define MAMBA_LIKE                                                                                            \

@@ -64,7 +64,7 @@ static kvp_err layers(struct kvp_reader *r)
     lightning.recurrent = KVP_REC_LIGHTNING;
     lightning.rec_heads = r->proto.heads;
     lightning.rec_head_dim = r->proto.head_dim;
-    lightning.inner = r->proto.heads * r->proto.head_dim;
+    KVP_TRY(kvp_channels(r, "head_dim", r->proto.heads, r->proto.head_dim, &lightning.inner));
     for (uint32_t i = 0; i < r->m->layers; i++) {
         KVP_TRY(attends(r, kinds, types, i, &full));
         memcpy(&r->layer[i], full ? &r->proto : &lightning, sizeof(lightning));

@@ -44,7 +44,7 @@ static kvp_err read_experts(const struct kvp_reader *r, struct kvp_layer_class *
     KVP_TRY(kvp_need_count(r, "moe_intermediate_size", &c->expert_width));
     KVP_TRY(kvp_read_count(r, "n_shared_experts", &shared));
     KVP_TRY(kvp_read_count(r, "moe_shared_expert_intermediate_size", &shared_width));
-    c->shared_width = shared * (shared_width ? shared_width : c->expert_width);
+    KVP_TRY(kvp_channels(r, "n_shared_experts", shared, shared_width ? shared_width : c->expert_width, &c->shared_width));
     c->router_bias = true;
     c->ffn_width = 0;
     KVP_TRY(kvp_read_count(r, "moe_latent_size", &c->expert_in));

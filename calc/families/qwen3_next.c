@@ -6,7 +6,6 @@
 #include "calc/families/llama_like.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const struct kvp_rule rules[] = {
@@ -32,6 +31,8 @@ static const struct kvp_rule rules[] = {
 
 static kvp_err read_delta(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
+    uint32_t keys;
+
     c->recurrent = KVP_REC_DELTA;
     c->conv = 4;
     c->state = c->rec_head_dim = 128;
@@ -44,8 +45,8 @@ static kvp_err read_delta(const struct kvp_reader *r, struct kvp_layer_class *c)
     KVP_TRY(kvp_read_count(r, "linear_num_value_heads", &c->rec_heads));
     if (!c->groups || !c->rec_heads || c->rec_heads % c->groups)
         return kvp_key_fail(r, KVP_EINPUT, "linear_num_value_heads", "expected a multiple of linear_num_key_heads");
-    c->inner = c->rec_heads * c->rec_head_dim;
-    return KVP_OK;
+    KVP_TRY(kvp_channels(r, "linear_num_key_heads", c->groups, c->state, &keys));
+    return kvp_channels(r, "linear_num_value_heads", c->rec_heads, c->rec_head_dim, &c->inner);
 }
 
 struct moe {
@@ -120,17 +121,6 @@ static kvp_err attends(const struct kvp_reader *r, const json_t *types, uint32_t
 
 /* ---- the vision tower, as Qwen3-VL has it: only counted on request ------------------------------------ */
 
-enum { TOWER_ROWS = 24 };
-
-static void tower_add(struct kvp_model *m, const char *name, uint64_t rows, uint64_t cols, uint64_t n, bool bias)
-{
-    if (m->towers + 2 > TOWER_ROWS || !n)
-        return;
-    m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, (uint32_t)cols, (uint32_t)n, cols > 1};
-    if (bias)
-        m->tower[m->towers++] = (struct kvp_extra){name, (uint32_t)rows, 1, (uint32_t)n, false};
-}
-
 struct vision {
     uint32_t depth, width, ffn, patch, frames, channels, merge, out, positions;
 };
@@ -155,28 +145,25 @@ static kvp_err read_tower(struct kvp_reader *r)
 {
     struct vision x = {27, 1152, 4304, 16, 2, 3, 2, r->m->width, 2304};
     struct kvp_reader v = *r;
-    struct kvp_model *m = r->m;
     uint64_t merged;
 
     v.j.object = kvp_json_get(&r->top, "vision_config");
     if (!json_is_object(v.j.object))
         return KVP_OK;
     KVP_TRY(read_vision(&v, &x));
+    if (json_array_size(kvp_json_get(&v.j, "deepstack_visual_indexes")) != 0)
+        return kvp_key_fail(r, KVP_ENOTSUP, "deepstack_visual_indexes", "there would be more mergers");
     merged = (uint64_t)x.width * x.merge * x.merge;
-    m->tower = calloc(TOWER_ROWS, sizeof(*m->tower));
-    if (!m->tower)
-        return kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
-    tower_add(m, "patch_embed", x.width, (uint64_t)x.channels * x.frames * x.patch * x.patch, 1, true);
-    tower_add(m, "pos_embed", x.positions, x.width, 1, false);
-    tower_add(m, "norms", x.width, 1, 4ull * x.depth, false);
-    tower_add(m, "qkv", 3ull * x.width, x.width, x.depth, true);
-    tower_add(m, "proj", x.width, x.width, x.depth, true);
-    tower_add(m, "fc1", x.ffn, x.width, x.depth, true);
-    tower_add(m, "fc2", x.width, x.ffn, x.depth, true);
-    tower_add(m, "merger.norm", x.width, 1, 2, false);
-    tower_add(m, "merger.fc1", merged, merged, 1, true);
-    tower_add(m, "merger.fc2", x.out, merged, 1, true);
-    return KVP_OK;
+    KVP_TRY(kvp_tower_add(r, "patch_embed", x.width, (uint64_t)x.channels * x.frames * x.patch * x.patch, 1, true));
+    KVP_TRY(kvp_tower_add(r, "pos_embed", x.positions, x.width, 1, false));
+    KVP_TRY(kvp_tower_add(r, "norms", x.width, 1, 4ull * x.depth, false));
+    KVP_TRY(kvp_tower_add(r, "qkv", 3ull * x.width, x.width, x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "proj", x.width, x.width, x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "fc1", x.ffn, x.width, x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "fc2", x.width, x.ffn, x.depth, true));
+    KVP_TRY(kvp_tower_add(r, "merger.norm", x.width, 1, 2, false));
+    KVP_TRY(kvp_tower_add(r, "merger.fc1", merged, merged, 1, true));
+    return kvp_tower_add(r, "merger.fc2", x.out, merged, 1, true);
 }
 
 static kvp_err layers(struct kvp_reader *r)

@@ -32,6 +32,7 @@ static const struct kvp_dialect *const families[] = {
     family_step,
     family_falcon_h1,
     family_jamba,
+    family_kimi_linear,
     family_lfm2,
     family_mamba,
     family_minimax_01,

@@ -41,6 +41,7 @@ void ops_indexer(const struct pass *s, uint32_t cls);
 void ops_cross(const struct pass *s, uint32_t cls);
 void ops_recurrent(const struct pass *s, uint32_t cls);
 void ops_ffn(const struct pass *s, uint32_t cls);
+void ops_extra(const struct pass *s, uint32_t cls);
 /* The encoder, once, in prefill. */
 void ops_encoder(const struct pass *s);
 

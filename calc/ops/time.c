@@ -7,7 +7,7 @@ static bool is_linear(enum kvp_op op)
 {
     static const bool linear_op[KVP_OPS] = {[KVP_OP_QKV] = true,    [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true,   [KVP_OP_ABSORB] = true,
-                                            [KVP_OP_ROUTER] = true};
+                                            [KVP_OP_ROUTER] = true,   [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
 
     return linear_op[op];
 }

@@ -182,6 +182,7 @@ static void forward(const struct pass *s)
         ops_recurrent(s, c);
         ops_cross(s, c);
         ops_ffn(s, c);
+        ops_extra(s, c);
     }
     if (m->no_logits)
         return;

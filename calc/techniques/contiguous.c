@@ -9,6 +9,8 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const struct kvp_param *given = kvp_spec_param(s, "max_len");
     const uint64_t max_len = given->given ? (uint64_t)given->i : p->model->max_positions;
 
+    if (!max_len)
+        return kvp_fail(e, KVP_EINPUT, "contiguous: %s names no longest sequence: give max_len", p->model->name);
     if (max_len < p->w.context)
         return kvp_fail(e, KVP_EINPUT, "contiguous: max_len %" PRIu64 "%s is less than the context of %" PRIu64, max_len,
                         given->given ? "" : " (the model's own limit)", p->w.context);

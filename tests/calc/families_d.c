@@ -34,6 +34,14 @@ static const char minimax_m1[] =
     "\"num_key_value_heads\":8,\"head_dim\":128,\"vocab_size\":200064,\"num_local_experts\":32,\"num_experts_per_tok\":2,"
     "\"shared_intermediate_size\":0,\"rotary_dim\":64,\"max_position_embeddings\":10240000,\"torch_dtype\":\"bfloat16\","
     "\"layernorm_mlp_alpha\":3.55,\"tie_word_embeddings\":false,\"attn_type_list\":[" REP4(L01) REP4(L01) L01 "0,0,0,0,0,0,0,1]}";
+static const char kimi_linear_48b[] =
+    "{\"model_type\":\"kimi_linear\",\"vocab_size\":163840,\"hidden_size\":2304,\"head_dim\":72,\"intermediate_size\":9216,"
+    "\"linear_attn_config\":{\"full_attn_layers\":[4,8,12,16,20,24,27],\"kda_layers\":[1,2,3,5,6,7,9,10,11,13,14,15,17,18,19,21,22,23,"
+    "25,26],\"head_dim\":128,\"num_heads\":32,\"short_conv_kernel_size\":4},\"kv_lora_rank\":512,\"q_lora_rank\":null,"
+    "\"qk_nope_head_dim\":128,\"qk_rope_head_dim\":64,\"v_head_dim\":128,\"mla_use_nope\":true,\"num_attention_heads\":32,"
+    "\"num_key_value_heads\":32,\"num_hidden_layers\":27,\"first_k_dense_replace\":1,\"moe_layer_freq\":1,\"num_experts\":256,"
+    "\"num_experts_per_token\":8,\"num_expert_group\":1,\"num_shared_experts\":1,\"moe_intermediate_size\":1024,"
+    "\"num_nextn_predict_layers\":0,\"model_max_length\":1048576,\"torch_dtype\":\"bfloat16\",\"tie_word_embeddings\":false}";
 #define RWKV(v, width, layers) \
     "{\"model_type\":\"rwkv" v "\",\"vocab_size\":65536,\"hidden_size\":" width ",\"num_hidden_layers\":" layers "}"
 
@@ -98,6 +106,11 @@ static const struct {
     /* D 2048, I 8192, V 65536, tied: V D + D + 10 (4 D^2 + 3 D) + 6 (2 * 32 * 64 D + 2 * 8 * 64 D + 128) + 16 (3 D I + 2 D) */
     {"lfm2/LiquidAI__LFM2-1.2B", {0}, 1170340608},
     {"lfm2/LiquidAI__LFM2.5-VL-1.6B", {0}, 1170340608}, /* the same text model */
+    /* and W 1152: 27 (4 W^2 + 2 W 4304 + 9 W + 4304) + 768 W + W + 256 W + 2 W + 4 W 2048 + 2048 + 2048^2 + 2048 */
+    {"lfm2/LiquidAI__LFM2.5-VL-1.6B", {.with_vision = true}, 1596625904},
+    /* D 2304, A 4096, V 163840: 2 V D + D + 27 * 2 D + 20 (4 A D + 12 A + 2 * 128 (D + A) + A + 32 D + 32 + 128)
+     * + 7 (32 * 192 D + 576 D + 512 + 512 * 32 * 256 + A D) + 3 D 9216 + 26 (257 * 3 D 1024 + 256 D + 256) */
+    {kimi_linear_48b, {0}, 49122681728},
 };
 
 START_TEST(parameter_count)
@@ -188,6 +201,7 @@ static const struct {
     {"unsure/granite/ibm-granite__granite-4.0-micro", {HALF}, 0, 40 * 2 * 8 * 64 * 2},
     {"zamba2/Zyphra__Zamba2-7B", {0}, 81 * (7168 * 64 * 4 + 7424 * 3 * 2), 13 * 2 * 32 * 224 * 2},
     {"nemotron_h/nvidia__NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16", {0}, 48 * (256 * 64 * 128 * 4 + 18432 * 3 * 2), 12 * 2 * 2 * 128 * 2},
+    {kimi_linear_48b, {0}, 20 * (32 * 128 * 128 * 4 + 3 * 4096 * 3 * 2), 7 * 576 * 2},
     /* the cache's format is not the state's */
     {"lfm2/LiquidAI__LFM2-1.2B", {.kv_given = true, .kv = KVP_F32}, 10 * 2048 * 2 * 2, 24576},
 };
@@ -354,9 +368,14 @@ static const struct {
     {"qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking", 1, KVP_DECODE, KVP_OP_REC_CONV, FLOPS, 36ull * 2 * 8192 * 4},
     {"qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking", 1, KVP_DECODE, KVP_OP_REC_OUT, FLOPS, 36ull * 2 * 4096 * 2048},
     {minimax_m1, 1, KVP_DECODE, KVP_OP_REC_SCAN, FLOPS, 70ull * 5 * 64 * 128 * 128},
+    {kimi_linear_48b, 1, KVP_DECODE, KVP_OP_REC_SCAN, FLOPS, 20ull * 7 * 32 * 128 * 128},
+    {kimi_linear_48b, 1, KVP_DECODE, KVP_OP_REC_IN, FLOPS, 20ull * 2 * (2304 * (3 * 4096 + 32) + 2 * 128 * (2304 + 4096))},
     {"lfm2/LiquidAI__LFM2-1.2B", 1, KVP_DECODE, KVP_OP_REC_CONV, FLOPS, 10ull * 2 * 2048 * 3},
     {"lfm2/LiquidAI__LFM2-1.2B", 1, KVP_DECODE, KVP_OP_REC_IN, FLOPS, 10ull * 2 * 3 * 2048 * 2048},
     {"unsure/recurrent_gemma/google__recurrentgemma-2b", 1, KVP_DECODE, KVP_OP_REC_IN, FLOPS, 18ull * 2 * (2 * 2560 * 2560 + 2 * 2560 * 256)},
+    /* down_proj, and what the layer adds: rank-128 adapters on gate and up, a projection of the width; 13 layers */
+    {"zamba2/Zyphra__Zamba2-7B", 1, KVP_DECODE, KVP_OP_MLP_DOWN, FLOPS,
+     13ull * 2 * (14336 * 3584 + 3584 * 3584 + 128 * (3584 + 2 * 14336))},
     /* side by side: one norm a layer serves both */
     {"unsure/falcon_h1/tiiuae__Falcon-H1-3B-Instruct", 1, KVP_DECODE, KVP_OP_ATTN_NORM, WRITTEN, 32ull * 4 * 2560},
 };
@@ -401,8 +420,12 @@ static const struct {
     {MAMBA(",\"num_experts\":3"), KVP_EINPUT, "num_experts"},
     {MAMBA(",\"time_step_rank\":\"big\""), KVP_EINPUT, "time_step_rank"},
     {MAMBA(",\"state_size\":-1"), KVP_EINPUT, "state_size"},
+    {MAMBA(",\"expand\":16777216"), KVP_EINPUT, "expand"},
     {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":{},\"attn_layer_idx\":[1]}", KVP_ENOTSUP, "attn_layer_idx"},
     {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":{},\"d_cache\":1}", KVP_EINPUT, "d_cache"},
+    {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":{\"n_share\":1}}", KVP_EINPUT, "n_share"},
+    {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":{\"layer\":\"Mamba2\",\"D_has_hdim\":true}}", KVP_ENOTSUP, "D_has_hdim"},
+    {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":[1]}", KVP_EINPUT, "ssm_cfg"},
     {"{\"model_type\":\"mamba2\",\"vocab_size\":64,\"hidden_size\":64,\"num_hidden_layers\":2,\"num_heads\":3}", KVP_EINPUT, "Mamba heads"},
     {NEMOTRON(""), KVP_EINPUT, "num_hidden_layers"},
     {NEMOTRON(",\"hybrid_override_pattern\":\"MX\""), KVP_ENOTSUP, "X"},
