@@ -50,6 +50,10 @@ struct kvp_dialect {
     /* (optional) A wrapper: these keys, the first that is there, hold the text model; its own model_type
      * picks its dialect, `inner` when it has none. A wrapper whose key is absent is read flat as `inner`. */
     const char *nested[3], *inner;
+    const char *fill;   /* (optional) wrapper: what its nested class assumes for keys that are absent, as JSON */
+    const char *refuse; /* (optional) why a model of this class cannot be counted: KVP_ENOTSUP */
+    /* (optional) wrapper: the tower's weights, into m->tower; called when the layers are read. */
+    kvp_err (*tower)(struct kvp_reader *r);
     const char *sign; /* (optional) no model_type, no architectures: the key that only this family has */
     const char *key[KVP_SIZES][KVP_SPELLINGS]; /* spellings, first hit wins */
     const char *layers_of[2]; /* (optional) no number of layers: as many as this list, or string, is long */
@@ -83,7 +87,8 @@ struct kvp_dialect {
  * nothing is nested): dtype, tie and quantization are looked for in j, then in top. */
 struct kvp_reader {
     struct kvp_json j, top;
-    const struct kvp_dialect *d;
+    const struct kvp_dialect *d, *outer; /* outer: the wrapper's, or d */
+    json_t *filled;                      /* owned: j's object when a wrapper filled it */
     struct kvp_model *m;
     struct kvp_layer_class proto;  /* what the keys gave; every layer starts as it */
     struct kvp_layer_class *layer; /* [m->layers] */
@@ -100,6 +105,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
  * refused because its name says that it could change memory (KVP_EINPUT naming it). Called for `j`, and for
  * `top` with the wrapper's dialect. */
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d);
+/* The same, and what `also` knows is known too: a wrapper read flat. */
+kvp_err kvp_dialect_check_keys_of(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also);
 extern const struct kvp_rule kvp_rules_common[]; /* known in every family */
 
 /* ---- reading, for hooks ------------------------------------------------------------------------------ */

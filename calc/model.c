@@ -251,6 +251,8 @@ static kvp_err read_layers(struct kvp_reader *r)
     KVP_TRY(read_prototype(r));
     r->layer = calloc(r->m->layers, sizeof(*r->layer));
     rc = r->layer ? fill_layers(r) : kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    if (rc == KVP_OK && r->outer->tower)
+        rc = r->outer->tower(r);
     if (rc == KVP_OK)
         rc = kvp_model_group(r->m, r->layer, r->j.e);
     free(r->layer);
@@ -524,7 +526,7 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(refuse_quantized(&r->j));
     if (r->top.object != r->j.object)
         KVP_TRY(refuse_quantized(&r->top));
-    KVP_TRY(kvp_dialect_check_keys(&r->j, r->d));
+    KVP_TRY(kvp_dialect_check_keys_of(&r->j, r->d, r->top.object == r->j.object ? r->outer : NULL));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
     KVP_TRY(read_layer_count(r, &layers));
@@ -545,26 +547,52 @@ static kvp_err read_model(struct kvp_reader *r)
     return read_layers(r);
 }
 
+static kvp_err refused(const struct kvp_reader *r, const struct kvp_dialect *d)
+{
+    if (!d->refuse)
+        return KVP_OK;
+    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: model_type %s cannot be counted: %s", r->j.origin, d->model_type[0], d->refuse);
+}
+
+/* The nested part, with its class's defaults where the wrapper knows them. */
+static kvp_err open_part(struct kvp_reader *r, const json_t *part)
+{
+    json_t *fill;
+
+    r->j.object = part;
+    if (!r->outer->fill)
+        return KVP_OK;
+    fill = json_loads(r->outer->fill, 0, NULL);
+    r->filled = json_deep_copy(part);
+    if (!fill || !r->filled || json_object_update_missing(r->filled, fill) != 0) {
+        json_decref(fill);
+        return kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
+    }
+    json_decref(fill);
+    r->j.object = r->filled;
+    return KVP_OK;
+}
+
 /* Which dialect, and where the text model is. */
 static kvp_err open_config(struct kvp_reader *r)
 {
-    const struct kvp_dialect *outer;
-
     KVP_TRY(kvp_dialect_of(&r->top, NULL, &r->d));
-    outer = r->d;
-    for (size_t i = 0; i < sizeof(outer->nested) / sizeof(outer->nested[0]) && outer->nested[i]; i++) {
-        const json_t *part = kvp_json_get(&r->top, outer->nested[i]);
+    r->outer = r->d;
+    KVP_TRY(refused(r, r->outer));
+    for (size_t i = 0; i < sizeof(r->outer->nested) / sizeof(r->outer->nested[0]) && r->outer->nested[i]; i++) {
+        const json_t *part = kvp_json_get(&r->top, r->outer->nested[i]);
 
         if (!part)
             continue;
         if (!json_is_object(part))
-            return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s: expected an object", r->j.origin, outer->nested[i]);
-        KVP_TRY(kvp_dialect_check_keys(&r->top, outer));
-        r->j.object = part;
-        return kvp_dialect_of(&r->j, outer->inner, &r->d);
+            return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s: expected an object", r->j.origin, r->outer->nested[i]);
+        KVP_TRY(kvp_dialect_check_keys(&r->top, r->outer));
+        KVP_TRY(open_part(r, part));
+        KVP_TRY(kvp_dialect_of(&r->j, r->outer->inner, &r->d));
+        return refused(r, r->d);
     }
-    if (outer->inner)
-        return kvp_dialect_of(&(struct kvp_json){json_null(), r->j.origin, r->j.e}, outer->inner, &r->d);
+    if (r->outer->inner)
+        return kvp_dialect_of(&(struct kvp_json){json_null(), r->j.origin, r->j.e}, r->outer->inner, &r->d);
     return KVP_OK;
 }
 
@@ -612,6 +640,7 @@ kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, con
     if (rc == KVP_OK)
         rc = read_model(&r);
     json_decref(root);
+    json_decref(r.filled);
     if (rc != KVP_OK) {
         kvp_model_free(&m);
         return rc;

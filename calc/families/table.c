@@ -190,10 +190,10 @@ static const char *suspicious(const char *key)
     return NULL;
 }
 
-static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const char *key,
+static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also, const char *key,
                          const json_t *v)
 {
-    const struct kvp_rule *r = rule_of(d, key);
+    const struct kvp_rule *own = rule_of(d, key), *r = own || !also ? own : rule_of(also, key);
     const char *word;
     char shown[80];
 
@@ -212,11 +212,16 @@ static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, 
 
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d)
 {
+    return kvp_dialect_check_keys_of(j, d, NULL);
+}
+
+kvp_err kvp_dialect_check_keys_of(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also)
+{
     const char *key;
     json_t *v;
 
     json_object_foreach((json_t *)(uintptr_t)j->object, key, v)
         if (!json_is_null(v))
-            KVP_TRY(check_key(j, d, key, v));
+            KVP_TRY(check_key(j, d, also, key, v));
     return KVP_OK;
 }
