@@ -162,6 +162,8 @@ struct kvp_model {
     struct kvp_layer_class mtp;      /* one of them */
     struct kvp_extra mtp_extra[KVP_MAX_EXTRA];
 
+    uint32_t embed_width; /* of the embedding and the head when not the model's (OPT-350M); 0: the model's */
+
     /* What the engine cannot run yet although every size is known: the reason, or "". */
     char not_run[96];
 };
