@@ -81,6 +81,8 @@ struct kvp_dialect {
     /* (optional) Edit r->layer[0 .. r->m->layers - 1], which hold the prototype each, and what is once a
      * model in r->m. Messages: file and key. */
     kvp_err (*layers)(struct kvp_reader *r);
+    /* (optional) The class is known, and its sizes can't be counted: why. KVP_ENOTSUP. */
+    const char *refused;
 };
 
 /* A config being read. `j` is the part that holds the text model, `top` the whole file (the same where
@@ -128,6 +130,8 @@ kvp_err kvp_key_fail(const struct kvp_reader *r, kvp_err code, const char *key, 
 kvp_err kvp_read_act(const struct kvp_reader *r, const char *key, const char *absent, enum kvp_act *out);
 /* heads, KV heads and head size by the dialect's keys, into a class. */
 kvp_err kvp_read_heads(const struct kvp_reader *r, struct kvp_layer_class *c);
+/* The first reason why the engine does not run this model stays. */
+void kvp_cannot_run(struct kvp_model *m, const char *reason);
 /* An extra weight of a class (or of the model): KVP_EINPUT when there is no room. */
 kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
                       uint32_t n, bool linear);

@@ -347,6 +347,12 @@ kvp_err kvp_key_fail(const struct kvp_reader *r, kvp_err code, const char *key, 
     return kvp_fail(r->j.e, code, "%s: %s: %s", r->j.origin, key, what);
 }
 
+void kvp_cannot_run(struct kvp_model *m, const char *reason)
+{
+    if (!*m->not_run)
+        snprintf(m->not_run, sizeof(m->not_run), "%s", reason);
+}
+
 kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
                       uint32_t n, bool linear)
 {
@@ -382,15 +388,31 @@ static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
     return KVP_OK;
 }
 
-/* No size depends on how much of a head is rotated; who computes does. */
-static kvp_err read_partial(const struct kvp_reader *r, const struct kvp_json *j)
+/* Which part of a head rotates changes no size, but the engine rotates all of it. */
+static kvp_err read_partial(const struct kvp_json *j, struct kvp_model *m)
 {
-    double partial = 1;
+    static const char *const keys[] = {"partial_rotary_factor", "rotary_pct", "rope_pct"};
 
-    KVP_TRY(kvp_json_real(j, "partial_rotary_factor", &partial, NULL));
-    if (partial != 1 && !*r->m->not_run)
-        snprintf(r->m->not_run, sizeof(r->m->not_run), "part of a head rotated (partial_rotary_factor %g)", partial);
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        double partial = 1;
+
+        KVP_TRY(kvp_json_real(j, keys[i], &partial, NULL));
+        if (partial != 1)
+            kvp_cannot_run(m, "only a part of each head is rotated");
+    }
     return KVP_OK;
+}
+
+/* Newer configs give one set a layer type ({"full_attention": {...}, ...}). */
+static bool is_per_layer_type(const json_t *object)
+{
+    const char *key;
+    json_t *v;
+
+    json_object_foreach((json_t *)(uintptr_t)object, key, v)
+        if (json_is_object(v))
+            return true;
+    return false;
 }
 
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
@@ -404,18 +426,15 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     snprintf(origin, sizeof(origin), "%s: %s", r->j.origin, key);
     if (!json_is_object(object))
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: expected an object", origin);
+    if (is_per_layer_type(object)) {
+        kvp_cannot_run(r->m, "layers differ in their rotary embedding");
+        return KVP_OK;
+    }
     KVP_TRY(kvp_json_text(&j, "rope_type", &type, &found));
     if (!found)
         KVP_TRY(kvp_json_text(&j, "type", &type, NULL));
-    if (json_is_object(kvp_json_get(&j, "full_attention")) && json_is_object(kvp_json_get(&j, "sliding_attention"))) {
-        KVP_TRY(read_rope_object(r, key, kvp_json_get(&j, "full_attention"))); /* one set a layer type (Gemma 4) */
-        r->m->rope_scaling = KVP_ROPE_OTHER;
-        return KVP_OK;
-    }
-    if (kvp_json_get(&j, "full_attention") || kvp_json_get(&j, "sliding_attention"))
-        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: one set for full_attention and one for sliding_attention are supported, not one alone", origin);
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(read_partial(r, &j));
+    KVP_TRY(read_partial(&j, r->m));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
     if (strcmp(type, "default") == 0)
         return KVP_OK;
@@ -441,8 +460,9 @@ static kvp_err read_positions(const struct kvp_reader *r)
         return KVP_OK;
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
     r->m->rope_theta = 10000;
+    KVP_TRY(kvp_json_real(&r->j, "rotary_emb_base", &r->m->rope_theta, NULL));
     KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(read_partial(r, &r->j));
+    KVP_TRY(read_partial(&r->j, r->m));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
 

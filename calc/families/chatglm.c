@@ -1,78 +1,98 @@
-/* chatglm.c - ChatGLM 2 and 3 and GLM-4-9B (one class), and GLM as transformers has it. Sources:
- * modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b; configuration_{glm,glm4}.py. */
+/* chatglm.c - ChatGLM-6B, ChatGLM2 and 3, GLM-4-9B (one model_type, two sets of keys), and GLM-4 as transformers
+ * has it (glm, glm4). Sources: configuration_chatglm.py and modeling_chatglm.py of THUDM/chatglm-6b,
+ * chatglm2-6b and glm-4-9b; configuration_ and modeling_{glm,glm4}.py in huggingface/transformers. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
-
-static kvp_err chatglm_layers(struct kvp_reader *r)
-{
-    bool few = false, qkv = false, linear = false, last = true;
-    uint32_t groups = r->proto.heads;
-
-    KVP_TRY(kvp_read_flag(r, "multi_query_attention", &few));
-    KVP_TRY(kvp_read_flag(r, "add_qkv_bias", &qkv));
-    KVP_TRY(kvp_read_flag(r, "add_bias_linear", &linear));
-    KVP_TRY(kvp_read_flag(r, "post_layer_norm", &last));
-    if (few)
-        KVP_TRY(kvp_need_count(r, "multi_query_group_num", &groups));
-    if (r->proto.heads % groups)
-        return kvp_key_fail(r, KVP_EINPUT, "multi_query_group_num", "expected a divisor of the query heads");
-    for (uint32_t i = 0; i < r->m->layers; i++) {
-        r->layer[i].kv_heads = groups;
-        r->layer[i].qkv_bias = qkv || linear;
-        r->layer[i].o_bias = r->layer[i].ffn_bias = linear;
-    }
-    r->m->no_final_norm = !last;
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "half of a head rotated, in neighbouring pairs");
-    return KVP_OK;
-}
-
-/* Two more norms a layer, on what each half yields. */
-static kvp_err glm4_layers(struct kvp_reader *r)
-{
-    for (uint32_t i = 0; i < r->m->layers; i++)
-        r->layer[i].norms = 4;
-    return KVP_OK;
-}
+#include "calc/families/shared.h"
 
 static const struct kvp_rule chatglm_rules[] = {
+    {"add_bias_linear", KVP_KEY_ANY, "read: biases"},
+    {"add_qkv_bias", KVP_KEY_ANY, "read: biases of q, k and v"},
+    {"apply_query_key_layer_scaling", KVP_KEY_ANY, "scores are scaled back; no size"},
+    {"multi_query_attention", KVP_KEY_ANY, "read: KV heads"},
     {"multi_query_group_num", KVP_KEY_ANY, "read: KV heads"},
-    {"apply_query_key_layer_scaling", KVP_KEY_ANY, "how scores are scaled"},
-    {"apply_residual_connection_post_layernorm", KVP_KEY_ANY, "where the residual starts, no size"},
-    {"hidden_dropout", KVP_KEY_ANY, "training only"},
-    {"post_layer_norm", KVP_KEY_ANY, "read: whether there is a last norm"},
-    {"rmsnorm", KVP_KEY_TRUE, "norms would have biases"},
-    {"prefix_projection", KVP_KEY_ANY, "of prompt tuning"},
+    {"position_encoding_2d", KVP_KEY_ANY, "which positions rotate which half of a head"},
+    {"inner_hidden_size", KVP_KEY_ANY, "read: feed-forward width"},
+    {"post_layer_norm", KVP_KEY_ANY, "read: the last norm"},
+    {"rmsnorm", KVP_KEY_ANY, "read: the norm"},
+    {"pre_seq_len", KVP_KEY_FALSE, "a prefix would be cached"},
+    {"prefix_projection", KVP_KEY_FALSE, "a prefix would be cached"},
+    {0},
+};
+static const struct kvp_rule glm_rules[] = {
+    {"attention_bias", KVP_KEY_ANY, "read: biases of q, k and v"},
+    {"mlp_bias", KVP_KEY_FALSE, "this class has no such bias"},
     {0},
 };
 
+/* ChatGLM-6B: what BLOOM has, but for its positions. */
+static kvp_err first_layers(struct kvp_reader *r)
+{
+    r->m->norm = KVP_NORM_LAYER;
+    r->m->norm_vectors = 2;
+    r->m->tied = true;
+    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &r->m->tied, NULL));
+    r->proto.ffn = KVP_FFN_PLAIN;
+    r->proto.act = KVP_ACT_GELU;
+    r->proto.qkv_bias = r->proto.o_bias = r->proto.ffn_bias = true;
+    kvp_spread(r);
+    kvp_cannot_run(r->m, "positions in two dimensions");
+    return KVP_OK;
+}
+
+static kvp_err later_layers(struct kvp_reader *r)
+{
+    bool all = false, qkv = false, groups = false, last = true, rms = true;
+
+    KVP_TRY(kvp_read_flag(r, "add_bias_linear", &all));
+    KVP_TRY(kvp_read_flag(r, "add_qkv_bias", &qkv));
+    KVP_TRY(kvp_read_flag(r, "multi_query_attention", &groups));
+    KVP_TRY(kvp_read_flag(r, "post_layer_norm", &last));
+    KVP_TRY(kvp_read_flag(r, "rmsnorm", &rms));
+    r->proto.qkv_bias = all || qkv;
+    r->proto.o_bias = r->proto.ffn_bias = all;
+    if (groups)
+        KVP_TRY(kvp_need_count(r, "multi_query_group_num", &r->proto.kv_heads));
+    if (r->proto.heads % r->proto.kv_heads)
+        return kvp_key_fail(r, KVP_EINPUT, "multi_query_group_num", "expected a divisor of num_attention_heads");
+    r->m->no_final_norm = !last;
+    r->m->norm = rms ? KVP_NORM_RMS : KVP_NORM_LAYER;
+    r->m->norm_vectors = rms ? 1 : 2;
+    kvp_spread(r);
+    kvp_cannot_run(r->m, "only a part of each head is rotated");
+    return KVP_OK;
+}
+
+static kvp_err chatglm_layers(struct kvp_reader *r)
+{
+    return (kvp_json_get(&r->j, "inner_hidden_size") ? first_layers : later_layers)(r);
+}
+
+static kvp_err glm_layers(struct kvp_reader *r)
+{
+    r->proto.o_bias = false; /* attention_bias is of q, k and v */
+    kvp_spread(r);
+    kvp_cannot_run(r->m, "only a part of each head is rotated");
+    return KVP_OK;
+}
+
+#define GLM                                                                                                   \
+    .rules = {kvp_rules_llama, glm_rules}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 131072}, .bias = KVP_BIAS_ATTN, \
+    .layers = glm_layers
+
 const struct kvp_dialect family_chatglm[] = {
     {
-        .model_type = {"chatglm"},
-        .architectures = {"ChatGLMModel", "ChatGLMForConditionalGeneration"},
-        .key = {[KVP_SIZE_VOCAB] = {"padded_vocab_size"}, [KVP_SIZE_WIDTH] = {"hidden_size"}, [KVP_SIZE_LAYERS] = {"num_layers"},
-                [KVP_SIZE_HEADS] = {"num_attention_heads"}, [KVP_SIZE_HEAD_DIM] = {"kv_channels"}, [KVP_SIZE_FFN] = {"ffn_hidden_size"},
-                [KVP_SIZE_POSITIONS] = {"seq_length"}},
-        .act = "silu", .eps_key = "layernorm_epsilon", .eps = 1e-5,
+        .model_type = {"chatglm"}, .architectures = {"ChatGLMModel", "ChatGLMForConditionalGeneration"},
+        .rules = {chatglm_rules, kvp_rules_layer_norm},
+        .key = {[KVP_SIZE_VOCAB] = {"padded_vocab_size", "vocab_size"}, [KVP_SIZE_WIDTH] = {"hidden_size"},
+                [KVP_SIZE_LAYERS] = {"num_layers"}, [KVP_SIZE_HEADS] = {"num_attention_heads"},
+                [KVP_SIZE_HEAD_DIM] = {"kv_channels"}, [KVP_SIZE_FFN] = {"ffn_hidden_size", "inner_hidden_size"},
+                [KVP_SIZE_POSITIONS] = {"seq_length", "max_sequence_length"}},
+        .absent = {[KVP_SIZE_POSITIONS] = 2048}, .act = "silu", .eps_key = "layernorm_epsilon", .eps = 1e-5,
         .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE,
-        .rules = {chatglm_rules},
         .layers = chatglm_layers,
     },
-    {
-        .model_type = {"glm"},
-        .architectures = {"GlmForCausalLM"},
-        LLAMA_LIKE,
-        .absent = {[KVP_SIZE_KV_HEADS] = 2, [KVP_SIZE_HEAD_DIM] = 128, [KVP_SIZE_POSITIONS] = 131072},
-        .bias = KVP_BIAS_QKV,
-        .rules = {kvp_rules_llama},
-    },
-    {
-        .model_type = {"glm4"},
-        .architectures = {"Glm4ForCausalLM"},
-        LLAMA_LIKE,
-        .absent = {[KVP_SIZE_KV_HEADS] = 2, [KVP_SIZE_HEAD_DIM] = 128, [KVP_SIZE_POSITIONS] = 131072},
-        .bias = KVP_BIAS_ATTN,
-        .rules = {kvp_rules_llama},
-        .layers = glm4_layers,
-    },
+    {.model_type = {"glm"}, .architectures = {"GlmForCausalLM"}, GLM},
+    {.model_type = {"glm4"}, .architectures = {"Glm4ForCausalLM"}, .norms = 4, GLM},
     {.model_type = {0}},
 };

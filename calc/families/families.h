@@ -5,19 +5,21 @@
 #include "calc/family.h"
 
 extern const struct kvp_dialect family_llama[];
+extern const struct kvp_dialect family_gemma[];
+extern const struct kvp_dialect family_qwen[];
+extern const struct kvp_dialect family_vision[];
 extern const struct kvp_dialect family_opt[];
 extern const struct kvp_dialect family_bloom[];
-extern const struct kvp_dialect family_gpt_neox[];
-extern const struct kvp_dialect family_gpt_bigcode[];
+extern const struct kvp_dialect family_gpt[];
 extern const struct kvp_dialect family_falcon[];
 extern const struct kvp_dialect family_mpt[];
 extern const struct kvp_dialect family_phi[];
 extern const struct kvp_dialect family_stablelm[];
+extern const struct kvp_dialect family_starcoder2[];
 extern const struct kvp_dialect family_chatglm[];
 extern const struct kvp_dialect family_internlm[];
 extern const struct kvp_dialect family_cohere[];
 extern const struct kvp_dialect family_olmo[];
-extern const struct kvp_dialect family_seq2seq[];
 extern const struct kvp_dialect family_mixtral[];
 extern const struct kvp_dialect family_dbrx[];
 extern const struct kvp_dialect family_qwen_moe[];
@@ -40,5 +42,8 @@ extern const struct kvp_dialect family_qwen3_next[];
 extern const struct kvp_dialect family_recurrent_gemma[];
 extern const struct kvp_dialect family_rwkv[];
 extern const struct kvp_dialect family_zamba2[];
+extern const struct kvp_dialect family_bart[];
+extern const struct kvp_dialect family_t5[];
+extern const struct kvp_dialect family_whisper[];
 
 #endif

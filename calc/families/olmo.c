@@ -1,34 +1,40 @@
-/* olmo.c - OLMo 1 (norms without weights), 2 and 3 (norms of q and k over all heads, after the halves). Sources:
- * configuration_{olmo,olmo2,olmo3}.py and the modelling files beside them in huggingface/transformers. */
+/* olmo.c - OLMo 1 (norms without weights), 2 (norms after the blocks, wide norms on q and k), 3 (three of four
+ * layers slide). Sources: configuration_ and modeling_{olmo,olmo2,olmo3}.py in huggingface/transformers. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
+#include "calc/families/shared.h"
+
+static const struct kvp_rule olmo_rules[] = {
+    {"clip_qkv", KVP_KEY_ANY, "limits values; no size"},
+    {0},
+};
 
 static kvp_err olmo_layers(struct kvp_reader *r)
 {
     r->m->norm_vectors = 0;
+    kvp_cannot_run(r->m, "norms without weights");
     return KVP_OK;
 }
 
 static kvp_err olmo2_layers(struct kvp_reader *r)
 {
-    for (uint32_t i = 0; i < r->m->layers; i++)
-        r->layer[i].qk_norm_wide = true;
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "norms after attention and after the feed-forward");
+    r->proto.qk_norm = r->proto.qk_norm_wide = true;
+    kvp_spread(r);
+    kvp_cannot_run(r->m, "norms after the blocks");
     return KVP_OK;
 }
 
-static const struct kvp_rule rules[] = {
-    {"clip_qkv", KVP_KEY_ANY, "a bound on values"},
-    {0},
-};
+static kvp_err olmo3_layers(struct kvp_reader *r)
+{
+    KVP_TRY(olmo2_layers(r));
+    return kvp_read_slides(r, 4096, 4);
+}
+
+#define OLMO .rules = {olmo_rules, kvp_rules_llama, kvp_rules_layer_norm}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .bias = KVP_BIAS_ATTN
 
 const struct kvp_dialect family_olmo[] = {
-    {.model_type = {"olmo"}, .architectures = {"OlmoForCausalLM"}, .key = LLAMA_KEYS, .act_key = "hidden_act", .act = "silu", .eps = 1e-5,
-     .norm = KVP_NORM_LAYER, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_ATTN, .absent = {[KVP_SIZE_POSITIONS] = 2048},
-     .rules = {kvp_rules_llama, rules}, .layers = olmo_layers},
-    {.model_type = {"olmo2"}, .architectures = {"Olmo2ForCausalLM"}, LLAMA_LIKE, .bias = KVP_BIAS_ATTN, .qk_norm = true,
-     .absent = {[KVP_SIZE_POSITIONS] = 2048}, .rules = {kvp_rules_llama, rules}, .layers = olmo2_layers},
-    {.model_type = {"olmo3"}, .architectures = {"Olmo3ForCausalLM"}, LLAMA_LIKE, .bias = KVP_BIAS_ATTN, .qk_norm = true,
-     .window = KVP_WINDOW_EVERY, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .rules = {kvp_rules_llama, rules}, .layers = olmo2_layers},
+    {.model_type = {"olmo"}, .architectures = {"OlmoForCausalLM"}, OLMO, .layers = olmo_layers},
+    {.model_type = {"olmo2"}, .architectures = {"Olmo2ForCausalLM"}, OLMO, .layers = olmo2_layers},
+    {.model_type = {"olmo3"}, .architectures = {"Olmo3ForCausalLM"}, OLMO, .window = KVP_WINDOW_HOOK, .layers = olmo3_layers},
     {.model_type = {0}},
 };

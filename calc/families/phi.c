@@ -1,18 +1,38 @@
-/* phi.c - Phi-1 and 2 (three spellings of one model), Phi-3 to 4. Sources: configuration_{phi,phi3}.py and the
- * modelling files beside them in huggingface/transformers; modeling_mixformer_sequential.py of
- * microsoft/phi-2's first revision. */
+/* phi.c - Phi-1, 1.5, 2 (three dialects), Phi-3, 3.5, 4 and the text part of Phi-3-vision, Phi-3-small. Sources:
+ * configuration_ and modeling_{phi,phi3}.py in huggingface/transformers; configuration_mixformer_sequential.py and
+ * modeling_phi.py of microsoft/phi-2; configuration_phi3_small.py and modeling_phi3_small.py of
+ * microsoft/Phi-3-small-8k-instruct, whose sparse layers keep every row of k and v. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
+#include "calc/families/shared.h"
+
+static const struct kvp_rule phi_rules[] = {
+    {"rotary_dim", KVP_KEY_ANY, "read: which part of a head rotates; no size"},
+    {"qk_layernorm", KVP_KEY_FALSE, "q and k would have norms"},
+    {"architecture", KVP_KEY_ANY, "blocks are parallel in every published file"},
+    {"attention_bias", KVP_KEY_ANY, "not read by the class: it always has biases"},
+    {0},
+};
+static const struct kvp_rule phi3_rules[] = {
+    {"attention_bias", KVP_KEY_FALSE, "this class has no such bias"},
+    {"mlp_bias", KVP_KEY_FALSE, "this class has no such bias"},
+    {"lm_head_bias", KVP_KEY_ANY, "read: the head's bias"},
+    {"embd_layer", KVP_KEY_ANY, "the image embedding, which is a tower"},
+    {"img_processor", KVP_KEY_ANY, "the image tower"},
+    {0},
+};
+static const struct kvp_rule small_rules[] = {
+    {"blocksparse_homo_head_pattern", KVP_KEY_ANY, "which keys a query reads, not which are kept"},
+    {"dense_attention_every_n_layers", KVP_KEY_ANY, "which layers read every key; all keep every key"},
+    {"ff_dim_multiplier", KVP_KEY_FALSE, "the feed-forward width would be derived"},
+    {"attention_bias", KVP_KEY_ANY, "not read by the class: it always has biases"},
+    {0},
+};
 
 static kvp_err phi_layers(struct kvp_reader *r)
 {
-    bool qk = false;
-
-    KVP_TRY(kvp_read_flag(r, "qk_layernorm", &qk));
-    for (uint32_t i = 0; i < r->m->layers && qk; i++) /* LayerNorm over a head, with a bias: twice a weight */
-        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "qk_norm", r->proto.head_dim, 1, 4, false));
     r->m->head_bias = true;
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "attention and feed-forward side by side, part of a head rotated");
+    kvp_cannot_run(r->m, "attention and feed-forward are parallel");
     return KVP_OK;
 }
 
@@ -21,52 +41,43 @@ static kvp_err phi3_layers(struct kvp_reader *r)
     return kvp_read_flag(r, "lm_head_bias", &r->m->head_bias);
 }
 
-static const struct kvp_rule phi_rules[] = {
-    {"qk_layernorm", KVP_KEY_ANY, "read: norms of q and k"},
-    {"rotary_dim", KVP_KEY_ANY, "how much of a head is rotated, no size"},
-    {"flash_rotary", KVP_KEY_ANY, "which kernel runs"},
-    {"attention_bias", KVP_KEY_ANY, "not read by this class: its biases are always there"},
-    {0},
-};
-static const struct kvp_rule phi3_rules[] = {
-    {"lm_head_bias", KVP_KEY_ANY, "read: the head's bias"},
-    {"mlp_bias", KVP_KEY_FALSE, "this class has no such bias"},
-    {"embd_layer", KVP_KEY_ANY, "how a picture's features are placed among the tokens"},
-    {"audio_processor", KVP_KEY_ANY, "an audio tower"},
-    {0},
-};
+/* "gegelu" is a gated GELU that is clipped. */
+static kvp_err small_layers(struct kvp_reader *r)
+{
+    r->proto.act = KVP_ACT_GELU;
+    kvp_spread(r);
+    kvp_cannot_run(r->m, "block-sparse attention");
+    return KVP_OK;
+}
+
+#define PHI_BLOCK                                                                                            \
+    .rules = {phi_rules, kvp_rules_layer_norm}, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .ffn_per_width = 4, \
+    .act = "gelu_new", .eps = 1e-5, .norm = KVP_NORM_LAYER, .norms = 1, .position = KVP_POS_ROPE,            \
+    .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL, .layers = phi_layers
 
 const struct kvp_dialect family_phi[] = {
+    {.model_type = {"phi"}, .architectures = {"PhiModel"}, .key = LLAMA_KEYS, .act_key = "hidden_act",
+     .eps_key = "layer_norm_eps", PHI_BLOCK},
     {
-        .model_type = {"phi"},
-        .architectures = {"PhiForCausalLM"},
-        .key = LLAMA_KEYS,
-        .absent = {[KVP_SIZE_POSITIONS] = 2048},
-        .act_key = "hidden_act", .act = "gelu_new", .eps_key = "layer_norm_eps", .eps = 1e-5,
-        .norm = KVP_NORM_LAYER, .norms = 1, .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL,
-        .rules = {kvp_rules_llama, phi_rules},
-        .layers = phi_layers,
+        .model_type = {"phi-msft", "mixformer-sequential"}, .architectures = {"PhiForCausalLM", "MixFormerSequentialForCausalLM"},
+        .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"n_embd"}, [KVP_SIZE_LAYERS] = {"n_layer"},
+                [KVP_SIZE_HEADS] = {"n_head"}, [KVP_SIZE_KV_HEADS] = {"n_head_kv"}, [KVP_SIZE_FFN] = {"n_inner"},
+                [KVP_SIZE_POSITIONS] = {"n_positions"}},
+        .act_key = "activation_function", .eps_key = "layer_norm_epsilon", PHI_BLOCK,
     },
+    {.model_type = {"phi3", "phi3_v"}, .architectures = {"Phi3ForCausalLM", "Phi3VForCausalLM", "Phi3Model"},
+     .rules = {kvp_rules_llama, phi3_rules}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 4096},
+     .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_EVERY, .layers = phi3_layers},
     {
-        .model_type = {"phi-msft", "mixformer-sequential"},
-        .architectures = {"MixFormerSequentialForCausalLM"},
-        .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"n_embd"}, [KVP_SIZE_LAYERS] = {"n_layer"}, [KVP_SIZE_HEADS] = {"n_head"},
-                [KVP_SIZE_KV_HEADS] = {"n_head_kv"}, [KVP_SIZE_FFN] = {"n_inner"}, [KVP_SIZE_POSITIONS] = {"n_positions"}},
-        .absent = {[KVP_SIZE_POSITIONS] = 2048},
-        .ffn_per_width = 4, .act_key = "activation_function", .act = "gelu_new", .eps_key = "layer_norm_epsilon", .eps = 1e-5,
-        .norm = KVP_NORM_LAYER, .norms = 1, .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL,
-        .rules = {phi_rules},
-        .layers = phi_layers,
-    },
-    {
-        .model_type = {"phi3", "phi3_v"},
-        .architectures = {"Phi3ForCausalLM", "Phi3VForCausalLM"},
-        LLAMA_LIKE,
-        .absent = {[KVP_SIZE_POSITIONS] = 4096},
-        .bias = KVP_BIAS_NONE,
-        .window = KVP_WINDOW_EVERY,
-        .rules = {kvp_rules_llama, phi3_rules},
-        .layers = phi3_layers,
+        .model_type = {"phi3small"}, .architectures = {"Phi3SmallForCausalLM"},
+        .rules = {small_rules, kvp_rules_layer_norm},
+        .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"hidden_size"},
+                [KVP_SIZE_LAYERS] = {"num_hidden_layers"}, [KVP_SIZE_HEADS] = {"num_attention_heads"},
+                [KVP_SIZE_KV_HEADS] = {"num_key_value_heads"}, [KVP_SIZE_FFN] = {"ff_intermediate_size"},
+                [KVP_SIZE_POSITIONS] = {"max_position_embeddings"}},
+        .absent = {[KVP_SIZE_POSITIONS] = 8192}, .act = "gelu", .eps_key = "layer_norm_epsilon", .eps = 1e-5,
+        .norm = KVP_NORM_LAYER, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_ALL,
+        .tied = true, .layers = small_layers,
     },
     {.model_type = {0}},
 };

@@ -1,43 +1,59 @@
-/* stablelm.c - StableLM. Source: configuration_stablelm.py, modeling_stablelm.py in huggingface/transformers;
- * stabilityai/stable-code-3b for the spelling stablelm_epoch. */
+/* stablelm.c - StableLM 3B-4E1T, 2, Stable Code; Nemotron (dense, Minitron). Sources: configuration_ and
+ * modeling_{stablelm,nemotron}.py in huggingface/transformers, modeling_stablelm_epoch.py of
+ * stabilityai/stablelm-3b-4e1t. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
+#include "calc/families/shared.h"
 
-/* With parallel residuals one norm feeds both halves; norms of q and k are one for each head, without bias. */
-static kvp_err layers(struct kvp_reader *r)
-{
-    bool bias = false, parallel = false, qk = false;
-
-    KVP_TRY(kvp_read_flag(r, "use_qkv_bias", &bias));
-    KVP_TRY(kvp_read_flag(r, "use_parallel_residual", &parallel));
-    KVP_TRY(kvp_read_flag(r, "qk_layernorm", &qk));
-    for (uint32_t i = 0; i < r->m->layers; i++) {
-        r->layer[i].qkv_bias = bias;
-        r->layer[i].norms = parallel ? 1 : 2;
-        r->layer[i].qk_norm = r->layer[i].qk_norm_wide = qk;
-    }
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "part of a head rotated");
-    return KVP_OK;
-}
-
-static const struct kvp_rule rules[] = {
-    {"qk_layernorm", KVP_KEY_ANY, "read: norms of q and k"},
-    {"num_heads", KVP_KEY_ANY, "another spelling of num_attention_heads"},
-    {"norm_eps", KVP_KEY_ANY, "another spelling of the norm's epsilon"},
-    {"hidden_dropout", KVP_KEY_ANY, "training only"},
+static const struct kvp_rule stablelm_rules[] = {
+    {"use_qkv_bias", KVP_KEY_ANY, "read: biases of q, k and v"},
+    {"qk_layernorm", KVP_KEY_ANY, "read: a norm a head on q and k"},
+    {"use_parallel_residual", KVP_KEY_ANY, "read: one norm a layer"},
+    {"num_heads", KVP_KEY_ANY, "the same as num_attention_heads"},
+    {0},
+};
+static const struct kvp_rule nemotron_rules[] = {
+    {"attention_bias", KVP_KEY_ANY, "read: biases"},
+    {"mlp_bias", KVP_KEY_ANY, "read: biases"},
     {0},
 };
 
+static kvp_err stablelm_layers(struct kvp_reader *r)
+{
+    bool parallel = false, norms = false;
+
+    KVP_TRY(kvp_read_flag(r, "use_qkv_bias", &r->proto.qkv_bias));
+    KVP_TRY(kvp_read_flag(r, "qk_layernorm", &norms));
+    KVP_TRY(kvp_read_flag(r, "use_parallel_residual", &parallel));
+    r->proto.qk_norm = r->proto.qk_norm_wide = norms; /* every head has a norm of its own: as many weights */
+    if (parallel) {
+        r->proto.norms = 1;
+        kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    }
+    if (!json_object_get(r->j.object, "rope_pct") && !json_object_get(r->j.object, "partial_rotary_factor"))
+        kvp_cannot_run(r->m, "only a part of each head is rotated"); /* class default 0.25 */
+    kvp_spread(r);
+    return KVP_OK;
+}
+
+static kvp_err nemotron_layers(struct kvp_reader *r)
+{
+    kvp_cannot_run(r->m, "its norms add one to their weight");
+    return KVP_OK;
+}
+
 const struct kvp_dialect family_stablelm[] = {
     {
-        .model_type = {"stablelm", "stablelm_epoch"},
-        .architectures = {"StableLmForCausalLM", "StableLMEpochForCausalLM"},
-        .key = LLAMA_KEYS,
-        .absent = {[KVP_SIZE_POSITIONS] = 4096},
-        .act_key = "hidden_act", .act = "silu", .eps_key = "layer_norm_eps", .eps = 1e-5,
-        .norm = KVP_NORM_LAYER, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE,
-        .rules = {kvp_rules_llama, rules},
-        .layers = layers,
+        .model_type = {"stablelm", "stablelm_epoch"}, .architectures = {"StableLmForCausalLM", "StableLMEpochForCausalLM"},
+        .rules = {stablelm_rules, kvp_rules_layer_norm}, .key = LLAMA_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 4096},
+        .act_key = "hidden_act", .act = "silu", .eps_key = "layer_norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER,
+        .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE, .layers = stablelm_layers,
+    },
+    {
+        .model_type = {"nemotron"}, .architectures = {"NemotronForCausalLM"},
+        .rules = {nemotron_rules, kvp_rules_layer_norm}, .key = LLAMA_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 4096},
+        .act_key = "hidden_act", .act = "relu2", .eps_key = "norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER,
+        .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_KEYS, .layers = nemotron_layers,
     },
     {.model_type = {0}},
 };

@@ -6,19 +6,21 @@
 
 static const struct kvp_dialect *const families[] = {
     family_llama,
+    family_gemma,
+    family_qwen,
+    family_vision,
     family_opt,
     family_bloom,
-    family_gpt_neox,
-    family_gpt_bigcode,
+    family_gpt,
     family_falcon,
     family_mpt,
     family_phi,
     family_stablelm,
+    family_starcoder2,
     family_chatglm,
     family_internlm,
     family_cohere,
     family_olmo,
-    family_seq2seq,
     family_mixtral,
     family_dbrx,
     family_qwen_moe,
@@ -41,6 +43,9 @@ static const struct kvp_dialect *const families[] = {
     family_recurrent_gemma,
     family_rwkv,
     family_zamba2,
+    family_bart,
+    family_t5,
+    family_whisper,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -115,6 +120,9 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
     if (!type && inner)
         type = inner;
     *out = type || arch ? dialect_by(type, arch) : dialect_by_sign(j);
+    *out = dialect_by(type, arch);
+    if (*out && (*out)->refused)
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: model_type \"%s\" is not supported: %s", j->origin, (*out)->model_type[0], (*out)->refused);
     if (*out)
         return KVP_OK;
     supported(list, sizeof(list));

@@ -187,7 +187,7 @@ static void forward(const struct pass *s)
     if (m->no_logits)
         return;
     pass_stream(s, KVP_OP_FINAL_NORM, UINT32_MAX, 1, s->logit_rows, m->width, m->width, pass_norm_weights(s));
-    pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
+    pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->embed_width ? m->embed_width : m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
 }
 
 kvp_err ops_build(struct ops *o, struct plan *p, uint64_t logit_rows, struct kvp_error *e)

@@ -57,9 +57,10 @@ void weights_each(struct walk *w)
     const struct kvp_model *m = w->m;
     const uint64_t positions = m->position == KVP_POS_LEARNED ? m->position_rows ? m->position_rows : m->max_positions : 0;
     const uint64_t enc = m->encoder_width ? m->encoder_width : m->width;
+    const uint64_t embed = m->embed_width ? m->embed_width : m->width;
 
     if (!m->no_embed) {
-        walk_matrix(w, KVP_ROLE_EMBED, "embedding", WHOLE_MODEL, 1, m->vocab, m->width, false);
+        walk_matrix(w, KVP_ROLE_EMBED, "embedding", WHOLE_MODEL, 1, m->vocab, embed, false);
         walk_matrix(w, KVP_ROLE_EMBED, "positions", WHOLE_MODEL, 1, positions, m->width, false);
     }
     walk_matrix(w, KVP_ROLE_EMBED, "encoder_positions", WHOLE_MODEL, 1, m->encoder_rows, enc, false);
@@ -71,7 +72,7 @@ void weights_each(struct walk *w)
         norm(w, "final_norm", WHOLE_MODEL, 1, m->width);
     extras(w, m->extra, KVP_MAX_EXTRA, KVP_ROLE_SMALL, WHOLE_MODEL, 1);
     if (!m->tied && !m->no_head)
-        walk_matrix(w, KVP_ROLE_HEAD, "lm_head", WHOLE_MODEL, 1, m->head_rows ? m->head_rows : m->vocab, m->width, false);
+        walk_matrix(w, KVP_ROLE_HEAD, "lm_head", WHOLE_MODEL, 1, m->head_rows ? m->head_rows : m->vocab, embed, false);
     if (m->head_bias)
         walk_vector(w, KVP_ROLE_HEAD, "lm_head.bias", WHOLE_MODEL, 1, m->head_rows ? m->head_rows : m->vocab);
     if (w->tower)

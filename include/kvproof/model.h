@@ -169,6 +169,7 @@ struct kvp_model {
     struct kvp_extra mtp_extra[KVP_MAX_EXTRA];
 
     bool no_embed, no_logits; /* a later pipeline stage: no embedding table; an earlier one: no final norm and head run */
+    uint32_t embed_width; /* of the embedding and the head when not the model's (OPT-350M); 0: the model's */
 
     /* What the engine cannot run yet although every size is known: the reason, or "". */
     char not_run[96];
