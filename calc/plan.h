@@ -55,6 +55,7 @@ struct part {
     uint64_t slots, slots_most; /* tokens' room per sequence: at rest, and at its highest */
     uint64_t block, pages;      /* pages > 0: slots = pages * block */
     bool grows;
+    uint64_t null;              /* pages that belong to no sequence */
 };
 
 enum { PLAN_MAX_PARTS = 24 };
@@ -66,10 +67,19 @@ struct plan_class {
     uint64_t band; /* prefill: query i sees keys with i - j < band; PLAN_NO_LIMIT: all j <= i */
     uint64_t span; /* decode: most keys a query sees, itself included */
     uint32_t n_parts;
+    bool expanded;  /* MLA: keys and values of the heads are stored, not the latent */
+    bool last_only; /* prefill computes only the last token here, and every token's k and v (YOCO's upper half) */
     struct part parts[PLAN_MAX_PARTS];
 };
 
-enum { PLAN_MAX_SCRATCH = 4 };
+enum { PLAN_MAX_SCRATCH = 4, PLAN_MAX_META = 4 };
+
+/* Metadata of a store beside its tables, once for the whole batch: [a, b]. */
+struct plan_meta {
+    const char *name;
+    enum kvp_format format;
+    uint64_t a, b;
+};
 
 struct technique;
 
@@ -108,6 +118,11 @@ struct plan {
     uint32_t n_scratch;
     struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
     bool over; /* a count did not fit */
+    uint64_t asked;  /* the workload's context; w.context is less when a technique keeps part of the prompt elsewhere */
+    uint64_t hit;    /* prompt tokens that all sequences but the first find computed */
+    uint64_t budget; /* most tokens of a pass, all sequences together; 0: no limit */
+    uint32_t n_meta;
+    struct plan_meta meta[PLAN_MAX_META];
 };
 
 /* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,
@@ -133,6 +148,14 @@ struct part *plan_add_part(struct plan_class *c, const char *name);
 void plan_drop_parts(struct plan_class *c);
 void plan_add_table(struct plan *p, uint64_t pages);
 void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
+
+void plan_add_meta(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b);
+
+/* The class whose k and v this one reads: itself, or the nearest before it of its kind when it stores none. */
+const struct plan_class *plan_owner(const struct plan *p, uint32_t cls);
+
+/* Sequences that a prefill pass works on together. */
+uint64_t plan_pass_width(const struct plan *p);
 
 /* A part that never changes its size: a recurrent state, an encoder's keys. `tokens` rows of it. */
 struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *name, enum kvp_tag tag, enum kvp_format f,

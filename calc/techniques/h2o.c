@@ -26,13 +26,29 @@ static kvp_err budget(const struct plan *p, const struct kvp_spec *s, const char
                     ratio_key, r->r, p->w.prompt, key);
 }
 
+/* Kept sets of a layer: one for each key-value head; heads that read one latent (MLA) share one. */
+static uint64_t sets(const struct kvp_layer_class *m)
+{
+    return m->mixer == KVP_MIX_MLA ? 1 : m->kv_heads;
+}
+
+static uint64_t row_width(const struct kvp_layer_class *m)
+{
+    return m->mixer == KVP_MIX_MLA ? (uint64_t)m->kv_rank + m->rope_dim : (uint64_t)m->kv_heads * m->head_dim * 2;
+}
+
+static bool stores_rows(const struct plan_class *c)
+{
+    return c->n_parts && c->parts[0].rows;
+}
+
 static void add_scores(struct plan_class *c, uint64_t slots, enum kvp_format f)
 {
     struct part *x = plan_add_part(c, "scores");
 
     x->tag = KVP_TAG_METADATA;
     x->format = f;
-    x->heads = c->model->kv_heads;
+    x->heads = sets(c->model);
     x->width = 1;
     x->law.cap = slots;
     x->follows_growth = x->strips = true;
@@ -54,13 +70,17 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
                             "h2o: a layer sees only its window of %" PRIu64 " tokens, and h2o would keep older ones at context %" PRIu64,
                             c->model->window, p->w.context);
         c->span = num_min(c->span, num_add(&p->over, slots, 1));
+        if (!stores_rows(c))
+            continue;
         for (uint32_t k = 0; k < c->n_parts; k++) {
+            if (!c->parts[k].rows)
+                continue;
             c->parts[k].law = (struct law){.held = law_ring, .read = law_ring_before, .cap = slots};
             c->parts[k].append_decode = false; /* the eviction step stores the row */
         }
         add_scores(c, slots, kvp_spec_param(s, "score_dtype")->f);
-        plan_add_scratch(p, "prompt_scores", KVP_F32, p->w.batch, c->model->kv_heads, p->w.prompt);
-        plan_add_scratch(p, "kept_index", KVP_I32, p->w.batch, c->model->kv_heads, kept);
+        plan_add_scratch(p, "prompt_scores", KVP_F32, p->w.batch, sets(c->model), p->w.prompt);
+        plan_add_scratch(p, "kept_index", KVP_I32, p->w.batch, sets(c->model), kept);
         plan_add_scratch(p, "probabilities", KVP_F32, p->w.batch, c->model->heads, num_add(&p->over, kept, 1));
     }
     return KVP_OK;
@@ -80,11 +100,11 @@ static void prefill_ops(struct ops *o, struct plan *p, uint32_t cls, const struc
                           .flops_full = NUM_PROD(over, pass, P, P),
                           .read = num_add(over, NUM_PROD(over, 4, B, P, d, (uint64_t)m->heads + m->kv_heads),
                                           NUM_PROD(over, 4, B, m->heads, P)),
-                          .written = NUM_PROD(over, 4, B, m->kv_heads, P)});
+                          .written = NUM_PROD(over, 4, B, sets(m), P)});
     ops_add(o, KVP_OP_EVICT, KVP_PREFILL, cls, n,
-            (struct cost){.read = NUM_PROD(over, 4, B, m->kv_heads, P),
-                          .written = NUM_PROD(over, 4 + bs, B, m->kv_heads, kept)});
-    ops_more(o, KVP_OP_APPEND, KVP_PREFILL, cls, (struct cost){.read = NUM_PROD(over, 4, B, m->kv_heads, kept)});
+            (struct cost){.read = NUM_PROD(over, 4, B, sets(m), P),
+                          .written = NUM_PROD(over, 4 + bs, B, sets(m), kept)});
+    ops_more(o, KVP_OP_APPEND, KVP_PREFILL, cls, (struct cost){.read = NUM_PROD(over, 4, B, sets(m), kept)});
 }
 
 /* Add this step's probabilities to the scores, free the lowest slot by moving one row, store the new. */
@@ -92,7 +112,7 @@ static void decode_ops(struct ops *o, struct plan *p, uint32_t cls, const struct
 {
     const struct kvp_layer_class *m = p->cls[cls].model;
     const uint64_t B = p->w.batch, used = law_ring_before(&scores->law, p->w.context), n = m->count;
-    const uint64_t bs = format_bits(scores->format) / 8, kv_row = 2 * (uint64_t)m->kv_heads * m->head_dim;
+    const uint64_t bs = format_bits(scores->format) / 8, kv_row = row_width(m);
     const uint64_t row = NUM_PROD(&o->over, B, kv_row, format_bits(p->kv) / 8);
     const uint64_t moved = used == scores->law.cap ? row : 0, probs = NUM_PROD(&o->over, 4, B, m->heads, used + 1);
     const uint64_t new_row = NUM_PROD(&o->over, 4, B, kv_row);
@@ -103,9 +123,9 @@ static void decode_ops(struct ops *o, struct plan *p, uint32_t cls, const struct
     ops_add(o, KVP_OP_EVICT, KVP_DECODE, cls, n,
             (struct cost){.flops = mass,
                           .flops_full = mass,
-                          .read = num_add(over, num_add(over, probs, NUM_PROD(over, B, m->kv_heads, used, bs)),
+                          .read = num_add(over, num_add(over, probs, NUM_PROD(over, B, sets(m), used, bs)),
                                           num_add(over, new_row, moved)),
-                          .written = num_add(over, NUM_PROD(over, B, m->kv_heads, num_min(used + 1, scores->law.cap), bs),
+                          .written = num_add(over, NUM_PROD(over, B, sets(m), num_min(used + 1, scores->law.cap), bs),
                                              num_add(over, row, moved))});
 }
 
@@ -115,6 +135,8 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     const struct part *scores = &c->parts[c->n_parts - 1];
 
     (void)s;
+    if (!stores_rows(c))
+        return;
     if (phase == KVP_PREFILL)
         prefill_ops(o, p, cls, scores);
     else

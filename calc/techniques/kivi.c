@@ -140,6 +140,8 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
         const bool ring = c->span != PLAN_NO_LIMIT;
         const uint64_t groups = ring ? num_mul(&p->over, num_cdiv(c->span, n.group), n.group) : PLAN_NO_LIMIT;
 
+        if (!c->n_parts || !c->parts[0].rows) /* a recurrence, or a reader of another layer's rows */
+            continue;
         plan_drop_parts(c);
         add_packed(p, c, k_names, &(struct law){.held = keys_packed, .read = keys_packed_before, .endless = !ring, .cap = groups, .residual = R},
                    true, &n, 0);
@@ -170,11 +172,16 @@ static void quantize(struct ops *o, struct plan *p, uint32_t cls, enum kvp_phase
 
 static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
 {
-    const struct plan_class *c = &p->cls[cls];
+    const struct plan_class *c = plan_owner(p, cls);
     const struct law *k = &c->parts[0].law, *v = &c->parts[3].law;
+    const bool owner = c == &p->cls[cls];
     const uint64_t T = p->w.context, R = spec_int(s, "residual"), P = p->w.prompt;
     uint64_t row, unpacked;
 
+    if (c->n_parts < 6)
+        return;
+    if (phase == KVP_PREFILL && !owner)
+        return;
     if (phase == KVP_PREFILL) {
         quantize(o, p, cls, phase, keys_packed(k, P), values_packed(v, P), 4);
         return;
@@ -184,7 +191,8 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     unpacked = NUM_PROD(&o->over, 2, row, num_add(&o->over, keys_packed_before(k, T), values_packed_before(v, T)));
     ops_more(o, KVP_OP_ATTN, phase, cls,
              (struct cost){.flops = unpacked, .flops_full = unpacked, .read = num_mul(&o->over, 4, row)});
-    quantize(o, p, cls, phase, T % R ? 0 : R, T > R && v->cap ? 1 : 0, format_bits(p->kv) / 8);
+    if (owner)
+        quantize(o, p, cls, phase, T % R ? 0 : R, T > R && v->cap ? 1 : 0, format_bits(p->kv) / 8);
 }
 
 /* The largest group up to 32 that the heads allow, and a residual that is full and flushed by now. */

@@ -3,6 +3,8 @@
 
 extern const struct technique technique_dense, technique_window, technique_h2o, technique_kivi, technique_contiguous,
     technique_growing, technique_paged;
+extern const struct technique technique_gqa, technique_mqa, technique_mla, technique_xc_cache, technique_recurrent, technique_cla,
+    technique_yoco, technique_lorc, technique_prefix, technique_continuous_batching, technique_chunked_prefill;
 
 static const struct technique *const techniques[] = {
     &technique_dense, /* the baseline stays first */
@@ -12,6 +14,17 @@ static const struct technique *const techniques[] = {
     &technique_contiguous,
     &technique_growing,
     &technique_paged,
+    &technique_gqa,
+    &technique_mqa,
+    &technique_mla,
+    &technique_xc_cache,
+    &technique_recurrent,
+    &technique_cla,
+    &technique_yoco,
+    &technique_lorc,
+    &technique_prefix,
+    &technique_continuous_batching,
+    &technique_chunked_prefill,
 };
 
 const struct technique *technique_at(uint32_t i)

@@ -28,6 +28,8 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
             continue;
         c->band = c->span = num_min(c->span, w);
         for (uint32_t k = 0; k < c->n_parts; k++) {
+            if (!c->parts[k].rows)
+                continue;
             c->parts[k].law.cap = c->span;
             c->parts[k].law.endless = false;
         }
