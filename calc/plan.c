@@ -148,6 +148,23 @@ static kvp_err check_pairs(const struct kvp_stack *s, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* Of a prefix that the batch shares there is one copy more, as it was at the hit. */
+static void add_state(struct plan *p, struct plan_class *c)
+{
+    const uint32_t before = c->n_parts;
+    uint32_t end;
+
+    plan_add_state(p, c);
+    end = c->n_parts;
+    for (uint32_t i = before; i < end && p->hit; i++) {
+        struct part *x = plan_add_part(c, "state_checkpoint");
+
+        *x = c->parts[i];
+        x->name = "state_checkpoint";
+        x->shared = x->law.cap;
+    }
+}
+
 static kvp_err rewrite(struct plan *p, struct kvp_error *e)
 {
     const struct technique *t;
@@ -166,7 +183,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
             KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
     for (uint32_t c = 0; c < p->n_classes; c++) /* last: techniques rewrite what holds tokens, and this doesn't */
-        plan_add_state(p, &p->cls[c]);
+        add_state(p, &p->cls[c]);
     return KVP_OK;
 }
 

@@ -5,7 +5,7 @@
  *
  * The last token of a prompt is always computed, for its logits. The first sequence computes the prefix; the
  * others begin behind the hit and attend to it. A layer with a window shares what it still sees; a recurrence
- * keeps one copy of its state at the hit. In pages only whole pages are shared, and `block` is the pages'.
+ * keeps one copy more of its state, at the hit (plan.c). In pages only whole pages are shared, and `block` is the pages'.
  * vLLM v1/core/kv_cache_manager.py; SGLang arXiv:2312.07104. */
 #include "calc/technique.h"
 
@@ -50,15 +50,6 @@ static void share(struct plan *p, struct part *x, uint64_t hit)
     x->shared = x->pages ? down(num_min(seen, held), x->block) : num_min(seen, held);
 }
 
-static void checkpoint(struct plan *p, struct plan_class *c, uint32_t state)
-{
-    struct part *x = plan_add_part(c, "state_checkpoint");
-
-    *x = c->parts[state];
-    x->name = "state_checkpoint";
-    x->shared = x->law.held(&x->law, p->w.context);
-}
-
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     const struct kvp_param *given = kvp_spec_param(s, "shared");
@@ -70,15 +61,9 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
         return kvp_fail(e, KVP_EINPUT, "prefix: shared=%" PRIu64 " is more than the prompt of %" PRIu64 " tokens", shared, p->w.prompt);
     p->hit = kvp_spec_param(s, "granularity")->i == TOKEN ? num_min(p->w.prompt - 1, shared)
                                                            : num_min(down(p->w.prompt - 1, block), down(shared, block));
-    for (uint32_t c = 0; c < p->n_classes && p->hit; c++) {
-        const uint32_t n = p->cls[c].n_parts;
-
-        for (uint32_t i = 0; i < n; i++)
-            if (p->cls[c].parts[i].tag == KVP_TAG_STATE)
-                checkpoint(p, &p->cls[c], i);
-            else
-                share(p, &p->cls[c].parts[i], p->hit);
-    }
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
+            share(p, &p->cls[c].parts[i], p->hit);
     return KVP_OK;
 }
 
