@@ -73,7 +73,6 @@ static void edit(struct kvp_layer_class *c, uint32_t layer, void *to)
 {
     struct kvp_layer_class x;
 
-    (void)layer;
     if (c->mixer == KVP_MIX_NONE)
         return;
     memset(&x, 0, sizeof(x)); /* layers are compared byte by byte */
@@ -92,7 +91,17 @@ static void edit(struct kvp_layer_class *c, uint32_t layer, void *to)
     x.norms = c->norms;
     memcpy(x.extra, c->extra, sizeof(x.extra));
     (((const struct shape *)to)->kind < MAMBA ? rwkv : mamba)(&x, to);
+    if (x.recurrent == KVP_REC_RWKV7 && layer == 0) /* its v is the one that later layers mix in */
+        x.low_rank[2] = 0;
     memcpy(c, &x, sizeof(x));
+}
+
+/* RWKV's norms are LayerNorms, one of them right behind the embedding. */
+static kvp_err norms(struct kvp_model *m, struct kvp_error *e)
+{
+    m->norm = KVP_NORM_LAYER;
+    m->norm_vectors = 2;
+    return model_extra(m, (struct kvp_extra){"embedding_norm", m->width, 1, 2, false}, e);
 }
 
 static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, struct kvp_error *e)
@@ -104,6 +113,8 @@ static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, stru
     if (x.kind != RWKV4 && x.kind != MAMBA && (x.width * (x.kind == MAMBA2 ? 2 : 1)) % HEAD)
         return kvp_fail(e, KVP_EINPUT, "recurrent: %s: the width %u of %s is not made of heads of %d", kinds[x.kind], m->width, m->name, HEAD);
     m->position = KVP_POS_NONE;
+    if (x.kind < MAMBA)
+        KVP_TRY(norms(m, e));
     return model_edit(m, edit, &x, e);
 }
 

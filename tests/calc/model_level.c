@@ -180,6 +180,36 @@ START_TEST(parameter_count)
 }
 END_TEST
 
+/* Published totals of the pure models: layers alike, Mamba's without a feed-forward and tied. Mamba's are of
+ * the papers' tables, RWKV's of the hub's safetensors (tests/truth/weights.csv and families_d.c). */
+static const struct {
+    const char *kind;
+    uint32_t layers, width, vocab, norms;
+    bool tied;
+    uint64_t parameters;
+} pure[] = {
+    {"recurrent:mamba", 64, 2560, 50280, 1, true, 2768345600},   /* Mamba-2.8B */
+    {"recurrent:mamba2", 64, 2560, 50288, 1, true, 2702599680},  /* Mamba2-2.7B */
+    {"recurrent:rwkv4", 12, 768, 50277, 2, false, 169342464},    /* rwkv-4-169m-pile */
+    {"recurrent:rwkv5", 24, 2048, 65536, 2, false, 1577754624},  /* rwkv-5-world-1b5 */
+    {"recurrent:rwkv6", 24, 2048, 65536, 2, false, 1599873024},  /* rwkv-6-world-1b6 */
+};
+
+START_TEST(pure_recurrence)
+{
+    struct kvp_model m = layers_of(pure[_i].layers, pure[_i].width, (struct kvp_layer_class){.mixer = KVP_MIX_ATTENTION, .heads = 12, .kv_heads = 12,
+                                                                                             .head_dim = 64, .v_head_dim = 64});
+    struct kvp_estimate est;
+
+    m.cls[0].norms = pure[_i].norms;
+    m.vocab = pure[_i].vocab;
+    m.tied = pure[_i].tied;
+    est = estimate_of(&m, pure[_i].kind, (struct kvp_workload){.prompt = 100}, (struct kvp_options){0});
+    ck_assert_msg(est.parameters == pure[_i].parameters, "%s: %" PRIu64 ", expected %" PRIu64, pure[_i].kind, est.parameters, pure[_i].parameters);
+    kvp_estimate_free(&est);
+}
+END_TEST
+
 /* ---- work and traffic --------------------------------------------------------------------------------- */
 
 enum { FLOPS, READ, CALLS };
@@ -406,6 +436,7 @@ int main(void)
 
     tcase_add_loop_test(t, vector, 0, (int)COUNT(vectors));
     tcase_add_loop_test(t, parameter_count, 0, (int)COUNT(parameters));
+    tcase_add_loop_test(t, pure_recurrence, 0, (int)COUNT(pure));
     tcase_add_loop_test(t, work, 0, (int)COUNT(works));
     tcase_add_loop_test(t, activation_rows, 0, (int)COUNT(rows));
     tcase_add_loop_test(t, lengths, 0, (int)COUNT(ragged));
