@@ -1,16 +1,22 @@
 #include "calc/technique.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 uint64_t law_ring(const struct law *l, uint64_t seen)
 {
-    return num_min(seen, l->cap);
+    return num_min(num_less(seen, l->dropped), l->cap);
 }
 
 uint64_t law_ring_before(const struct law *l, uint64_t seen)
 {
-    return num_min(seen - 1, l->cap);
+    return num_min(num_less(seen - 1, l->dropped), l->cap);
+}
+
+uint64_t law_share(const struct law *l, uint64_t seen)
+{
+    return (uint64_t)ceil(l->share * (double)law_ring(l, seen));
 }
 
 /* ---- building ------------------------------------------------------------------------------------ */
@@ -75,6 +81,39 @@ kvp_err plan_split(struct plan *p, struct kvp_error *e)
 void plan_drop_parts(struct plan_class *c)
 {
     c->n_parts = 0;
+}
+
+struct part *plan_find_part(struct plan_class *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (strcmp(c->parts[i].name, name) == 0)
+            return &c->parts[i];
+    return NULL;
+}
+
+bool class_has_rows(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (part_is_row(&c->parts[i]))
+            return true;
+    return false;
+}
+
+/* Rows, or what a technique before has made of them. */
+static bool class_keeps_tokens(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->parts[i].attended && (c->parts[i].rows || c->parts[i].paged_as != UINT32_MAX))
+            return true;
+    return false;
+}
+
+kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        if (class_keeps_tokens(&p->cls[i]))
+            return KVP_OK;
+    return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
 }
 
 void plan_add_table(struct plan *p, uint64_t pages)
@@ -439,6 +478,8 @@ static uint64_t per_token(struct plan *p)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
 
+            if (x->law.share > 0)
+                sum = num_add(&p->over, sum, (uint64_t)(x->law.share * (double)num_mul(&p->over, part_bytes(&p->over, x, 1), x->layers)));
             /* `unit` tokens add one element of each channel: exact, since the widths divide. */
             if (x->law.endless)
                 sum = num_add(&p->over, sum, num_mul(&p->over, part_bytes(&p->over, x, x->unit * 32), x->layers) / (x->unit * 32));
@@ -576,6 +617,6 @@ void plan_totals(struct plan *p, struct kvp_memory *m)
     m->shared_bytes = shared_bytes(p);
     p->over |= __builtin_sub_overflow((int64_t)m->cache_bytes - (int64_t)m->shared_bytes, m->rounding_bytes, &own);
     m->rounding_bytes += own % batch; /* a store's metadata that no sequence owns */
-    m->fixed_bytes_per_sequence = own / batch - (int64_t)num_mul(&p->over, m->bytes_per_token, p->asked);
+    p->over |= __builtin_sub_overflow(own / batch, (int64_t)num_mul(&p->over, m->bytes_per_token, p->asked), &m->fixed_bytes_per_sequence);
     m->cache_peak_bytes = any_grows(p) ? growing_peak(p) : reserved_peak(p);
 }
