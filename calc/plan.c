@@ -576,6 +576,6 @@ void plan_totals(struct plan *p, struct kvp_memory *m)
     m->shared_bytes = shared_bytes(p);
     p->over |= __builtin_sub_overflow((int64_t)m->cache_bytes - (int64_t)m->shared_bytes, m->rounding_bytes, &own);
     m->rounding_bytes += own % batch; /* a store's metadata that no sequence owns */
-    m->fixed_bytes_per_sequence = own / batch - (int64_t)num_mul(&p->over, m->bytes_per_token, p->asked);
+    p->over |= __builtin_sub_overflow(own / batch, (int64_t)num_mul(&p->over, m->bytes_per_token, p->asked), &m->fixed_bytes_per_sequence);
     m->cache_peak_bytes = any_grows(p) ? growing_peak(p) : reserved_peak(p);
 }
