@@ -11,7 +11,7 @@ void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d)
         {"cache, keys and values", m->cache_bytes - m->metadata_bytes, "exact: as allocated at rest"},
         {"cache, metadata", m->metadata_bytes, "exact: scales, scores, tables"},
         {"state", m->state_bytes, m->state_bytes ? "exact: one a sequence" : "exact: no recurrent layers"},
-        {"activation", m->activation_bytes, "upper bound: the prompt in one pass"},
+        {"activation", m->activation_bytes, out->pass_rows < out->workload.batch * out->workload.prompt ? "upper bound: one pass of several" : "upper bound: the prompt in one pass"},
         {"workspace", m->workspace_bytes, "upper bound: kernels' scratch"},
         {"device context", m->device_context_bytes,
          !d ? "unknown without a device" : d->context_bytes ? "assumed: from the device file" : "none on this device"},
@@ -28,6 +28,7 @@ static void numbers(struct kvp_estimate *out, const struct kvp_point *p)
     out->active_parameters = p->active_parameters;
     out->workload = p->workload;
     out->memory = p->memory;
+    out->token_steps = out->static_token_steps = p->workload.batch * p->workload.context;
     out->flops_prefill = p->flops_prefill;
     out->flops_prefill_causal = p->flops_prefill_causal;
     out->flops_decode = p->flops_decode;
@@ -79,6 +80,7 @@ static kvp_err fill(struct kvp_estimate *out, struct kvp_program *p, const struc
     numbers(out, &point);
     KVP_TRY(program_list(p, w, e));
     KVP_TRY(ranks(out, p, e));
+    out->pass_rows = num_mul(&(bool){false}, plan_pass_width(&p->shares[p->worst].plan), p->shares[p->worst].plan.chunk);
     take_lists(out, &p->shares[p->worst]);
     out->weights = p->weights;
     out->kv = p->kv;

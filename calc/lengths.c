@@ -115,6 +115,9 @@ static kvp_err solve(struct kvp_estimate *out, const struct request *q, uint64_t
         return rc;
     }
     settle(out, &k);
+    out->token_steps = 0;
+    for (uint64_t i = 0; i < n; i++)
+        out->token_steps += sorted[i];
     estimate_parts(out, q->device);
     free(out->tensors);
     out->tensors = k.tensors;

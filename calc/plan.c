@@ -1,16 +1,22 @@
 #include "calc/technique.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 uint64_t law_ring(const struct law *l, uint64_t seen)
 {
-    return num_min(seen, l->cap);
+    return num_min(num_less(seen, l->dropped), l->cap);
 }
 
 uint64_t law_ring_before(const struct law *l, uint64_t seen)
 {
-    return num_min(seen - 1, l->cap);
+    return num_min(num_less(seen - 1, l->dropped), l->cap);
+}
+
+uint64_t law_share(const struct law *l, uint64_t seen)
+{
+    return (uint64_t)ceil(l->share * (double)law_ring(l, seen));
 }
 
 /* ---- building ------------------------------------------------------------------------------------ */
@@ -77,6 +83,39 @@ void plan_drop_parts(struct plan_class *c)
     c->n_parts = 0;
 }
 
+struct part *plan_find_part(struct plan_class *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (strcmp(c->parts[i].name, name) == 0)
+            return &c->parts[i];
+    return NULL;
+}
+
+bool class_has_rows(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (part_is_row(&c->parts[i]))
+            return true;
+    return false;
+}
+
+/* Rows, or what a technique before has made of them. */
+static bool class_keeps_tokens(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->parts[i].attended && (c->parts[i].rows || c->parts[i].paged_as != UINT32_MAX))
+            return true;
+    return false;
+}
+
+kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        if (class_keeps_tokens(&p->cls[i]))
+            return KVP_OK;
+    return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
+}
+
 void plan_add_table(struct plan *p, uint64_t pages)
 {
     for (uint32_t i = 0; i < p->n_tables; i++)
@@ -98,6 +137,43 @@ void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint6
         *s = (struct plan_scratch){name, f, {a, b, c}};
 }
 
+void plan_add_meta(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b)
+{
+    if (p->n_meta < PLAN_MAX_META)
+        p->meta[p->n_meta++] = (struct plan_meta){name, f, a, b};
+}
+
+static bool stores_rows(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->parts[i].attended)
+            return true;
+    return false;
+}
+
+const struct plan_class *plan_owner(const struct plan *p, uint32_t cls)
+{
+    const struct plan_class *c = &p->cls[cls], *owner = c;
+
+    if (!c->model->no_kv || c->model->mixer != KVP_MIX_ATTENTION)
+        return c;
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const struct plan_class *x = &p->cls[i];
+
+        if (x->first < c->first && stores_rows(x) && x->model->window == c->model->window && x->model->chunk == c->model->chunk &&
+            (owner == c || x->first > owner->first))
+            owner = x;
+    }
+    return owner;
+}
+
+uint64_t plan_pass_width(const struct plan *p)
+{
+    const uint64_t fit = p->budget ? p->budget / p->chunk : p->w.batch;
+
+    return num_min(p->w.batch, num_max(fit, 1));
+}
+
 static kvp_err check_pairs(const struct kvp_stack *s, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->n; i++)
@@ -109,6 +185,23 @@ static kvp_err check_pairs(const struct kvp_stack *s, struct kvp_error *e)
                                 p ? p->reason : "not in the composition table");
         }
     return KVP_OK;
+}
+
+/* Of a prefix that the batch shares there is one copy more, as it was at the hit. */
+static void add_state(struct plan *p, struct plan_class *c)
+{
+    const uint32_t before = c->n_parts;
+    uint32_t end;
+
+    plan_add_state(p, c);
+    end = c->n_parts;
+    for (uint32_t i = before; i < end && p->hit; i++) {
+        struct part *x = plan_add_part(c, "state_checkpoint");
+
+        *x = c->parts[i];
+        x->name = "state_checkpoint";
+        x->shared = x->law.cap;
+    }
 }
 
 static kvp_err rewrite(struct plan *p, struct kvp_error *e)
@@ -129,7 +222,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
             KVP_TRY(t->cache_rewrite(p, &p->stack->spec[i], e));
     }
     for (uint32_t c = 0; c < p->n_classes; c++) /* last: techniques rewrite what holds tokens, and this doesn't */
-        plan_add_state(p, &p->cls[c]);
+        add_state(p, &p->cls[c]);
     return KVP_OK;
 }
 
@@ -237,6 +330,7 @@ kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error
     begin(p, w);
     KVP_TRY(kvp_workload_resolve(&p->w, e));
     p->chunk = p->w.prompt;
+    p->asked = p->w.context;
     KVP_TRY(check_positions(p, e));
     KVP_TRY(rewrite(p, e));
     exact_room(p);
@@ -289,17 +383,37 @@ uint64_t part_read(const struct part *p, uint64_t seen)
     return p->law.read ? p->law.read(&p->law, seen) : p->law.held(&p->law, seen);
 }
 
+static void lower_as(const char *name, uint32_t cls, const struct part *x, uint64_t first, uint64_t tokens, struct tensors *out)
+{
+    tokens /= x->unit;
+    if (x->channels_first)
+        TENSOR(out, name, x->tag, cls, x->layers, x->format, first, x->heads, x->width, tokens);
+    else if (x->width > 1)
+        TENSOR(out, name, x->tag, cls, x->layers, x->format, first, x->heads, tokens, x->width);
+    else
+        TENSOR(out, name, x->tag, cls, x->layers, x->format, first, x->heads, tokens);
+}
+
+/* A page that the batch shares, and one of no sequence, is there once. */
+static uint64_t pool_pages(struct plan *p, const struct part *x)
+{
+    const uint64_t own = num_mul(&p->over, p->w.batch, x->pages), twice = num_mul(&p->over, p->w.batch - 1, x->shared / x->block);
+
+    return num_add(&p->over, num_less(own, twice), x->null);
+}
+
+/* What the batch shares is a tensor of its own; in pages it is pages that several tables name. */
 static void lower(struct plan *p, uint32_t cls, const struct part *x, struct tensors *out)
 {
-    const uint64_t first = x->pages ? num_mul(&p->over, p->w.batch, x->pages) : p->w.batch;
-    const uint64_t tokens = (x->pages ? x->block : x->slots) / x->unit;
+    char name[48];
 
-    if (x->channels_first)
-        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, x->width, tokens);
-    else if (x->width > 1)
-        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, tokens, x->width);
-    else
-        TENSOR(out, x->name, x->tag, cls, x->layers, x->format, first, x->heads, tokens);
+    if (x->pages) {
+        lower_as(x->name, cls, x, pool_pages(p, x), x->block, out);
+        return;
+    }
+    lower_as(x->name, cls, x, p->w.batch, x->slots - x->shared, out);
+    snprintf(name, sizeof(name), "%s.shared", x->name);
+    lower_as(name, cls, x, 1, x->shared, out);
 }
 
 void plan_tensors(struct plan *p, struct tensors *out)
@@ -309,6 +423,8 @@ void plan_tensors(struct plan *p, struct tensors *out)
             lower(p, c, &p->cls[c].parts[i], out);
     for (uint32_t i = 0; i < p->n_tables; i++)
         TENSOR(out, "block_table", KVP_TAG_METADATA, WHOLE_MODEL, 1, KVP_I32, p->w.batch, p->tables[i]);
+    for (uint32_t i = 0; i < p->n_meta; i++)
+        TENSOR(out, p->meta[i].name, KVP_TAG_METADATA, WHOLE_MODEL, 1, p->meta[i].format, p->meta[i].a, p->meta[i].b);
     for (uint32_t i = 0; i < p->n_scratch; i++) {
         const struct plan_scratch *s = &p->scratch[i];
 
@@ -319,9 +435,38 @@ void plan_tensors(struct plan *p, struct tensors *out)
 
 /* ---- totals -------------------------------------------------------------------------------------- */
 
+/* Of all sequences together; what they share once. */
 static uint64_t all_layers(struct plan *p, const struct part *x, uint64_t tokens)
 {
-    return NUM_PROD(&p->over, part_bytes(&p->over, x, tokens), x->layers, p->w.batch);
+    const uint64_t all = NUM_PROD(&p->over, part_bytes(&p->over, x, tokens), x->layers, p->w.batch);
+
+    if (!x->shared)
+        return all;
+    return num_less(all, NUM_PROD(&p->over, part_bytes(&p->over, x, num_min(tokens, x->shared)), x->layers, p->w.batch - 1));
+}
+
+/* As reserved: whole pages, or `tokens` slots. */
+static uint64_t all_room(struct plan *p, const struct part *x, uint64_t tokens)
+{
+    if (x->pages)
+        return NUM_PROD(&p->over, part_bytes(&p->over, x, x->block), x->layers, pool_pages(p, x));
+    return all_layers(p, x, tokens);
+}
+
+static uint64_t shared_bytes(struct plan *p)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const struct part *x = &p->cls[c].parts[i];
+
+            const uint64_t slots = num_add(&p->over, x->shared, num_mul(&p->over, x->null, x->block));
+
+            if (slots && x->tag != KVP_TAG_STATE)
+                sum = num_add(&p->over, sum, num_mul(&p->over, part_bytes(&p->over, x, slots), x->layers));
+        }
+    return sum;
 }
 
 /* Bytes of one sequence that one more token adds in the long run. */
@@ -333,6 +478,8 @@ static uint64_t per_token(struct plan *p)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
 
+            if (x->law.share > 0)
+                sum = num_add(&p->over, sum, (uint64_t)(x->law.share * (double)num_mul(&p->over, part_bytes(&p->over, x, 1), x->layers)));
             /* `unit` tokens add one element of each channel: exact, since the widths divide. */
             if (x->law.endless)
                 sum = num_add(&p->over, sum, num_mul(&p->over, part_bytes(&p->over, x, x->unit * 32), x->layers) / (x->unit * 32));
@@ -436,30 +583,40 @@ static uint64_t reserved_peak(struct plan *p)
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
             if (p->cls[c].parts[i].tag != KVP_TAG_STATE)
-                sum = num_add(&p->over, sum, all_layers(p, &p->cls[c].parts[i], p->cls[c].parts[i].slots_most));
+                sum = num_add(&p->over, sum, all_room(p, &p->cls[c].parts[i], p->cls[c].parts[i].slots_most));
     for (uint32_t i = 0; i < p->n_tables; i++)
         sum = num_add(&p->over, sum, NUM_PROD(&p->over, 4, p->w.batch, p->tables[i]));
+    for (uint32_t i = 0; i < p->n_meta; i++)
+        sum = num_add(&p->over, sum, num_mul(&p->over, p->meta[i].a, format_bytes(&p->over, p->meta[i].format, p->meta[i].b)));
+    return sum;
+}
+
+/* Reserved less used. */
+static int64_t rounding(struct plan *p)
+{
+    int64_t sum = 0;
+
+    for (uint32_t c = 0; c < p->n_classes; c++)
+        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
+            const struct part *x = &p->cls[c].parts[i];
+            const uint64_t held = x->law.held(&x->law, p->w.context);
+
+            if (x->slots != held)
+                p->over |= __builtin_add_overflow(sum, (int64_t)all_layers(p, x, x->slots) - (int64_t)all_layers(p, x, held), &sum);
+        }
     return sum;
 }
 
 void plan_totals(struct plan *p, struct kvp_memory *m)
 {
-    uint64_t rounding = 0, fixed;
+    const int64_t batch = (int64_t)p->w.batch;
+    int64_t own;
 
-    for (uint32_t c = 0; c < p->n_classes; c++)
-        for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
-            const struct part *x = &p->cls[c].parts[i];
-            const uint64_t held = x->law.held(&x->law, p->w.context), used = x->slots == held ? 0 : all_layers(p, x, held);
-
-            if (x->slots == held)
-                continue;
-            rounding = num_add(&p->over, rounding, num_less(all_layers(p, x, x->slots), used));
-        }
     m->bytes_per_token = per_token(p);
-    m->rounding_bytes = (int64_t)rounding;
-    m->shared_bytes = 0;
-    fixed = num_less(m->cache_bytes, rounding) / p->w.batch;
-    m->fixed_bytes_per_sequence =
-        (int64_t)fixed - (int64_t)num_mul(&p->over, m->bytes_per_token, p->w.context);
+    m->rounding_bytes = rounding(p);
+    m->shared_bytes = shared_bytes(p);
+    p->over |= __builtin_sub_overflow((int64_t)m->cache_bytes - (int64_t)m->shared_bytes, m->rounding_bytes, &own);
+    m->rounding_bytes += own % batch; /* a store's metadata that no sequence owns */
+    p->over |= __builtin_sub_overflow(own / batch, (int64_t)num_mul(&p->over, m->bytes_per_token, p->asked), &m->fixed_bytes_per_sequence);
     m->cache_peak_bytes = any_grows(p) ? growing_peak(p) : reserved_peak(p);
 }

@@ -27,10 +27,14 @@ struct law {
     bool endless; /* another token always adds one: counts in bytes_per_token */
     uint64_t cap; /* PLAN_NO_LIMIT: none */
     uint64_t residual;
+    uint64_t dropped; /* tokens of the prompt that were not kept */
+    double share;     /* of the tokens, rounded up, are held (law_share) */
+    uint64_t chosen;  /* units that a decode step reads of all that are held */
 };
 
-uint64_t law_ring(const struct law *l, uint64_t seen);           /* min(seen, cap) */
+uint64_t law_ring(const struct law *l, uint64_t seen);           /* min(seen - dropped, cap) */
 uint64_t law_ring_before(const struct law *l, uint64_t seen);    /* the ring, without the newest token */
+uint64_t law_share(const struct law *l, uint64_t seen);          /* ceil(share * ring) */
 
 /* One kind of tensor of a class: [batch, heads, tokens / unit, width], or with channels_first
  * [batch, heads, width, tokens / unit]. In pages the first index is the page and the tokens are the
@@ -55,6 +59,7 @@ struct part {
     uint64_t slots, slots_most; /* tokens' room per sequence: at rest, and at its highest */
     uint64_t block, pages;      /* pages > 0: slots = pages * block */
     bool grows;
+    uint64_t null;              /* pages that belong to no sequence */
 };
 
 enum { PLAN_MAX_PARTS = 24 };
@@ -66,10 +71,19 @@ struct plan_class {
     uint64_t band; /* prefill: query i sees keys with i - j < band; PLAN_NO_LIMIT: all j <= i */
     uint64_t span; /* decode: most keys a query sees, itself included */
     uint32_t n_parts;
+    bool expanded;  /* MLA: keys and values of the heads are stored, not the latent */
+    bool last_only; /* prefill computes only the last token here, and every token's k and v (YOCO's upper half) */
     struct part parts[PLAN_MAX_PARTS];
 };
 
-enum { PLAN_MAX_SCRATCH = 4 };
+enum { PLAN_MAX_SCRATCH = 4, PLAN_MAX_META = 4 };
+
+/* Metadata of a store beside its tables, once for the whole batch: [a, b]. */
+struct plan_meta {
+    const char *name;
+    enum kvp_format format;
+    uint64_t a, b;
+};
 
 struct technique;
 
@@ -108,6 +122,11 @@ struct plan {
     uint32_t n_scratch;
     struct plan_scratch scratch[PLAN_MAX_SCRATCH]; /* what the technique's kernels need beside the cache */
     bool over; /* a count did not fit */
+    uint64_t asked;  /* the workload's context; w.context is less when a technique keeps part of the prompt elsewhere */
+    uint64_t hit;    /* prompt tokens that all sequences but the first find computed */
+    uint64_t budget; /* most tokens of a pass, all sequences together; 0: no limit */
+    uint32_t n_meta;
+    struct plan_meta meta[PLAN_MAX_META];
 };
 
 /* Build it: the composition table, then every technique's check and rewrite. KVP_EINPUT, KVP_ENOTSUP,
@@ -131,8 +150,26 @@ kvp_err plan_split(struct plan *p, struct kvp_error *e);
  * without a limit. */
 struct part *plan_add_part(struct plan_class *c, const char *name);
 void plan_drop_parts(struct plan_class *c);
+struct part *plan_find_part(struct plan_class *c, const char *name); /* NULL: none */
+
+/* Rows that attention reads: k and v, or an MLA latent; not a state, not an encoder's keys. */
+static inline bool part_is_row(const struct part *x)
+{
+    return x->rows && x->attended;
+}
+bool class_has_rows(const struct plan_class *c);
+/* KVP_ENOTSUP when no layer keeps any: the technique has nothing to act on. */
+kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e);
 void plan_add_table(struct plan *p, uint64_t pages);
 void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
+
+void plan_add_meta(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b);
+
+/* The class whose k and v this one reads: itself, or the nearest before it of its kind when it stores none. */
+const struct plan_class *plan_owner(const struct plan *p, uint32_t cls);
+
+/* Sequences that a prefill pass works on together. */
+uint64_t plan_pass_width(const struct plan *p);
 
 /* A part that never changes its size: a recurrent state, an encoder's keys. `tokens` rows of it. */
 struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *name, enum kvp_tag tag, enum kvp_format f,

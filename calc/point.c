@@ -103,6 +103,12 @@ static uint64_t weights_bytes(struct share *x, const struct kvp_options *o)
     return x->weights_bytes = tensors_sum(t, KVP_TAG_WEIGHTS);
 }
 
+/* Rows that the widest pass has for each sequence: a chunk, or its part of a token budget. */
+static uint64_t rows_of_one(struct plan *p)
+{
+    return num_max(1, num_cdiv(num_mul(&p->over, plan_pass_width(p), p->chunk), p->w.batch));
+}
+
 static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t logit_rows, struct kvp_error *e)
 {
     struct kvp_memory *m = &x->point.memory;
@@ -112,7 +118,7 @@ static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t log
 
     m->weights_bytes = weights_bytes(x, p->o);
     plan_tensors(&x->plan, t);
-    activation_tensors(t, x->plan.model, w->batch, w->prompt, logit_rows);
+    activation_tensors(t, x->plan.model, w->batch, rows_of_one(&x->plan), logit_rows);
     workspace_tensors(t, x->plan.model, p->weights);
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);

@@ -207,6 +207,9 @@ static void print_head(const struct page *p)
     if (est->n_lengths)
         fprintf(p->f, "lengths: %" PRIu64 " from %" PRIu64 " to %" PRIu64 "; cache and state of each, work and activation of a batch padded to the longest%s",
                 est->n_lengths, est->lengths[0], est->lengths[est->n_lengths - 1], end);
+    if (est->n_lengths)
+        fprintf(p->f, "token-steps: %" PRIu64 ", padded to the longest %" PRIu64 " (%.1f %% of them used)%s", est->token_steps, est->static_token_steps,
+                100 * (double)est->token_steps / (double)est->static_token_steps, end);
 }
 
 static void print_form(const struct page *p)

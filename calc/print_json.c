@@ -164,8 +164,11 @@ kvp_err print_json(FILE *f, bool lines, bool detail, const struct kvp_model *m, 
 
     if (!o)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for JSON");
-    if (est->n_lengths)
+    if (est->n_lengths) {
         json_object_set_new(json_object_get(o, "workload"), "lengths", lengths_json(est));
+        json_object_set_new(json_object_get(o, "workload"), "token_steps", json_integer(INT(est->token_steps)));
+        json_object_set_new(json_object_get(o, "workload"), "static_token_steps", json_integer(INT(est->static_token_steps)));
+    }
     if (est->n_ranks)
         json_object_set_new(o, "ranks", ranks_json(est));
     if (detail)

@@ -50,7 +50,8 @@ const struct technique *technique_find(const char *name, size_t len);
 /* The value of an INT parameter of the technique's own table. */
 uint64_t spec_int(const struct kvp_spec *s, const char *key);
 
-/* The composition table's row for two techniques, in either order; NULL: there is none. */
+/* What the composition table says of two techniques, in either order; read it before the next call. NULL:
+ * one of them is not a technique that composes. */
 const struct kvp_pair *pair_find(const char *a, const char *b);
 
 #endif

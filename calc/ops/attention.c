@@ -10,7 +10,7 @@ void pass_append(const struct pass *s, uint32_t cls)
     for (uint32_t i = 0; i < c->n_parts; i++) {
         const struct part *x = &c->parts[i];
         const bool mine = s->phase == KVP_PREFILL ? x->append_prefill : x->append_decode;
-        const uint64_t rows = s->phase == KVP_PREFILL ? x->law.held(&x->law, s->T) : 1;
+        const uint64_t rows = s->phase == KVP_PREFILL ? num_min(s->T - s->before, x->law.held(&x->law, s->T)) : 1;
 
         if (!mine)
             continue;
@@ -39,6 +39,35 @@ void pass_grow(const struct pass *s, uint32_t cls)
         ops_add(s->o, KVP_OP_GROW, s->phase, cls, c->count, cost);
 }
 
+uint64_t pass_pairs_full(const struct pass *s)
+{
+    return prod3(s, s->T - s->before, s->T, 1);
+}
+
+static uint64_t cache_of(const struct pass *s, uint32_t cls, uint64_t seen)
+{
+    const struct plan_class *c = plan_owner(s->p, cls);
+    uint64_t cache = 0;
+
+    for (uint32_t i = 0; i < c->n_parts && seen; i++) {
+        const struct part *x = &c->parts[i];
+
+        if (x->attended)
+            cache = sum(s, cache, num_mul(&s->o->over, part_bytes(&s->o->over, x, part_read(x, seen)), s->B));
+    }
+    return cache;
+}
+
+uint64_t pass_cache_read(const struct pass *s, uint32_t cls)
+{
+    return cache_of(s, cls, s->T);
+}
+
+uint64_t pass_cache_reread(const struct pass *s, uint32_t cls)
+{
+    return cache_of(s, cls, s->before);
+}
+
 static void attention_prefill(const struct pass *s, uint32_t cls)
 {
     const struct kvp_layer_class *m = s->p->cls[cls].model;
@@ -47,23 +76,9 @@ static void attention_prefill(const struct pass *s, uint32_t cls)
 
     ops_add(s->o, KVP_OP_ATTN, s->phase, cls, s->p->cls[cls].count,
             (struct cost){.flops = num_mul(&s->o->over, each, pass_pairs(s, cls)),
-                          .flops_full = prod3(s, each, s->T, s->T),
-                          .read = prod3(s, F, s->N, q + 2 * kv),
+                          .flops_full = num_mul(&s->o->over, each, pass_pairs_full(s)),
+                          .read = sum(s, prod3(s, F, s->N, q + 2 * kv), pass_cache_reread(s, cls)),
                           .written = sum(s, prod3(s, F, s->N, q), prod3(s, F, s->N, m->heads))});
-}
-
-uint64_t pass_cache_read(const struct pass *s, uint32_t cls)
-{
-    const struct plan_class *c = &s->p->cls[cls];
-    uint64_t cache = 0;
-
-    for (uint32_t i = 0; i < c->n_parts; i++) {
-        const struct part *x = &c->parts[i];
-
-        if (x->attended)
-            cache = sum(s, cache, num_mul(&s->o->over, part_bytes(&s->o->over, x, part_read(x, s->T)), s->B));
-    }
-    return cache;
 }
 
 static void attention_decode(const struct pass *s, uint32_t cls)
@@ -71,16 +86,19 @@ static void attention_decode(const struct pass *s, uint32_t cls)
     const struct plan_class *c = &s->p->cls[cls];
     const struct kvp_layer_class *m = c->model;
     const uint64_t q = prod3(s, m->heads, m->head_dim, 1), row = prod3(s, F, s->B, q);
-    const uint64_t flops = NUM_PROD(&s->o->over, 4, s->B, q, pass_keys(s, cls));
-    const uint64_t cache = pass_cache_read(s, cls);
+    /* an absorbed factor leaves q as wide as what is stored, or the weighted sum */
+    const uint64_t key = m->absorb_k ? m->low_k : m->head_dim, value = m->absorb_v ? m->low_v : m->head_dim;
+    const uint64_t flops = NUM_PROD(&s->o->over, 2, s->B, m->heads, key + value, pass_keys(s, cls));
 
-    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, s->p->cls[cls].count, (struct cost){flops, flops, sum(s, row, cache), row});
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count, (struct cost){flops, flops, sum(s, row, pass_cache_read(s, cls)), row});
 }
 
 void pass_technique_ops(const struct pass *s, uint32_t cls)
 {
     const struct kvp_stack *stack = s->p->stack;
 
+    if (s->phase == KVP_PREFILL && !s->whole)
+        return;
     for (uint32_t i = 0; i < stack->n; i++) {
         const struct technique *t = s->p->opened.technique[i];
 
@@ -89,22 +107,53 @@ void pass_technique_ops(const struct pass *s, uint32_t cls)
     }
 }
 
+/* Channels that the layer projects for one token's k and v. */
+static uint64_t kv_rows(const struct pass *s, const struct kvp_layer_class *m)
+{
+    if (m->no_kv || s->kv_done)
+        return 0;
+    if (m->low_k)
+        return (uint64_t)m->low_k + m->low_v;
+    return 2 * (uint64_t)m->kv_heads * m->head_dim;
+}
+
+static void rope(const struct pass *s, uint32_t cls, uint64_t channels)
+{
+    if (s->p->model->position == KVP_POS_ROPE)
+        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].count, s->N, channels, channels,
+                    sum(s, prod3(s, 4, s->N, 1), prod3(s, F, s->p->cls[cls].model->head_dim / 2, 1)));
+}
+
+void pass_kv(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const struct kvp_layer_class *m = c->model;
+
+    if (m->mixer != KVP_MIX_ATTENTION || m->no_kv)
+        return;
+    pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, s->p->model->width, s->p->model->width, pass_norm_weights(s));
+    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, c->count, s->N, s->p->model->width, kv_rows(s, m), m->qkv_bias, false);
+    rope(s, cls, (uint64_t)m->kv_heads * m->head_dim);
+    pass_append(s, cls);
+}
+
 void ops_attention(const struct pass *s, uint32_t cls)
 {
     const struct kvp_model *model = s->p->model;
     const struct kvp_layer_class *m = s->p->cls[cls].model;
-    const uint64_t q = (uint64_t)m->heads * m->head_dim, kv = (uint64_t)m->kv_heads * m->head_dim, n = s->p->cls[cls].count;
+    const uint64_t q = (uint64_t)m->heads * m->head_dim, n = s->p->cls[cls].count;
+    const uint64_t k = m->no_kv || s->kv_done ? 0 : (uint64_t)m->kv_heads * m->head_dim;
 
     if (m->mixer != KVP_MIX_ATTENTION)
         return;
 
     pass_stream(s, KVP_OP_ATTN_NORM, cls, n, s->N, model->width, model->width, pass_norm_weights(s));
-    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, n, s->N, model->width, q + 2 * kv, m->qkv_bias, false);
+    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, n, s->N, model->width, q + kv_rows(s, m), m->qkv_bias, false);
     if (m->qk_norm)
-        pass_stream(s, KVP_OP_QK_NORM, cls, n, s->N, q + kv, q + kv, pass_plain(s, 2 * (uint64_t)m->head_dim));
-    if (model->position == KVP_POS_ROPE)
-        pass_stream(s, KVP_OP_ROPE, cls, n, s->N, q + kv, q + kv, sum(s, prod3(s, 4, s->N, 1), prod3(s, F, m->head_dim / 2, 1)));
-    pass_append(s, cls);
+        pass_stream(s, KVP_OP_QK_NORM, cls, n, s->N, q + k, q + k, pass_plain(s, 2 * (uint64_t)m->head_dim));
+    rope(s, cls, q + k);
+    if (!s->kv_done)
+        pass_append(s, cls);
     if (s->phase == KVP_DECODE)
         pass_grow(s, cls);
     ops_indexer(s, cls);
@@ -112,4 +161,3 @@ void ops_attention(const struct pass *s, uint32_t cls)
     pass_technique_ops(s, cls);
     pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, n, s->N, q, model->width, m->o_bias, true);
 }
-

@@ -59,7 +59,8 @@ void ops_indexer(const struct pass *s, uint32_t cls)
 {
     const struct kvp_layer_class *m = s->p->cls[cls].model;
     const uint64_t D = s->p->model->width, q = (uint64_t)m->index_heads * m->index_dim, chosen = num_min(s->T, m->index_topk);
-    const uint64_t pairs = s->phase == KVP_PREFILL ? ops_band(&s->o->over, s->T, PLAN_NO_LIMIT) : s->T;
+    const uint64_t pairs = s->phase == KVP_PREFILL ? num_less(ops_band(&s->o->over, s->T, PLAN_NO_LIMIT), ops_band(&s->o->over, s->before, PLAN_NO_LIMIT))
+                                                    : s->T;
     const uint64_t each = NUM_PROD(&s->o->over, 2, s->B, q), q_in = m->mixer == KVP_MIX_MLA && m->q_rank ? m->q_rank : D;
     struct cost c = {.read = prod3(s, F, s->N, q_in == D ? D : D + q_in)};
 
@@ -69,7 +70,7 @@ void ops_indexer(const struct pass *s, uint32_t cls)
     matrix(s, KVP_ROLE_ATTN, D, m->index_dim, false, &c);
     if (m->mixer == KVP_MIX_MLA)
         matrix(s, KVP_ROLE_SMALL, D, m->index_heads, false, &c);
-    c.flops_full = sum(s, c.flops, s->phase == KVP_PREFILL ? prod3(s, each, s->T, s->T) : prod3(s, each, s->T, 1));
+    c.flops_full = sum(s, c.flops, s->phase == KVP_PREFILL ? prod3(s, each, pass_pairs_full(s), 1) : prod3(s, each, s->T, 1));
     c.flops = sum(s, c.flops, prod3(s, each, pairs, 1));
     c.read = sum(s, c.read, s->phase == KVP_PREFILL ? prod3(s, F, s->N, q + m->index_dim) : sum(s, prod3(s, F, s->B, q), index_keys(s, cls)));
     c.written = sum(s, c.written, prod3(s, 4, s->N, chosen)); /* positions, i32 */
@@ -78,12 +79,17 @@ void ops_indexer(const struct pass *s, uint32_t cls)
 
 /* ---- attention ------------------------------------------------------------------------------------------ */
 
-/* The latent of every token to k_nope and v of every head, once. */
-static struct cost expand(const struct pass *s, const struct dims *d)
+/* The latent of every token to k_nope and v of every head, once; those of earlier passes again, unless it is
+ * the heads' rows that are stored. */
+static struct cost expand(const struct pass *s, const struct dims *d, bool stored)
 {
-    struct cost c = {.read = prod3(s, F, s->N, d->rank)};
+    struct pass all = *s;
+    struct cost c;
 
-    matrix(s, KVP_ROLE_ATTN, d->rank, d->H * (d->nope + d->v), false, &c);
+    if (!stored)
+        all.N = sum(s, s->N, prod3(s, s->B, s->before, 1));
+    c = (struct cost){.read = prod3(s, F, all.N, d->rank)};
+    matrix(&all, KVP_ROLE_ATTN, d->rank, d->H * (d->nope + d->v), false, &c);
     return c;
 }
 
@@ -102,7 +108,7 @@ static struct cost attend_expanded(const struct pass *s, const struct dims *d, u
     const uint64_t each = NUM_PROD(&s->o->over, 2, s->B, d->H, d->nope + d->rope + d->v);
 
     return (struct cost){.flops = num_mul(&s->o->over, each, pairs),
-                         .flops_full = prod3(s, each, s->T, s->T),
+                         .flops_full = num_mul(&s->o->over, each, s->phase == KVP_PREFILL ? pass_pairs_full(s) : pairs),
                          .read = prod3(s, F, s->N, d->H * (2 * d->nope + d->rope + d->v) + d->rope),
                          .written = prod3(s, F, s->N, d->H * (d->v + 1))};
 }
@@ -115,22 +121,34 @@ static struct cost attend_absorbed(const struct pass *s, const struct dims *d, u
                          NUM_PROD(&s->o->over, F, s->B, d->H, d->rank)};
 }
 
+/* Beside this pass's own rows attention reads what is stored. */
+static struct cost expanded(const struct pass *s, const struct dims *d, uint32_t cls)
+{
+    const bool prefill = s->phase == KVP_PREFILL;
+    struct cost c = attend_expanded(s, d, prefill ? pass_pairs(s, cls) : pass_keys(s, cls));
+
+    c.read = sum(s, c.read, prefill ? pass_cache_reread(s, cls) : pass_cache_read(s, cls));
+    return c;
+}
+
 /* ---- DeepSeek-V4 ---------------------------------------------------------------------------------------- */
 
 /* Sum over queries i = 1 .. T of min(i / r, most) rows. */
-static uint64_t merged_pairs(const struct pass *s, uint64_t r, uint64_t most)
+static uint64_t merged_until(const struct pass *s, uint64_t T, uint64_t r, uint64_t most)
 {
-    const uint64_t below = most > s->T / r ? s->T : num_min(s->T, most * r - 1), n = below / r;
+    const uint64_t below = most > T / r ? T : num_min(T, most * r - 1), n = below / r;
     const uint64_t sums = n ? sum(s, prod3(s, r, n % 2 ? n : n / 2, n % 2 ? (n - 1) / 2 : n - 1), prod3(s, n, below - n * r + 1, 1)) : 0;
 
-    return below < s->T ? sum(s, sums, prod3(s, s->T - below, most, 1)) : sums;
+    return below < T ? sum(s, sums, prod3(s, T - below, most, 1)) : sums;
 }
 
 static uint64_t merged_keys(const struct pass *s, const struct kvp_layer_class *m, uint64_t most)
 {
     if (!m->compress)
         return 0;
-    return s->phase == KVP_PREFILL ? merged_pairs(s, m->compress, most) : num_min(s->T / m->compress, most);
+    if (s->phase == KVP_DECODE)
+        return num_min(s->T / m->compress, most);
+    return num_less(merged_until(s, s->T, m->compress, most), merged_until(s, s->before, m->compress, most));
 }
 
 /* q, the row that is k and v, and what is merged: values and gates, twice as wide where groups overlap. */
@@ -172,12 +190,12 @@ static void compressed_attention(const struct pass *s, const struct kvp_layer_cl
     const bool prefill = s->phase == KVP_PREFILL;
     const uint64_t q = (uint64_t)m->heads * m->head_dim, row = prod3(s, F, s->N, q);
     const uint64_t most = m->index_topk ? m->index_topk : PLAN_NO_LIMIT / (m->compress ? m->compress : 1);
-    const uint64_t window = prefill ? ops_band(&s->o->over, s->T, c->band) : num_min(s->T, c->span);
+    const uint64_t window = prefill ? num_less(ops_band(&s->o->over, s->T, c->band), ops_band(&s->o->over, s->before, c->band)) : num_min(s->T, c->span);
     const uint64_t flops = NUM_PROD(&s->o->over, 4, s->B, q, sum(s, window, merged_keys(s, m, most)));
     const uint64_t rows = num_add(&s->o->over, s->T, m->compress ? s->T / m->compress : 0);
 
     ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count,
-            (struct cost){flops, prefill ? NUM_PROD(&s->o->over, 4, s->B, q, s->T, rows) : flops,
+            (struct cost){flops, prefill ? NUM_PROD(&s->o->over, 4, s->B, q, s->T - s->before, rows) : flops,
                           sum(s, row, prefill ? NUM_PROD(&s->o->over, F, s->B, rows, m->head_dim) : pass_cache_read(s, cls)), row});
 }
 
@@ -233,9 +251,8 @@ void ops_mla(const struct pass *s, uint32_t cls)
     if (!prefill)
         pass_grow(s, cls);
     ops_indexer(s, cls);
-    ops_add(s->o, KVP_OP_ABSORB, s->phase, cls, c->count, prefill ? expand(s, &d) : absorb(s, &d));
-    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count,
-            prefill ? attend_expanded(s, &d, pass_pairs(s, cls)) : attend_absorbed(s, &d, pass_keys(s, cls), pass_cache_read(s, cls)));
+    ops_add(s->o, KVP_OP_ABSORB, s->phase, cls, c->count, prefill || c->expanded ? expand(s, &d, c->expanded) : absorb(s, &d));
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count, prefill || c->expanded ? expanded(s, &d, cls) : attend_absorbed(s, &d, pass_keys(s, cls), pass_cache_read(s, cls)));
     pass_technique_ops(s, cls);
     pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, c->count, s->N, d.H * d.v, d.D, m->o_bias, true);
 }

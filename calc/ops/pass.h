@@ -12,6 +12,10 @@ struct pass {
     enum kvp_phase phase;
     uint64_t B, T, N; /* sequences; tokens seen by the last query; rows of activations */
     uint64_t logit_rows;
+    uint64_t before; /* tokens of each sequence that earlier passes, or another sequence, left in the cache */
+    bool first, last; /* of the prefill: its first pass; the one that ends these sequences' prompts */
+    bool whole;       /* the last pass of all: work that is counted for a whole prompt and batch is listed here */
+    bool kv_done;     /* k and v of the class are projected and stored already */
 };
 
 static inline uint64_t prod3(const struct pass *s, uint64_t a, uint64_t b, uint64_t c)
@@ -49,11 +53,17 @@ void ops_encoder(const struct pass *s);
 void pass_append(const struct pass *s, uint32_t cls);
 void pass_grow(const struct pass *s, uint32_t cls);
 void pass_technique_ops(const struct pass *s, uint32_t cls);
-/* Keys that this decode step's query sees in the class, and pairs of query and key of a prefill: within the
+/* Keys that this decode step's query sees in the class, and pairs of query and key of a prefill pass: within the
  * window, the chunk, and what an indexer chooses. One head, one sequence. */
 uint64_t pass_keys(const struct pass *s, uint32_t cls);
 uint64_t pass_pairs(const struct pass *s, uint32_t cls);
 /* Bytes of the cache that this decode step's attention reads in the class, one layer. */
 uint64_t pass_cache_read(const struct pass *s, uint32_t cls);
+/* The same for a prefill pass: what lies before its own tokens. */
+uint64_t pass_cache_reread(const struct pass *s, uint32_t cls);
+/* pass_pairs() with the masked half. */
+uint64_t pass_pairs_full(const struct pass *s);
+/* Only k and v of every token: what a class owes the layers above that prefill only the last one. */
+void pass_kv(const struct pass *s, uint32_t cls);
 
 #endif

@@ -25,14 +25,21 @@ uint64_t pass_keys(const struct pass *s, uint32_t cls)
     return num_min(num_min(T, c->span), chosen(c));
 }
 
-uint64_t pass_pairs(const struct pass *s, uint32_t cls)
+/* Pairs of the first T tokens. */
+static uint64_t pairs_until(const struct pass *s, const struct plan_class *c, uint64_t T)
 {
-    const struct plan_class *c = &s->p->cls[cls];
-    const uint64_t chunk = c->model->chunk ? c->model->chunk : s->T, band = num_min(c->band, chosen(c));
+    const uint64_t chunk = c->model->chunk ? c->model->chunk : T, band = num_min(c->band, chosen(c));
 
     if (!chunk)
         return 0;
-    return sum(s, prod3(s, s->T / chunk, ops_band(&s->o->over, chunk, band), 1), ops_band(&s->o->over, s->T % chunk, band));
+    return sum(s, prod3(s, T / chunk, ops_band(&s->o->over, chunk, band), 1), ops_band(&s->o->over, T % chunk, band));
+}
+
+uint64_t pass_pairs(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+
+    return num_less(pairs_until(s, c, s->T), pairs_until(s, c, s->before));
 }
 
 static struct cost scale(bool *over, struct cost c, uint64_t n)
@@ -168,38 +175,109 @@ static void embed(const struct pass *s)
             (struct cost){.read = sum(s, rows, prod3(s, tables, s->N, 4)), .written = prod3(s, F, s->N, s->p->model->width)});
 }
 
+static void mix_and_feed(const struct pass *s, uint32_t c)
+{
+    ops_attention(s, c);
+    ops_mla(s, c);
+    ops_recurrent(s, c);
+    ops_cross(s, c);
+    ops_ffn(s, c);
+    ops_extra(s, c);
+}
+
+/* The upper half of YOCO: k and v of every token once, the layers for the last token alone. */
+static void class_of_last(const struct pass *s, uint32_t c)
+{
+    struct pass last = *s;
+
+    pass_kv(s, c);
+    last.N = s->B;
+    last.before = s->T - 1;
+    last.kv_done = true;
+    if (s->last)
+        mix_and_feed(&last, c);
+}
+
 static void forward(const struct pass *s)
 {
     const struct kvp_model *m = s->p->model;
 
-    if (s->phase == KVP_PREFILL)
+    if (s->phase == KVP_PREFILL && s->first)
         ops_encoder(s);
     if (!m->no_embed)
         embed(s);
-    for (uint32_t c = 0; c < s->p->n_classes; c++) {
-        ops_attention(s, c);
-        ops_mla(s, c);
-        ops_recurrent(s, c);
-        ops_cross(s, c);
-        ops_ffn(s, c);
-        ops_extra(s, c);
-    }
-    if (m->no_logits)
+    for (uint32_t c = 0; c < s->p->n_classes; c++)
+        (s->phase == KVP_PREFILL && s->p->cls[c].last_only ? class_of_last : mix_and_feed)(s, c);
+    if (m->no_logits || !s->logit_rows)
         return;
     pass_stream(s, KVP_OP_FINAL_NORM, UINT32_MAX, 1, s->logit_rows, m->width, m->width, pass_norm_weights(s));
     pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->embed_width ? m->embed_width : m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
+}
+
+/* Ops of the pass that begins at `from` into the same ops of the passes before it. */
+static void fold(struct ops *o, uint32_t from)
+{
+    uint32_t n = from;
+
+    for (uint32_t i = from; i < o->n; i++) {
+        struct kvp_op_cost *x = &o->v[i];
+        uint32_t k = 0;
+
+        while (k < from && (o->v[k].op != x->op || o->v[k].cls != x->cls))
+            k++;
+        if (k == from) {
+            o->v[n++] = *x;
+            continue;
+        }
+        o->v[k].calls += x->calls;
+        accumulate(o, &o->v[k], (struct cost){x->flops, x->flops_full, x->read_bytes, x->written_bytes});
+    }
+    o->n = n;
+}
+
+/* `B` sequences side by side, their tokens from `from` to the prompt's end, a chunk at a time. */
+static void prefill_together(struct ops *o, struct plan *p, uint64_t B, uint64_t from, bool all_logits, bool *first, bool very_last)
+{
+    for (uint64_t at = from; at < p->w.prompt; at += p->chunk) {
+        const uint64_t end = num_min(p->w.prompt, num_add(&o->over, at, p->chunk)), N = num_mul(&o->over, B, end - at);
+        const bool last = end == p->w.prompt;
+        const uint32_t before = o->n;
+
+        forward(&(struct pass){.o = o, .p = p, .phase = KVP_PREFILL, .B = B, .T = end, .N = N, .before = at, .first = *first,
+                               .last = last, .whole = last && very_last, .logit_rows = all_logits ? N : last ? B : 0});
+        fold(o, before);
+        *first = false;
+    }
+}
+
+/* With a prefix in the cache the first sequence computes it, and the others begin behind it. */
+static void prefill(struct ops *o, struct plan *p, bool all_logits)
+{
+    const uint64_t width = plan_pass_width(p);
+    uint64_t left = p->w.batch;
+    bool first = true;
+
+    if (p->hit && left > 1) {
+        prefill_together(o, p, 1, 0, all_logits, &first, false);
+        left--;
+    }
+    while (left > 0) {
+        const uint64_t B = num_min(left, width);
+
+        left -= B;
+        prefill_together(o, p, B, B == p->w.batch ? 0 : p->hit, all_logits, &first, left == 0);
+    }
 }
 
 kvp_err ops_build(struct ops *o, struct plan *p, uint64_t logit_rows, struct kvp_error *e)
 {
     const uint64_t B = p->w.batch;
 
-    forward(&(struct pass){o, p, KVP_PREFILL, B, p->w.prompt, num_mul(&o->over, B, p->w.prompt), logit_rows});
-    forward(&(struct pass){o, p, KVP_DECODE, B, p->w.context, B, B});
+    prefill(o, p, logit_rows != B);
+    forward(&(struct pass){.o = o, .p = p, .phase = KVP_DECODE, .B = B, .T = p->w.context, .N = B, .logit_rows = B, .before = p->w.context - 1});
     if (o->oom)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a list of ops");
     if (o->over || p->over)
         return kvp_fail(e, KVP_ERANGE, "a count of FLOPs or bytes does not fit in 63 bits: the context, the batch or the model is too big");
     return KVP_OK;
 }
-

@@ -11,15 +11,28 @@ static void qk_norms(struct walk *w, const struct kvp_layer_class *c, uint32_t c
         walk_vector(w, KVP_ROLE_NORM, "k_norm", cls, c->count, k);
 }
 
+/* W_k and W_v as two factors each (LoRC). */
+static void low_rank(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t in)
+{
+    walk_matrix(w, KVP_ROLE_ATTN, "k_down_proj", cls, c->count, c->low_k, in, false);
+    walk_matrix(w, KVP_ROLE_ATTN, "k_up_proj", cls, c->count, (uint64_t)c->kv_heads * c->head_dim, c->low_k, c->qkv_bias);
+    walk_matrix(w, KVP_ROLE_ATTN, "v_down_proj", cls, c->count, c->low_v, in, false);
+    walk_matrix(w, KVP_ROLE_ATTN, "v_up_proj", cls, c->count, (uint64_t)c->kv_heads * c->v_head_dim, c->low_v, c->qkv_bias);
+}
+
 void weights_attention(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width)
 {
     const uint64_t in = c->attn_in ? c->attn_in : width, n = c->count;
     const uint64_t q = (uint64_t)c->heads * c->head_dim * (c->gated_q ? 2 : 1);
-    const uint64_t k = (uint64_t)c->kv_heads * c->head_dim, v = (uint64_t)c->kv_heads * c->v_head_dim;
+    uint64_t k = (uint64_t)c->kv_heads * c->head_dim, v = (uint64_t)c->kv_heads * c->v_head_dim;
 
     if (c->mixer != KVP_MIX_ATTENTION || c->shared_attn)
         return;
     walk_matrix(w, KVP_ROLE_ATTN, "q_proj", cls, n, q, in, c->qkv_bias);
+    if (c->low_k && !c->no_kv) {
+        low_rank(w, c, cls, in);
+        k = v = 0;
+    }
     if (!c->no_kv)
         walk_matrix(w, KVP_ROLE_ATTN, "k_proj", cls, n, k, in, c->qkv_bias);
     if (!c->no_kv && !c->k_is_v)

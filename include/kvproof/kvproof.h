@@ -126,6 +126,10 @@ struct kvp_estimate {
     uint64_t n_lengths;     /* of kvp_estimate_lengths() */
     uint64_t *lengths;      /* owned, sorted */
     struct kvp_rank *ranks; /* owned; memory, tensors, ops, FLOPs and traffic above are the worst one's */
+    /* Token-steps of the whole workload, each sequence for its own length, and when all wait for the longest:
+     * their ratio is what a padded, static batch uses of its slots. */
+    uint64_t token_steps, static_token_steps;
+    uint64_t pass_rows; /* rows of activations in the widest pass: batch * prompt unless the prompt is cut */
 };
 
 /* One rank of a parallel run. Times add up the stages and leave communication out. */
@@ -190,7 +194,7 @@ struct kvp_pair {
     bool allowed;
     const char *reason;
 };
-const struct kvp_pair *kvp_pair_at(uint32_t i);
+const struct kvp_pair *kvp_pair_at(uint32_t i); /* read it before the next call */
 
 /* Where data/ is: $KVPROOF_DATA, beside the binary (ROOT/data for ROOT/build/CONFIG/kvproof,
  * PREFIX/share/kvproof for an installed one), or the compiled-in DATADIR. */

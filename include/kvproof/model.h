@@ -111,6 +111,11 @@ struct kvp_layer_class {
     uint32_t o_groups, o_rank; /* o in two steps, the first in groups; not 0 marks the kind */
     uint32_t compress;         /* 0: the window only */
     uint32_t streams;          /* of the residual (hyper-connections) */
+
+    /* low-rank keys and values (LoRC): k and v are projected through this many channels, which are what is
+     * stored; absorbed: the second factor is applied to q, or to the weighted sum, instead of to every key */
+    uint32_t low_k, low_v;
+    bool absorb_k, absorb_v;
 };
 
 enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER };

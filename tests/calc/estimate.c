@@ -238,13 +238,13 @@ static const struct {
     kvp_err rc;
     struct kvp_workload resolved;
 } workloads[] = {
-    {{.context = 10}, KVP_OK, {1, 10, 0, 10}},
-    {{.prompt = 10}, KVP_OK, {1, 10, 0, 10}},
-    {{.batch = 4, .prompt = 6, .generate = 4}, KVP_OK, {4, 6, 4, 10}},
-    {{.context = 10, .prompt = 6}, KVP_OK, {1, 6, 4, 10}},
-    {{.context = 10, .generate = 4}, KVP_OK, {1, 6, 4, 10}},
-    {{.context = 10, .prompt = 6, .generate = 4}, KVP_OK, {1, 6, 4, 10}},
-    {{.context = 10, .prompt = 10}, KVP_OK, {1, 10, 0, 10}},
+    {{.context = 10}, KVP_OK, {.batch = 1, .prompt = 10, .generate = 0, .context = 10}},
+    {{.prompt = 10}, KVP_OK, {.batch = 1, .prompt = 10, .generate = 0, .context = 10}},
+    {{.batch = 4, .prompt = 6, .generate = 4}, KVP_OK, {.batch = 4, .prompt = 6, .generate = 4, .context = 10}},
+    {{.context = 10, .prompt = 6}, KVP_OK, {.batch = 1, .prompt = 6, .generate = 4, .context = 10}},
+    {{.context = 10, .generate = 4}, KVP_OK, {.batch = 1, .prompt = 6, .generate = 4, .context = 10}},
+    {{.context = 10, .prompt = 6, .generate = 4}, KVP_OK, {.batch = 1, .prompt = 6, .generate = 4, .context = 10}},
+    {{.context = 10, .prompt = 10}, KVP_OK, {.batch = 1, .prompt = 10, .generate = 0, .context = 10}},
     {{.context = 10, .prompt = 6, .generate = 5}, KVP_EINPUT, {0}},
     {{.context = 10, .prompt = 6, .generate = 3}, KVP_EINPUT, {0}},
     {{.context = 10, .prompt = 11}, KVP_EINPUT, {0}},

@@ -148,14 +148,17 @@ START_TEST(technique_table)
                 snprintf(params + n, sizeof(params) - n, "%s%s", k ? "," : "", p->key);
             else if (p->kind == KVP_PARAM_INT)
                 snprintf(params + n, sizeof(params) - n, "%s%s=%" PRId64, k ? "," : "", p->key, p->i);
+            else if (p->kind == KVP_PARAM_WORD)
+                snprintf(params + n, sizeof(params) - n, "%s%s=%s", k ? "," : "", p->key, p->words[p->i]);
             else if (p->kind == KVP_PARAM_RATIO)
                 snprintf(params + n, sizeof(params) - n, "%s%s=%g", k ? "," : "", p->key, p->r);
             else
-                snprintf(params + n, sizeof(params) - n, "%s%s=%s", k ? "," : "", p->key, kvp_format_name(p->f));
+                snprintf(params + n, sizeof(params) - n, "%s%s=%s", k ? "," : "", p->key,
+                         p->kind == KVP_PARAM_WORD ? p->words[p->i] : kvp_format_name(p->f));
         }
         ck_assert_str_eq(params, t->info.params);
         ck_assert(strlen(t->info.summary) > 10 && strlen(t->info.source) > 10);
-        ck_assert_msg(t->cache_rewrite != NULL, "%s has no footprint", t->info.name);
+        ck_assert_msg(t->cache_rewrite || t->model_rewrite || t->store_rewrite, "%s has no footprint", t->info.name);
         ck_assert_ptr_eq(kvp_technique_at(i), &t->info);
         baselines += t->baseline;
         for (uint32_t k = i + 1; (other = technique_at(k)); k++)

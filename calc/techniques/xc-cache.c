@@ -1,0 +1,151 @@
+/* xc-cache.c - the context goes through an encoder once; the decoder reads its output in a few cross blocks.
+ *
+ *   context   keep=hidden  B * Tc * Denc * b               one tensor for all cross blocks
+ *             keep=kv      nx * 2 * B * Tc * Dx * b
+ *   decoder   2 * L * B * (question + generated) * Hkv * d * b
+ *   blocks    4 * D * Dx + 12 * D * Dx + 4 * D parameters each: q, k, v, o; a gated feed-forward of 4 * Dx; two
+ *             LayerNorms with bias
+ *
+ * The context is the prompt less `question` tokens. It is encoded offline: its pass is not part of the prefill.
+ * keep=hidden projects k and v of the whole context again in every forward call, as the official code does:
+ * 4 * nx * Tc * D * Dx FLOPs ("rebuild"). ServiceNow/xc-cache xc_cache/models/cross_attn/cross_attn_llama.py;
+ * defaults of scripts/cross_attn/config/exp_configs.py (4 blocks, stride 6, inner 1024). */
+#include "calc/rewrite.h"
+#include "calc/technique.h"
+
+#include <inttypes.h>
+
+static const char *const keeps[] = {"hidden", "kv", NULL};
+enum { HIDDEN, KV };
+
+struct blocks {
+    uint64_t n, stride, inner, encoder; /* encoder: its width */
+};
+
+static struct blocks blocks_of(const struct kvp_spec *s, const struct kvp_model *m)
+{
+    const struct kvp_param *width = kvp_spec_param(s, "encoder_width");
+
+    return (struct blocks){spec_int(s, "blocks"), spec_int(s, "stride"), spec_int(s, "inner"), width->given ? (uint64_t)width->i : m->width};
+}
+
+static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, struct kvp_error *e)
+{
+    const struct blocks b = blocks_of(s, m);
+    const uint32_t n = (uint32_t)b.n, x = (uint32_t)b.inner;
+
+    if (!m->layers || (b.n - 1) * b.stride >= m->layers)
+        return kvp_fail(e, KVP_EINPUT, "xc-cache: blocks=%" PRIu64 " with stride=%" PRIu64 " need %" PRIu64 " layers, %s has %u", b.n, b.stride,
+                        (b.n - 1) * b.stride + 1, m->name, m->layers);
+    if (model_mixers(m, KVP_MIX_ATTENTION) != m->layers)
+        return kvp_fail(e, KVP_ENOTSUP, "xc-cache: %s has layers that are not attention", m->name);
+    KVP_TRY(model_extra(m, (struct kvp_extra){"cross_q_o_proj", x, m->width, 2 * n, true}, e));
+    KVP_TRY(model_extra(m, (struct kvp_extra){"cross_k_v_proj", x, (uint32_t)b.encoder, 2 * n, true}, e));
+    KVP_TRY(model_extra(m, (struct kvp_extra){"cross_mlp", 4 * x, m->width, 3 * n, true}, e));
+    return model_extra(m, (struct kvp_extra){"cross_norms", m->width, 1, 4 * n, false}, e);
+}
+
+/* The decoder's own tokens are the question's and the answer's. */
+static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    const uint64_t question = spec_int(s, "question");
+
+    if (question >= p->w.prompt)
+        return kvp_fail(e, KVP_EINPUT, "xc-cache: question=%" PRIu64 " leaves no context of a prompt of %" PRIu64 " tokens", question, p->w.prompt);
+    p->w.context -= p->w.prompt - question;
+    p->w.prompt = question;
+    p->chunk = question;
+    return KVP_OK;
+}
+
+static uint64_t context_of(const struct plan *p)
+{
+    return p->asked - p->w.context;
+}
+
+static uint32_t last_class(const struct plan *p)
+{
+    return p->n_classes == p->model->layers ? p->model->layers - 1 : p->model->class_of[p->model->layers - 1];
+}
+
+static void add(struct plan *p, struct plan_class *c, const char *name, uint64_t width, uint64_t layers)
+{
+    struct part *x = plan_add_fixed(p, c, name, KVP_TAG_CACHE, p->kv, 1, context_of(p), width);
+
+    x->layers = layers;
+    x->replicated = true;
+}
+
+static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    const struct blocks b = blocks_of(s, p->model);
+    struct plan_class *c = &p->cls[last_class(p)];
+
+    (void)e;
+    if (kvp_spec_param(s, "keep")->i == HIDDEN) {
+        add(p, c, "context_hidden", b.encoder, 1);
+        plan_add_scratch(p, "context_k_v", KVP_F32, p->w.batch, num_mul(&p->over, 2, context_of(p)), b.inner);
+        return KVP_OK;
+    }
+    add(p, c, "context_k", b.inner, b.n);
+    add(p, c, "context_v", b.inner, b.n);
+    return KVP_OK;
+}
+
+static struct cost linear(struct ops *o, struct plan *p, uint64_t rows, uint64_t in, uint64_t out)
+{
+    const uint64_t flops = NUM_PROD(&o->over, 2, rows, in, out);
+
+    return (struct cost){flops, flops, num_add(&o->over, store_bytes(&o->over, &p->weights, KVP_ROLE_SMALL, out, in, true), NUM_PROD(&o->over, 4, rows, in)),
+                         NUM_PROD(&o->over, 4, rows, out)};
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    const struct blocks b = blocks_of(s, p->model);
+    const bool rebuild = kvp_spec_param(s, "keep")->i == HIDDEN;
+    const uint64_t Tc = context_of(p), B = p->w.batch, N = num_mul(&o->over, B, phase == KVP_PREFILL ? p->w.prompt : 1);
+    const uint64_t kb = format_bits(p->kv) / 8, all = NUM_PROD(&o->over, 4, b.inner, N, Tc);
+    const uint64_t stored = NUM_PROD(&o->over, B, Tc, rebuild ? 4 : kb, 2, b.inner);
+
+    if (cls != last_class(p))
+        return;
+    if (rebuild) {
+        struct cost c = linear(o, p, num_mul(&o->over, B, Tc), b.encoder, 2 * b.inner);
+
+        c.read = num_add(&o->over, store_bytes(&o->over, &p->weights, KVP_ROLE_SMALL, 2 * b.inner, b.encoder, true), NUM_PROD(&o->over, B, Tc, b.encoder, kb));
+        ops_add(o, KVP_OP_REBUILD, phase, cls, b.n, c);
+    }
+    ops_add(o, KVP_OP_CROSS_QKV, phase, cls, b.n, linear(o, p, N, p->model->width, b.inner));
+    ops_add(o, KVP_OP_CROSS_ATTN, phase, cls, b.n,
+            (struct cost){all, all, num_add(&o->over, stored, NUM_PROD(&o->over, 4, N, b.inner)), NUM_PROD(&o->over, 4, N, b.inner)});
+    ops_add(o, KVP_OP_CROSS_O, phase, cls, b.n, linear(o, p, N, b.inner, p->model->width));
+    ops_add(o, KVP_OP_MLP_UP, phase, cls, b.n, linear(o, p, N, p->model->width, 8 * b.inner));
+    ops_add(o, KVP_OP_MLP_DOWN, phase, cls, b.n, linear(o, p, N, 4 * b.inner, p->model->width));
+}
+
+/* Half of the prompt is the question, and as many blocks as the layers have room for. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    const uint64_t blocks = m->layers < 4 ? m->layers : 4, stride = m->layers >= 19 ? 6 : 1;
+
+    snprintf(buf, n, "blocks=%" PRIu64 ",stride=%" PRIu64 ",question=%" PRIu64, blocks, stride, num_max(w->prompt / 2, 1));
+}
+
+const struct technique technique_xc_cache = {
+    .info = {.name = "xc-cache", .axis = KVP_AXIS_MIXER, .summary = "the context as an encoder's output, read by a few cross blocks",
+             .source = "Monteiro et al. 2024, arXiv:2404.15420; ServiceNow/xc-cache cross_attn_llama.py, exp_configs.py",
+             .params = "blocks=4,stride=6,inner=1024,question=32,keep=hidden,encoder_width"},
+    .n_params = 6,
+    .params = {{.key = "blocks", .kind = KVP_PARAM_INT, .i = 4, .min = 1, .max = 1 << 16},
+               {.key = "stride", .kind = KVP_PARAM_INT, .i = 6, .min = 1, .max = 1 << 16},
+               {.key = "inner", .kind = KVP_PARAM_INT, .i = 1024, .min = 1, .max = 1 << 20},
+               {.key = "question", .kind = KVP_PARAM_INT, .i = 32, .min = 1, .max = INT64_MAX},
+               {.key = "keep", .kind = KVP_PARAM_WORD, .i = HIDDEN, .words = keeps},
+               {.key = "encoder_width", .kind = KVP_PARAM_INT, .no_default = true, .min = 1, .max = 1 << 20}},
+    .example = example,
+    .model_rewrite = model_rewrite,
+    .store_rewrite = store_rewrite,
+    .cache_rewrite = cache_rewrite,
+    .extra_ops = extra_ops,
+};
