@@ -1,16 +1,22 @@
 #include "calc/technique.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 uint64_t law_ring(const struct law *l, uint64_t seen)
 {
-    return num_min(seen, l->cap);
+    return num_min(num_less(seen, l->dropped), l->cap);
 }
 
 uint64_t law_ring_before(const struct law *l, uint64_t seen)
 {
-    return num_min(seen - 1, l->cap);
+    return num_min(num_less(seen - 1, l->dropped), l->cap);
+}
+
+uint64_t law_share(const struct law *l, uint64_t seen)
+{
+    return (uint64_t)ceil(l->share * (double)law_ring(l, seen));
 }
 
 /* ---- building ------------------------------------------------------------------------------------ */
@@ -75,6 +81,30 @@ kvp_err plan_split(struct plan *p, struct kvp_error *e)
 void plan_drop_parts(struct plan_class *c)
 {
     c->n_parts = 0;
+}
+
+struct part *plan_find_part(struct plan_class *c, const char *name)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (strcmp(c->parts[i].name, name) == 0)
+            return &c->parts[i];
+    return NULL;
+}
+
+bool class_has_rows(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (part_is_row(&c->parts[i]))
+            return true;
+    return false;
+}
+
+kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        if (class_has_rows(&p->cls[i]))
+            return KVP_OK;
+    return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
 }
 
 void plan_add_table(struct plan *p, uint64_t pages)
@@ -333,6 +363,8 @@ static uint64_t per_token(struct plan *p)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             const struct part *x = &p->cls[c].parts[i];
 
+            if (x->law.share > 0)
+                sum = num_add(&p->over, sum, (uint64_t)(x->law.share * (double)num_mul(&p->over, part_bytes(&p->over, x, 1), x->layers)));
             /* `unit` tokens add one element of each channel: exact, since the widths divide. */
             if (x->law.endless)
                 sum = num_add(&p->over, sum, num_mul(&p->over, part_bytes(&p->over, x, x->unit * 32), x->layers) / (x->unit * 32));

@@ -27,10 +27,14 @@ struct law {
     bool endless; /* another token always adds one: counts in bytes_per_token */
     uint64_t cap; /* PLAN_NO_LIMIT: none */
     uint64_t residual;
+    uint64_t dropped; /* tokens of the prompt that were not kept */
+    double share;     /* of the tokens, rounded up, are held (law_share) */
+    uint64_t chosen;  /* units that a decode step reads of all that are held */
 };
 
-uint64_t law_ring(const struct law *l, uint64_t seen);           /* min(seen, cap) */
+uint64_t law_ring(const struct law *l, uint64_t seen);           /* min(seen - dropped, cap) */
 uint64_t law_ring_before(const struct law *l, uint64_t seen);    /* the ring, without the newest token */
+uint64_t law_share(const struct law *l, uint64_t seen);          /* ceil(share * ring) */
 
 /* One kind of tensor of a class: [batch, heads, tokens / unit, width], or with channels_first
  * [batch, heads, width, tokens / unit]. In pages the first index is the page and the tokens are the
@@ -131,6 +135,16 @@ kvp_err plan_split(struct plan *p, struct kvp_error *e);
  * without a limit. */
 struct part *plan_add_part(struct plan_class *c, const char *name);
 void plan_drop_parts(struct plan_class *c);
+struct part *plan_find_part(struct plan_class *c, const char *name); /* NULL: none */
+
+/* Rows that attention reads: k and v, or an MLA latent; not a state, not an encoder's keys. */
+static inline bool part_is_row(const struct part *x)
+{
+    return x->rows && x->attended;
+}
+bool class_has_rows(const struct plan_class *c);
+/* KVP_ENOTSUP when no layer keeps any: the technique has nothing to act on. */
+kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e);
 void plan_add_table(struct plan *p, uint64_t pages);
 void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
 

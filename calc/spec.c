@@ -218,6 +218,8 @@ static void value_text(const struct kvp_param *p, char *buf, size_t n)
         snprintf(buf, n, "%" PRId64, p->i);
     if (p->kind == KVP_PARAM_FORMAT)
         snprintf(buf, n, "%s", kvp_format_name(p->f));
+    if (p->kind == KVP_PARAM_WORD)
+        snprintf(buf, n, "%s", p->word);
     /* the shortest text that reads back the same */
     for (int digits = 1; p->kind == KVP_PARAM_RATIO && digits <= 17; digits++) {
         snprintf(buf, n, "%.*g", digits, p->r);

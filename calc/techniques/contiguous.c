@@ -9,6 +9,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const struct kvp_param *given = kvp_spec_param(s, "max_len");
     const uint64_t max_len = given->given ? (uint64_t)given->i : p->model->max_positions;
 
+    KVP_TRY(plan_has_rows(p, "contiguous", e));
     if (!max_len)
         return kvp_fail(e, KVP_EINPUT, "contiguous: %s names no longest sequence: give max_len", p->model->name);
     if (max_len < p->w.context)
@@ -27,7 +28,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 /* Twice the context, as far as the model goes: enough to show what is reserved and not used. */
 static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
 {
-    const uint64_t twice = num_min(2 * w->context, m->max_positions);
+    const uint64_t limit = m->max_positions ? m->max_positions : PLAN_NO_LIMIT, twice = num_min(2 * w->context, limit);
 
     snprintf(buf, n, "%" PRIu64, num_max(twice, w->context));
 }

@@ -7,12 +7,14 @@
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     (void)s;
-    (void)e;
+    KVP_TRY(plan_has_rows(p, "growing", e));
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             struct part *x = &p->cls[c].parts[i];
 
             x->grows = x->rows || x->follows_growth;
+            if (x->grows)
+                x->slots = x->slots_most = 0; /* what a technique would reserve at the start grows too */
         }
     return KVP_OK;
 }

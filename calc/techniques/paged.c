@@ -36,18 +36,22 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 {
     const uint64_t block = spec_int(s, "block");
 
+    KVP_TRY(plan_has_rows(p, "paged", e));
     for (uint32_t i = 0; i < p->n_classes; i++)
         KVP_TRY(page_class(p, &p->cls[i], block, e));
     return KVP_OK;
 }
 
-/* Attention looks every page up once. */
+/* Attention looks every page up once: those of the part that leads, one table each. */
 static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
 {
     const struct plan_class *c = &p->cls[cls];
-    const uint64_t pages = num_cdiv(part_read(&c->parts[0], p->w.context), spec_int(s, "block"));
+    uint64_t pages = 0;
 
-    if (phase == KVP_DECODE)
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->parts[i].paged_as == i)
+            pages = num_add(&o->over, pages, num_cdiv(part_read(&c->parts[i], p->w.context), spec_int(s, "block")));
+    if (phase == KVP_DECODE && pages)
         ops_more(o, KVP_OP_ATTN, phase, cls, (struct cost){.read = NUM_PROD(&o->over, 4, p->w.batch, pages)});
 }
 

@@ -2,12 +2,21 @@
 #include "calc/technique.h"
 
 extern const struct technique technique_dense, technique_window, technique_h2o, technique_kivi, technique_contiguous,
-    technique_growing, technique_paged;
+    technique_growing, technique_paged, technique_streaming_llm, technique_pyramidkv, technique_snapkv, technique_adakv, technique_tova,
+    technique_quest, technique_duo, technique_minicache;
 
 static const struct technique *const techniques[] = {
     &technique_dense, /* the baseline stays first */
     &technique_window,
+    &technique_streaming_llm,
     &technique_h2o,
+    &technique_pyramidkv,
+    &technique_snapkv,
+    &technique_adakv,
+    &technique_tova,
+    &technique_quest,
+    &technique_duo,
+    &technique_minicache,
     &technique_kivi,
     &technique_contiguous,
     &technique_growing,

@@ -2,7 +2,8 @@
  *
  *   tokens = min(T, W);  a query sees keys with 0 <= i - j < W, itself included
  *
- * On a model some of whose layers are windowed, those are narrowed and the full ones stay full. */
+ * On a model some of whose layers are windowed, or attend in chunks, those are narrowed and the full ones
+ * stay full. An MLA latent is a row like any other; states and an encoder's keys stay. */
 #include "calc/technique.h"
 
 #include <inttypes.h>
@@ -10,7 +11,7 @@
 static bool has_window(const struct kvp_model *m)
 {
     for (uint32_t i = 0; i < m->classes; i++)
-        if (m->cls[i].window)
+        if (m->cls[i].window || m->cls[i].chunk)
             return true;
     return false;
 }
@@ -20,14 +21,16 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const uint64_t w = spec_int(s, "window");
     const bool hybrid = has_window(p->model);
 
-    (void)e;
+    KVP_TRY(plan_has_rows(p, "window", e));
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];
 
-        if (hybrid && !c->model->window)
+        if (c->model->mixer == KVP_MIX_NONE || (hybrid && !c->model->window && !c->model->chunk))
             continue;
         c->band = c->span = num_min(c->span, w);
         for (uint32_t k = 0; k < c->n_parts; k++) {
+            if (!c->parts[k].rows)
+                continue;
             c->parts[k].law.cap = c->span;
             c->parts[k].law.endless = false;
         }

@@ -37,7 +37,9 @@ END_TEST
 /* What each technique of a pair needs to be defined on llama-3-8b at 4096. */
 static const struct {
     const char *name, *spec;
-} specs[] = {{"window", "window:1024"}, {"h2o", "h2o"}, {"kivi", "kivi"}, {"contiguous", "contiguous"}, {"growing", "growing"}, {"paged", "paged:32"}};
+} specs[] = {{"window", "window:1024"}, {"h2o", "h2o"}, {"kivi", "kivi"}, {"contiguous", "contiguous"}, {"growing", "growing"}, {"paged", "paged:32"},
+             {"streaming-llm", "streaming-llm"}, {"pyramidkv", "pyramidkv:512"}, {"snapkv", "snapkv:512"}, {"adakv", "adakv:512"},
+             {"tova", "tova"}, {"quest", "quest"}, {"duo", "duo"}, {"minicache", "minicache"}};
 
 static const char *spec_of(const char *name)
 {

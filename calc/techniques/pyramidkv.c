@@ -1,0 +1,124 @@
+/* pyramidkv.c - SnapKV's choice with a budget that falls from layer to layer.
+ *
+ *   official  C = cap - window; q < cap: nothing is dropped; q < 2C: cap in every layer; else
+ *             lo = C div beta, hi = 2C - lo; where hi >= q - window: hi = q - window, lo = 2C - hi;
+ *             step = (hi - lo) div (L - 1), 0 when L is 1; layer l keeps hi - l*step + window
+ *   kvpress   in real numbers, the window inside: C = q*(1 - ratio), round() per layer, or the same
+ *             round(q*(1 - ratio)) in every layer unless q >= hi >= lo >= window
+ *
+ * L and l count the layers it acts on. What is generated is kept, in every layer.
+ * Cai et al. 2024, arXiv:2406.02069; Zefan-Cai/KVCache-Factory pyramidkv_utils.py; NVIDIA/kvpress
+ * presses/pyramidkv_press.py. */
+#include "calc/select.h"
+
+#include <inttypes.h>
+#include <math.h>
+
+enum { OFFICIAL, KVPRESS };
+static const char *const rules[] = {"official", "kvpress", NULL};
+
+struct rule {
+    bool kvpress;
+    uint64_t cap, window, beta, q, layers;
+    double ratio;
+};
+
+static uint64_t official(const struct rule *r, uint64_t l)
+{
+    const uint64_t C = r->cap - r->window;
+    uint64_t lo = C / r->beta, hi = 2 * C - lo, step;
+
+    if (r->q < r->cap)
+        return r->q;
+    if (r->q < 2 * C)
+        return r->cap;
+    if (hi >= r->q - r->window) {
+        hi = r->q - r->window;
+        lo = 2 * C - hi;
+    }
+    step = r->layers > 1 ? (hi - lo) / (r->layers - 1) : 0;
+    return hi - l * step + r->window;
+}
+
+static uint64_t kvpress(const struct rule *r, uint64_t l)
+{
+    const double q = (double)r->q, w = (double)r->window, C = q * (1 - r->ratio);
+    double lo = C / (double)r->beta, hi = 2 * C - lo;
+
+    if (hi >= q - w) {
+        hi = q - w;
+        lo = 2 * C - hi;
+    }
+    if (!(q >= hi && hi >= lo && lo >= w) || r->layers < 2)
+        return (uint64_t)rint(C);
+    return (uint64_t)rint(hi - (double)l * ((hi - lo) / (double)(r->layers - 1)));
+}
+
+static kvp_err check(const struct rule *r, const struct kvp_spec *s, struct kvp_error *e)
+{
+    if (r->kvpress && kvp_spec_param(s, "cap")->given)
+        return kvp_fail(e, KVP_EINPUT, "pyramidkv: rule=kvpress keeps a ratio of the prompt, expected ratio instead of cap");
+    if (!r->kvpress && kvp_spec_param(s, "ratio")->given)
+        return kvp_fail(e, KVP_EINPUT, "pyramidkv: ratio belongs to rule=kvpress, expected cap");
+    if (r->kvpress && kvp_spec_param(s, "heads")->i)
+        return kvp_fail(e, KVP_EINPUT, "pyramidkv: rule=kvpress stores kv heads, expected heads=kv");
+    if (r->cap > INT64_MAX / 2)
+        return kvp_fail(e, KVP_ERANGE, "pyramidkv: cap=%" PRIu64 " is too big", r->cap);
+    return KVP_OK;
+}
+
+/* Layers without rows of their own follow the owner below them. */
+static kvp_err set_budgets(struct plan *p, struct rule *r, struct kvp_error *e)
+{
+    uint64_t l = 0;
+
+    KVP_TRY(plan_split(p, e));
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        r->layers += select_acts(p, &p->cls[i]);
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const bool owner = select_acts(p, &p->cls[i]);
+        const uint64_t at = owner || !l ? l : l - 1;
+
+        l += owner;
+        if (select_sees_all(p, &p->cls[i]))
+            select_keep(p, &p->cls[i], (r->kvpress ? kvpress : official)(r, at));
+    }
+    return KVP_OK;
+}
+
+static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    struct rule r = {.kvpress = kvp_spec_param(s, "rule")->i == KVPRESS, .cap = spec_int(s, "cap"), .beta = spec_int(s, "beta"),
+                     .q = p->w.prompt, .ratio = kvp_spec_param(s, "ratio")->r};
+    struct select_window w;
+
+    KVP_TRY(check(&r, s, e));
+    KVP_TRY(select_window_open(&w, p, s, e));
+    if (!r.kvpress)
+        KVP_TRY(select_window_cap(&w, r.cap, e));
+    r.window = w.window;
+    KVP_TRY(set_budgets(p, &r, e));
+    select_window_scratch(p);
+    return KVP_OK;
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    if (phase == KVP_PREFILL)
+        select_window_ops(o, p, cls, s);
+}
+
+const struct technique technique_pyramidkv = {
+    .info = {.name = "pyramidkv", .axis = KVP_AXIS_SELECT, .summary = "prompt tokens chosen once per head, fewer in every higher layer",
+             .source = "Cai et al. 2024, arXiv:2406.02069, section 4; Zefan-Cai/KVCache-Factory pyramidkv_utils.py",
+             .params = "cap=2048,window=8,kernel=7,pooling=max,heads=kv,beta=20,rule=official,ratio=0.5"},
+    .n_params = 4 + SELECT_WINDOW_PARAMS,
+    .params = {{.key = "cap", .kind = KVP_PARAM_INT, .positional = true, .i = 2048, .min = 1, .max = INT64_MAX},
+               SELECT_WINDOW_TABLE(8, 7, 1),
+               {.key = "beta", .kind = KVP_PARAM_INT, .i = 20, .min = 1, .max = INT64_MAX},
+               {.key = "rule", .kind = KVP_PARAM_WORD, .words = rules},
+               {.key = "ratio", .kind = KVP_PARAM_RATIO, .r = 0.5, .r_min = 0, .r_max = 1}},
+    .example = select_window_example,
+    .cache_rewrite = cache_rewrite,
+    .extra_ops = extra_ops,
+};
