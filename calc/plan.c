@@ -99,10 +99,19 @@ bool class_has_rows(const struct plan_class *c)
     return false;
 }
 
+/* Rows, or what a technique before has made of them. */
+static bool class_keeps_tokens(const struct plan_class *c)
+{
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->parts[i].attended && (c->parts[i].rows || c->parts[i].paged_as != UINT32_MAX))
+            return true;
+    return false;
+}
+
 kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->n_classes; i++)
-        if (class_has_rows(&p->cls[i]))
+        if (class_keeps_tokens(&p->cls[i]))
             return KVP_OK;
     return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
 }

@@ -6,7 +6,7 @@
  *   prefill: full attention, then a second pass of q.k for the mass every key received
  *
  * Variants: `drop` really drops (the default). `mask` hides what it would drop and keeps it: the dense
- * cache's bytes. `flexgen` has 2k slots from the start, k = heavy, a score for each (f16 unless given): the
+ * cache's bytes. `flexgen` has 2k slots from the start, k = heavy, and a score for each: the
  * new row goes into a slot that is free, the oldest recent one into that of the lowest score.
  *
  * With grouped heads a kv head's score is the sum over its query heads; an MLA latent belongs to all heads,
@@ -64,7 +64,6 @@ static uint64_t all_slots(const struct law *l, uint64_t max_len)
 /* Of the class at most `slots` tokens stay. */
 static void limit(struct plan *p, struct plan_class *c, const struct kvp_spec *s, uint64_t slots)
 {
-    const struct kvp_param *f = kvp_spec_param(s, "score_dtype");
     const bool fixed = variant_of(s) == FLEXGEN;
     const struct law ring = {.held = law_ring, .strip = fixed ? all_slots : NULL, .cap = slots};
 
@@ -76,7 +75,7 @@ static void limit(struct plan *p, struct plan_class *c, const struct kvp_spec *s
             c->parts[i].slots = c->parts[i].slots_most = slots;
         }
     if (class_has_rows(c))
-        add_scores(c, slots, fixed && !f->given ? KVP_F16 : f->f, &ring, fixed);
+        add_scores(c, slots, kvp_spec_param(s, "score_dtype")->f, &ring, fixed);
 }
 
 static void scratch(struct plan *p, const struct plan_class *c, uint64_t kept)
@@ -100,8 +99,8 @@ static kvp_err slots_of(struct plan *p, const struct kvp_spec *s, uint64_t *slot
 
     KVP_TRY(budget(p, s, "heavy", "heavy_ratio", &heavy, e));
     if (variant_of(s) == FLEXGEN) {
-        if (kvp_spec_param(s, "recent")->given || kvp_spec_param(s, "recent_ratio")->given)
-            return kvp_fail(e, KVP_EINPUT, "h2o: variant=flexgen has as many recent slots as heavy ones, expected only heavy or heavy_ratio");
+        if (kvp_spec_param(s, "recent")->given)
+            return kvp_fail(e, KVP_EINPUT, "h2o: recent=%" PRId64 ": variant=flexgen has as many recent slots as heavy ones, expected heavy only", kvp_spec_param(s, "recent")->i);
         recent = heavy;
     } else {
         KVP_TRY(budget(p, s, "recent", "recent_ratio", &recent, e));

@@ -56,8 +56,8 @@ static uint64_t kvpress(const struct rule *r, uint64_t l)
 
 static kvp_err check(const struct rule *r, const struct kvp_spec *s, struct kvp_error *e)
 {
-    if (r->kvpress && kvp_spec_param(s, "cap")->given)
-        return kvp_fail(e, KVP_EINPUT, "pyramidkv: rule=kvpress keeps a ratio of the prompt, expected ratio instead of cap");
+    if (r->kvpress && !kvp_spec_param(s, "ratio")->given)
+        return kvp_fail(e, KVP_EINPUT, "pyramidkv: rule=kvpress drops a ratio of the prompt, expected ratio");
     if (!r->kvpress && kvp_spec_param(s, "ratio")->given)
         return kvp_fail(e, KVP_EINPUT, "pyramidkv: ratio belongs to rule=kvpress, expected cap");
     if (r->kvpress && kvp_spec_param(s, "heads")->i)
@@ -111,13 +111,13 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
 const struct technique technique_pyramidkv = {
     .info = {.name = "pyramidkv", .axis = KVP_AXIS_SELECT, .summary = "prompt tokens chosen once per head, fewer in every higher layer",
              .source = "Cai et al. 2024, arXiv:2406.02069, section 4; Zefan-Cai/KVCache-Factory pyramidkv_utils.py",
-             .params = "cap=2048,window=8,kernel=7,pooling=max,heads=kv,beta=20,rule=official,ratio=0.5"},
+             .params = "cap=2048,window=8,kernel=7,pooling=max,heads=kv,beta=20,rule=official,ratio"},
     .n_params = 4 + SELECT_WINDOW_PARAMS,
     .params = {{.key = "cap", .kind = KVP_PARAM_INT, .positional = true, .i = 2048, .min = 1, .max = INT64_MAX},
                SELECT_WINDOW_TABLE(8, 7, 1),
                {.key = "beta", .kind = KVP_PARAM_INT, .i = 20, .min = 1, .max = INT64_MAX},
                {.key = "rule", .kind = KVP_PARAM_WORD, .words = rules},
-               {.key = "ratio", .kind = KVP_PARAM_RATIO, .r = 0.5, .r_min = 0, .r_max = 1}},
+               {.key = "ratio", .kind = KVP_PARAM_RATIO, .no_default = true, .excludes = "cap", .r_min = 0, .r_max = 1}},
     .example = select_window_example,
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,

@@ -34,8 +34,8 @@ static kvp_err check(const struct plan *p, const struct kvp_spec *s, struct kvp_
 
     if (v != KVPRESS && kvp_spec_param(s, "ratio")->given)
         return kvp_fail(e, KVP_EINPUT, "streaming-llm: ratio belongs to variant=kvpress, and the variant is %s", variants[v]);
-    if (v == KVPRESS && kvp_spec_param(s, "recent")->given)
-        return kvp_fail(e, KVP_EINPUT, "streaming-llm: variant=kvpress keeps a ratio of the prompt, expected ratio instead of recent");
+    if (v == KVPRESS && !kvp_spec_param(s, "ratio")->given)
+        return kvp_fail(e, KVP_EINPUT, "streaming-llm: variant=kvpress drops a ratio of the prompt, expected ratio");
     if (v == KVPRESS && p->w.prompt <= sink)
         return kvp_fail(e, KVP_EINPUT, "streaming-llm: a prompt of %" PRIu64 " tokens is not longer than sink=%" PRIu64, p->w.prompt, sink);
     if (v == KVPRESS && !kept(p, s))
@@ -98,12 +98,12 @@ static void example(const struct kvp_model *m, const struct kvp_workload *w, cha
 const struct technique technique_streaming_llm = {
     .info = {.name = "streaming-llm", .axis = KVP_AXIS_SELECT, .summary = "the first tokens (attention sinks) and the newest",
              .source = "Xiao et al. 2023, arXiv:2309.17453, section 3; mit-han-lab/streaming-llm kv_cache.py",
-             .params = "sink=4,recent=508,variant=official,ratio=0.5"},
+             .params = "sink=4,recent=508,variant=official,ratio"},
     .n_params = 4,
     .params = {{.key = "sink", .kind = KVP_PARAM_INT, .i = 4, .min = 0, .max = INT64_MAX},
                {.key = "recent", .kind = KVP_PARAM_INT, .i = 508, .min = 1, .max = INT64_MAX},
                {.key = "variant", .kind = KVP_PARAM_WORD, .words = variants},
-               {.key = "ratio", .kind = KVP_PARAM_RATIO, .r = 0.5, .r_min = 0, .r_max = 1}},
+               {.key = "ratio", .kind = KVP_PARAM_RATIO, .no_default = true, .excludes = "recent", .r_min = 0, .r_max = 1}},
     .example = example,
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,

@@ -151,7 +151,8 @@ START_TEST(technique_table)
             else if (p->kind == KVP_PARAM_RATIO)
                 snprintf(params + n, sizeof(params) - n, "%s%s=%g", k ? "," : "", p->key, p->r);
             else
-                snprintf(params + n, sizeof(params) - n, "%s%s=%s", k ? "," : "", p->key, kvp_format_name(p->f));
+                snprintf(params + n, sizeof(params) - n, "%s%s=%s", k ? "," : "", p->key,
+                         p->kind == KVP_PARAM_WORD ? p->words[p->i] : kvp_format_name(p->f));
         }
         ck_assert_str_eq(params, t->info.params);
         ck_assert(strlen(t->info.summary) > 10 && strlen(t->info.source) > 10);
