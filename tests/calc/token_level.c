@@ -162,11 +162,205 @@ START_TEST(op)
 }
 END_TEST
 
+/* ---- models that are not attention all through --------------------------------------------------------- */
+
+enum kind { FULL, WINDOWED, CHUNKED, MLA, MAMBA, BORROWS };
+
+/* A row of k or v is 16 bytes (f32), one of the latent 32 and of k_rope 16; a state is 128 + 3 * 32. */
+static struct kvp_layer_class layer(enum kind k)
+{
+    struct kvp_layer_class c = {.norms = 2, .ffn = KVP_FFN_GATED, .ffn_width = 16};
+
+    if (k == MAMBA) {
+        c.recurrent = KVP_REC_MAMBA1;
+        c.inner = 8, c.state = 4, c.conv = 4, c.dt_rank = 1;
+        return c;
+    }
+    c.mixer = k == MLA ? KVP_MIX_MLA : KVP_MIX_ATTENTION;
+    c.heads = 2;
+    c.kv_heads = k == MLA ? 0 : 1;
+    c.head_dim = k == MLA ? 8 : 4;
+    c.v_head_dim = 4;
+    if (k == MLA)
+        c.kv_rank = 8, c.nope_dim = 4, c.rope_dim = 4;
+    c.window = k == WINDOWED ? 6 : 0;
+    c.chunk = k == CHUNKED ? 8 : 0;
+    c.no_kv = k == BORROWS;
+    return c;
+}
+
+static struct kvp_model mixed(const enum kind *kinds, uint32_t n)
+{
+    struct kvp_layer_class layers[8];
+    struct kvp_model m = {.name = "mixed", .vocab = 10, .width = 8, .layers = n, .position = KVP_POS_ROPE, .dtype = KVP_F32, .norm_vectors = 1};
+    struct kvp_error e = {0};
+
+    for (uint32_t i = 0; i < n; i++)
+        layers[i] = layer(kinds[i]);
+    ck_assert_msg(kvp_model_group(&m, layers, &e) == KVP_OK, "%s", e.text);
+    return m;
+}
+
+#define KINDS(...) {__VA_ARGS__}, sizeof((enum kind[]){__VA_ARGS__}) / sizeof(enum kind)
+
+/* Context 20, all prompt, unless `generate`. */
+static const struct {
+    enum kind kinds[8];
+    uint32_t n;
+    const char *specs;
+    uint64_t generate;
+    kvp_err rc;
+    uint64_t cache; /* or what the error says */
+    const char *says;
+} mixtures[] = {
+    /* window: rows of attention only; windows and chunks are narrowed, full layers beside them are not */
+    {KINDS(MAMBA, FULL), "window:5", 0, KVP_OK, 5 * 32, NULL},
+    {KINDS(WINDOWED, FULL), "window:5", 0, KVP_OK, 5 * 32 + 20 * 32, NULL},
+    {KINDS(WINDOWED, FULL), "window:7", 0, KVP_OK, 6 * 32 + 20 * 32, NULL},
+    {KINDS(CHUNKED, FULL), "window:5", 0, KVP_OK, 5 * 32 + 20 * 32, NULL},
+    {KINDS(MLA, MLA), "window:5", 0, KVP_OK, 2 * 5 * 48, NULL},
+    {KINDS(FULL, BORROWS), "window:5", 0, KVP_OK, 5 * 32, NULL},
+    {KINDS(MAMBA), "window:5", 0, KVP_ENOTSUP, 0, "window: not applicable: no KV cache"},
+    /* h2o: one score a slot and head, or a slot and layer with MLA */
+    {KINDS(MAMBA, FULL), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (32 + 4), NULL},
+    {KINDS(MLA), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (48 + 4), NULL},
+    {KINDS(MAMBA), "h2o", 0, KVP_ENOTSUP, 0, "h2o: not applicable: no KV cache"},
+    {KINDS(WINDOWED, FULL), "h2o:heavy=2,recent=3", 0, KVP_ENOTSUP, 0, "its window of 6"},
+    {KINDS(FULL), "h2o:variant=flexgen,recent=3", 0, KVP_EINPUT, 0, "as many recent slots"},
+    /* sinks: windowed layers keep their ring */
+    {KINDS(MAMBA, WINDOWED, FULL), "streaming-llm:sink=1,recent=4", 0, KVP_OK, 6 * 32 + 5 * 32, NULL},
+    {KINDS(MLA, MAMBA), "streaming-llm:sink=1,recent=4", 0, KVP_OK, 5 * 48, NULL},
+    {KINDS(WINDOWED), "streaming-llm:sink=1,recent=4", 0, KVP_ENOTSUP, 0, "sees only its own window"},
+    {KINDS(MAMBA), "streaming-llm", 0, KVP_ENOTSUP, 0, "streaming-llm: not applicable: no KV cache"},
+    {KINDS(FULL), "streaming-llm:ratio=0.5", 0, KVP_EINPUT, 0, "ratio belongs to variant=kvpress"},
+    {KINDS(FULL), "streaming-llm:variant=kvpress", 0, KVP_EINPUT, 0, "expected ratio"},
+    {KINDS(FULL), "streaming-llm:variant=kvpress,ratio=0.5,sink=20", 0, KVP_EINPUT, 0, "not longer than sink=20"},
+    /* chosen once: cap 5 of 18, 2 more */
+    {KINDS(MAMBA, WINDOWED, FULL), "snapkv:cap=5,window=2", 2, KVP_OK, 6 * 32 + 7 * 32, NULL},
+    {KINDS(MLA), "snapkv:cap=5,window=2", 2, KVP_OK, 7 * 48, NULL},
+    {KINDS(FULL), "snapkv:cap=5,window=2,heads=query", 2, KVP_OK, 7 * 64, NULL},
+    {KINDS(MLA), "snapkv:cap=5,window=2,heads=query", 2, KVP_ENOTSUP, 0, "one latent for all heads"},
+    {KINDS(FULL), "snapkv:cap=5,window=5", 0, KVP_EINPUT, 0, "leaves nothing beside window=5"},
+    {KINDS(MLA), "adakv:cap=5,window=2", 0, KVP_ENOTSUP, 0, "no heads to share"},
+    {KINDS(MAMBA, FULL), "adakv:cap=5,window=2", 2, KVP_OK, 7 * 32 + 4 * (7 + 3), NULL},
+    {KINDS(MAMBA), "snapkv", 0, KVP_ENOTSUP, 0, "no KV cache"},
+    /* pyramid over the two full layers alone: C 4, lo 0, hi 8, step 8: 10 and 2 tokens; one layer: hi */
+    {KINDS(FULL, MAMBA, FULL, WINDOWED), "pyramidkv:cap=6,window=2", 0, KVP_OK, (10 + 2 + 6) * 32, NULL},
+    {KINDS(FULL, MAMBA), "pyramidkv:cap=6,window=2", 0, KVP_OK, 10 * 32, NULL},
+    {KINDS(FULL, FULL), "pyramidkv:cap=6,window=2 paged:4", 0, KVP_OK, (12 + 4) * 32 + 4 * (3 + 1), NULL},
+    {KINDS(FULL), "pyramidkv:ratio=0.5", 0, KVP_EINPUT, 0, "ratio belongs to rule=kvpress"},
+    {KINDS(FULL), "pyramidkv:rule=kvpress", 0, KVP_EINPUT, 0, "expected ratio"},
+    {KINDS(MAMBA, FULL), "tova:5", 0, KVP_OK, 5 * 32, NULL},
+    {KINDS(MLA), "tova:5", 0, KVP_OK, 5 * 48, NULL},
+    /* quest: 5 pages of 4, min and max of a key each */
+    {KINDS(MAMBA, FULL), "quest:page=4", 0, KVP_OK, 20 * 32 + 5 * 32, NULL},
+    {KINDS(MLA), "quest", 0, KVP_ENOTSUP, 0, "MLA keeps a latent"},
+    /* duo: of 3 heads 3 - ceil(0.5 * 2) = 2 are full, layer by layer 0, 1 and 1 */
+    {KINDS(FULL, FULL, MAMBA, FULL), "duo:sink=1,recent=4", 0, KVP_OK, (20 + 20 + 5) * 32, NULL},
+    {KINDS(FULL, FULL), "duo:sink=1,recent=4 paged:4", 0, KVP_OK, (20 + 8) * 32 + 4 * (5 + 2), NULL},
+    {KINDS(MLA), "duo", 0, KVP_ENOTSUP, 0, "MLA keeps one latent"},
+    /* minicache: layers 1 and 3 pair up over the recurrence; 2 and 4 of their own kinds; the odd one is dense.
+     * A pair: directions 20 * 32, magnitudes 2 * 2 * 20 * 4 */
+    {KINDS(FULL, MAMBA, FULL), "minicache:start=0,gamma=0", 0, KVP_OK, 20 * 32 + 320, NULL},
+    {KINDS(FULL, WINDOWED, FULL, WINDOWED, FULL), "minicache:start=0,gamma=0", 0, KVP_OK, (20 + 6 + 20) * 32 + 16 * (20 + 6), NULL},
+    {KINDS(FULL, BORROWS, FULL), "minicache:start=0,gamma=0", 0, KVP_OK, 20 * 32 + 320, NULL},
+    /* R = ceil(0.1 * 20) = 2: 4 * 2 rows of 16, 2 lists of 2 */
+    {KINDS(FULL, FULL), "minicache:start=0,gamma=0.1", 0, KVP_OK, 20 * 32 + 320 + 4 * 2 * 16 + 2 * 2 * 4, NULL},
+    {KINDS(FULL, FULL), "minicache", 0, KVP_ENOTSUP, 0, "no two layers"},
+    {KINDS(MLA, MLA), "minicache:start=0", 0, KVP_ENOTSUP, 0, "MLA keeps a latent"},
+    {KINDS(MAMBA, MAMBA), "minicache", 0, KVP_ENOTSUP, 0, "no KV cache"},
+    {KINDS(FULL, FULL), "minicache:start=2", 0, KVP_EINPUT, 0, "has 2 layers"},
+    /* kivi leaves the recurrence alone, and has no channels of an MLA latent */
+    {KINDS(MLA), "kivi", 0, KVP_ENOTSUP, 0, "kivi: MLA keeps one latent"},
+    {KINDS(MAMBA), "kivi", 0, KVP_ENOTSUP, 0, "kivi: not applicable"},
+    /* stores */
+    {KINDS(MAMBA, FULL), "contiguous:32", 0, KVP_OK, 32 * 32, NULL},
+    {KINDS(FULL), "contiguous", 0, KVP_EINPUT, 0, "expected max_len"},
+    {KINDS(MAMBA), "contiguous:32", 0, KVP_ENOTSUP, 0, "contiguous: not applicable"},
+    {KINDS(MAMBA, MLA), "paged:8", 0, KVP_OK, 24 * 48 + 3 * 4, NULL},
+    {KINDS(MAMBA), "paged", 0, KVP_ENOTSUP, 0, "paged: not applicable"},
+    {KINDS(MAMBA, MLA), "growing", 0, KVP_OK, 20 * 48, NULL},
+    {KINDS(MAMBA), "growing", 0, KVP_ENOTSUP, 0, "growing: not applicable"},
+};
+
+START_TEST(mixture)
+{
+    struct kvp_model m = mixed(mixtures[_i].kinds, mixtures[_i].n);
+    const struct kvp_workload w = {.prompt = 20 - mixtures[_i].generate, .generate = mixtures[_i].generate};
+    struct kvp_estimate est;
+    const kvp_err rc = try_estimate(&est, &m, mixtures[_i].specs, w, (struct kvp_options){0}, NULL);
+    uint64_t state = 0;
+
+    ck_assert_msg(rc == mixtures[_i].rc, "%s: %d %s", mixtures[_i].specs, rc, test_error.text);
+    if (rc != KVP_OK) {
+        ck_assert_msg(strstr(test_error.text, mixtures[_i].says) != NULL, "says: %s", test_error.text);
+        kvp_model_free(&m);
+        return;
+    }
+    for (uint32_t i = 0; i < mixtures[_i].n; i++)
+        state += mixtures[_i].kinds[i] == MAMBA ? 128 + 96 : 0;
+    ck_assert_msg(est.memory.cache_bytes == mixtures[_i].cache, "%s: %" PRIu64 ", expected %" PRIu64, mixtures[_i].specs, est.memory.cache_bytes, mixtures[_i].cache);
+    ck_assert_uint_eq(est.memory.state_bytes, state);
+    ck_assert_int_eq((int64_t)est.memory.cache_bytes, est.memory.fixed_bytes_per_sequence + (int64_t)(est.memory.bytes_per_token * 20) + est.memory.rounding_bytes);
+    ck_assert_uint_ge(est.memory.cache_peak_bytes, est.memory.cache_bytes);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
+START_TEST(learned_positions)
+{
+    struct kvp_model m = load("gpt2");
+    struct kvp_estimate est;
+
+    ck_assert_int_eq(try_estimate(&est, &m, "streaming-llm", (struct kvp_workload){.context = 600}, (struct kvp_options){0}, NULL), KVP_ENOTSUP);
+    ck_assert_ptr_nonnull(strstr(test_error.text, "learned ones"));
+    est = estimate_of(&m, "streaming-llm:variant=factory", (struct kvp_workload){.context = 600}, (struct kvp_options){0});
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* Examples have something to do, at any length. */
+START_TEST(examples_bite)
+{
+    static const char *const models[] = {"llama-3-8b", "gpt2", "mistral-7b-v0.3"}, *const grows[] = {"dense", "kivi", "contiguous", "growing", "paged", "quest", "minicache"};
+    const struct kvp_technique_info *t;
+
+    for (uint32_t i = 0; (t = kvp_technique_at(i)); i++)
+        for (size_t k = 0; k < 9; k++) {
+            const struct kvp_workload w = {.batch = 1, .prompt = (uint64_t)64 << k % 3 * 2, .generate = 8, .context = ((uint64_t)64 << k % 3 * 2) + 8};
+            struct kvp_model m = load(models[k / 3]);
+            struct kvp_estimate est, dense;
+            struct kvp_error e = {0};
+            char spec[256];
+            bool all = t->axis != KVP_AXIS_SELECT;
+
+            for (size_t g = 0; g < COUNT(grows); g++)
+                all = all || strcmp(t->name, grows[g]) == 0;
+            if (w.context > m.max_positions) {
+                kvp_model_free(&m);
+                continue;
+            }
+            ck_assert_int_eq(kvp_technique_example(i, &m, &w, spec, sizeof(spec), &e), KVP_OK);
+            est = estimate_of(&m, spec, w, (struct kvp_options){0});
+            dense = estimate_of(&m, "", w, (struct kvp_options){0});
+            ck_assert_msg(all || est.memory.cache_bytes < dense.memory.cache_bytes, "%s on %s at %" PRIu64 " saves nothing", spec, m.name, w.context);
+            kvp_estimate_free(&est);
+            kvp_estimate_free(&dense);
+            kvp_model_free(&m);
+        }
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("token level");
 
     tcase_add_loop_test(t, vector, 0, (int)COUNT(vectors));
     tcase_add_loop_test(t, op, 0, (int)COUNT(work));
+    tcase_add_loop_test(t, mixture, 0, (int)COUNT(mixtures));
+    tcase_add_test(t, learned_positions);
+    tcase_add_test(t, examples_bite);
     return run("calc: token level", &t, 1);
 }
