@@ -279,7 +279,7 @@ static const struct {
     {KINDS(MAMBA), "kivi", 0, KVP_ENOTSUP, 0, "kivi: not applicable"},
     /* stores */
     {KINDS(MAMBA, FULL), "contiguous:32", 0, KVP_OK, 32 * 32, NULL},
-    {KINDS(FULL), "contiguous", 0, KVP_EINPUT, 0, "expected max_len"},
+    {KINDS(FULL), "contiguous", 0, KVP_EINPUT, 0, "give max_len"},
     {KINDS(MAMBA), "contiguous:32", 0, KVP_ENOTSUP, 0, "contiguous: not applicable"},
     {KINDS(MAMBA, MLA), "paged:8", 0, KVP_OK, 24 * 48 + 3 * 4, NULL},
     {KINDS(MAMBA), "paged", 0, KVP_ENOTSUP, 0, "paged: not applicable"},
