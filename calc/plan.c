@@ -108,12 +108,12 @@ static bool class_keeps_tokens(const struct plan_class *c)
     return false;
 }
 
-kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
+kvp_err plan_has_rows(const struct plan *p, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < p->n_classes; i++)
         if (class_keeps_tokens(&p->cls[i]))
             return KVP_OK;
-    return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
+    return kvp_fail(e, KVP_ENOTSUP, "not applicable: no KV cache");
 }
 
 void plan_add_table(struct plan *p, uint64_t pages)

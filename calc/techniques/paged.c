@@ -36,7 +36,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 {
     const uint64_t block = spec_int(s, "block");
 
-    KVP_TRY(plan_has_rows(p, "paged", e));
+    KVP_TRY(plan_has_rows(p, e));
     for (uint32_t i = 0; i < p->n_classes; i++)
         KVP_TRY(page_class(p, &p->cls[i], block, e));
     return KVP_OK;
