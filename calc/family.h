@@ -51,7 +51,6 @@ struct kvp_dialect {
      * picks its dialect, `inner` when it has none. A wrapper whose key is absent is read flat as `inner`. */
     const char *nested[3], *inner;
     const char *fill;   /* (optional) wrapper: what its nested class assumes for keys that are absent, as JSON */
-    const char *refuse; /* (optional) why a model of this class cannot be counted: KVP_ENOTSUP */
     /* (optional) wrapper: the tower's weights, into m->tower; called when the layers are read. */
     kvp_err (*tower)(struct kvp_reader *r);
     const char *sign; /* (optional) no model_type, no architectures: the key that only this family has */

@@ -567,13 +567,6 @@ static kvp_err read_model(struct kvp_reader *r)
     return read_layers(r);
 }
 
-static kvp_err refused(const struct kvp_reader *r, const struct kvp_dialect *d)
-{
-    if (!d->refuse)
-        return KVP_OK;
-    return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: model_type %s cannot be counted: %s", r->j.origin, d->model_type[0], d->refuse);
-}
-
 /* The nested part, with its class's defaults where the wrapper knows them. */
 static kvp_err open_part(struct kvp_reader *r, const json_t *part)
 {
@@ -598,7 +591,6 @@ static kvp_err open_config(struct kvp_reader *r)
 {
     KVP_TRY(kvp_dialect_of(&r->top, NULL, &r->d));
     r->outer = r->d;
-    KVP_TRY(refused(r, r->outer));
     for (size_t i = 0; i < sizeof(r->outer->nested) / sizeof(r->outer->nested[0]) && r->outer->nested[i]; i++) {
         const json_t *part = kvp_json_get(&r->top, r->outer->nested[i]);
 
@@ -608,8 +600,7 @@ static kvp_err open_config(struct kvp_reader *r)
             return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s: expected an object", r->j.origin, r->outer->nested[i]);
         KVP_TRY(kvp_dialect_check_keys(&r->top, r->outer));
         KVP_TRY(open_part(r, part));
-        KVP_TRY(kvp_dialect_of(&r->j, r->outer->inner, &r->d));
-        return refused(r, r->d);
+        return kvp_dialect_of(&r->j, r->outer->inner, &r->d);
     }
     if (r->outer->inner)
         return kvp_dialect_of(&(struct kvp_json){json_null(), r->j.origin, r->j.e}, r->outer->inner, &r->d);

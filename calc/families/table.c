@@ -120,9 +120,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
     if (!type && inner)
         type = inner;
     *out = type || arch ? dialect_by(type, arch) : dialect_by_sign(j);
-    *out = dialect_by(type, arch);
     if (*out && (*out)->refused)
-        return kvp_fail(j->e, KVP_ENOTSUP, "%s: model_type \"%s\" is not supported: %s", j->origin, (*out)->model_type[0], (*out)->refused);
+        return kvp_fail(j->e, KVP_ENOTSUP, "%s: model_type \"%s\" cannot be counted: %s", j->origin, (*out)->model_type[0], (*out)->refused);
     if (*out)
         return KVP_OK;
     supported(list, sizeof(list));

@@ -263,9 +263,7 @@ const struct kvp_dialect family_vision[] = {
     {.model_type = {"minicpm3"}, .architectures = {"MiniCPM3ForCausalLM"}, LLAMA_LIKE, .own_mixer = true, .absent = {[KVP_SIZE_POSITIONS] = 32768},
      .bias = KVP_BIAS_NONE, .tied = true, .rules = {minicpm3_rules, kvp_rules_llama, minicpm_rules}, .layers = minicpm3_layers},
     {.model_type = {"cogvlm2"}, .architectures = {"CogVLMVideoForCausalLM", "CogVLMForCausalLM"},
-     .refuse = "its layers hold a second set of weights for pictures, whose biases config.json does not tell"},
-    {.model_type = {"infimm-zephyr", "infimm-hd"}, .refuse = "gated cross-attention stands between its layers, in sizes that config.json does not tell"},
-    {.model_type = {"seamless_m4t_v2", "seamless_m4t"},
-     .refuse = "it is four models (speech and text encoders, a decoder, a unit decoder) and a vocoder, which are not counted"},
+     .refused = "its layers hold a second set of weights for pictures, whose biases config.json does not tell"},
+    {.model_type = {"infimm-zephyr", "infimm-hd"}, .refused = "gated cross-attention stands between its layers, in sizes that config.json does not tell"},
     {.model_type = {0}},
 };
