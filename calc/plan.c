@@ -108,20 +108,12 @@ static bool class_keeps_tokens(const struct plan_class *c)
     return false;
 }
 
-<<<<<<< HEAD
-kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e)
-=======
 kvp_err plan_has_rows(const struct plan *p, struct kvp_error *e)
->>>>>>> tok
 {
     for (uint32_t i = 0; i < p->n_classes; i++)
         if (class_keeps_tokens(&p->cls[i]))
             return KVP_OK;
-<<<<<<< HEAD
-    return kvp_fail(e, KVP_ENOTSUP, "%s: not applicable: no KV cache in %s", technique, p->model->name);
-=======
     return kvp_fail(e, KVP_ENOTSUP, "not applicable: no KV cache");
->>>>>>> tok
 }
 
 void plan_add_table(struct plan *p, uint64_t pages)

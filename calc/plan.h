@@ -158,13 +158,8 @@ static inline bool part_is_row(const struct part *x)
     return x->rows && x->attended;
 }
 bool class_has_rows(const struct plan_class *c);
-<<<<<<< HEAD
-/* KVP_ENOTSUP when no layer keeps any: the technique has nothing to act on. */
-kvp_err plan_has_rows(const struct plan *p, const char *technique, struct kvp_error *e);
-=======
 /* KVP_ENOTSUP, "not applicable: no KV cache", when no layer keeps any: a technique has nothing to act on. */
 kvp_err plan_has_rows(const struct plan *p, struct kvp_error *e);
->>>>>>> tok
 void plan_add_table(struct plan *p, uint64_t pages);
 void plan_add_scratch(struct plan *p, const char *name, enum kvp_format f, uint64_t a, uint64_t b, uint64_t c);
 

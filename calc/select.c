@@ -19,11 +19,7 @@ bool select_acts(const struct plan *p, const struct plan_class *c)
 
 kvp_err select_check(const struct plan *p, const char *technique, struct kvp_error *e)
 {
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, technique, e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t i = 0; i < p->n_classes; i++)
         if (select_acts(p, &p->cls[i]))
             return KVP_OK;

@@ -1,11 +1,7 @@
 /* select.h - what the techniques of the select axis share.
  *
  * They act on full attention: a layer whose own window or chunk is shorter than the context keeps its ring,
-<<<<<<< HEAD
- * as kvpress skips sliding layers (NVIDIA/kvpress presses/base_press.py). An MLA latent belongs to all
-=======
  * as kvpress skips the sliding layers of Gemma 3 (NVIDIA/kvpress presses/base_press.py). An MLA latent belongs to all
->>>>>>> tok
  * heads, so there a technique keeps one set a layer, not one a head. */
 #ifndef KVPROOF_CALC_SELECT_H
 #define KVPROOF_CALC_SELECT_H

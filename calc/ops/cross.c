@@ -89,7 +89,8 @@ void ops_encoder(const struct pass *s)
     const struct kvp_model *m = s->p->model;
     const uint64_t width = m->encoder_width ? m->encoder_width : m->width, tokens = s->p->encoder_tokens;
     struct ops each = {0};
-    const struct pass e = {&each, s->p, s->phase, s->B, tokens, num_mul(&s->o->over, s->B, tokens), 0};
+    const struct pass e = {.o = &each, .p = s->p, .phase = s->phase, .B = s->B, .T = tokens, .N = num_mul(&s->o->over, s->B, tokens),
+                           .first = true, .last = true, .whole = true};
     struct cost all = {0};
 
     if (!m->encoders || !tokens)

@@ -9,11 +9,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const struct kvp_param *given = kvp_spec_param(s, "max_len");
     const uint64_t max_len = given->given ? (uint64_t)given->i : p->model->max_positions;
 
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "contiguous", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     if (!max_len)
         return kvp_fail(e, KVP_EINPUT, "contiguous: %s names no longest sequence: give max_len", p->model->name);
     if (max_len < p->w.context)

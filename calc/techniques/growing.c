@@ -7,11 +7,7 @@
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     (void)s;
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "growing", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t c = 0; c < p->n_classes; c++)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             struct part *x = &p->cls[c].parts[i];

@@ -113,11 +113,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 {
     uint64_t slots = 0;
 
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "h2o", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     KVP_TRY(slots_of(p, s, &slots, e));
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];

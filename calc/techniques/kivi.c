@@ -111,11 +111,7 @@ static kvp_err check(const struct plan *p, const struct numbers *n, struct kvp_e
         return kvp_fail(e, KVP_EINPUT, "kivi: group=%" PRIu64 " is not a multiple of the %" PRIu64 " codes in a 32-bit word", n->group, word);
     if (n->residual % n->group)
         return kvp_fail(e, KVP_EINPUT, "kivi: residual=%" PRIu64 " is not a multiple of group=%" PRIu64, n->residual, n->group);
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "kivi", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t i = 0; i < p->n_classes; i++)
         KVP_TRY(check_class(p, &p->cls[i], n, e));
     return KVP_OK;

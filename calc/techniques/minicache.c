@@ -145,11 +145,7 @@ static uint32_t pair_up(struct plan *p, const struct numbers *n, bool *paired)
 
 static kvp_err check(const struct plan *p, const struct numbers *n, struct kvp_error *e)
 {
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "minicache", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t i = 0; i < p->n_classes; i++)
         if (p->cls[i].model->mixer == KVP_MIX_MLA)
             return kvp_fail(e, KVP_ENOTSUP, "minicache: directions are of a head's keys and values, and MLA keeps a latent for all heads");

@@ -83,11 +83,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const struct layout l = layout_of(s);
     uint64_t slots;
 
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "paged", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t i = 0; i < p->n_classes; i++)
         KVP_TRY(page_class(p, &p->cls[i], &l, e));
     slots = most_slots(p);
@@ -103,11 +99,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 /* Attention looks every page up once: those of the part that leads, one table each. */
 static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
 {
-<<<<<<< HEAD
     const struct plan_class *c = plan_owner(p, cls);
-=======
-    const struct plan_class *c = &p->cls[cls];
->>>>>>> tok
     uint64_t pages = 0;
 
     for (uint32_t i = 0; i < c->n_parts; i++)

@@ -2,15 +2,10 @@
 #include "calc/technique.h"
 
 extern const struct technique technique_dense, technique_window, technique_h2o, technique_kivi, technique_contiguous,
-<<<<<<< HEAD
     technique_growing, technique_paged;
 extern const struct technique technique_gqa, technique_mqa, technique_mla, technique_xc_cache, technique_recurrent, technique_cla,
     technique_yoco, technique_lorc, technique_prefix, technique_continuous_batching, technique_chunked_prefill;
 extern const struct technique technique_streaming_llm, technique_pyramidkv, technique_snapkv, technique_adakv, technique_tova, technique_quest, technique_duo, technique_minicache;
-=======
-    technique_growing, technique_paged, technique_streaming_llm, technique_pyramidkv, technique_snapkv, technique_adakv, technique_tova,
-    technique_quest, technique_duo, technique_minicache;
->>>>>>> tok
 
 static const struct technique *const techniques[] = {
     &technique_dense, /* the baseline stays first */

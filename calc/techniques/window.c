@@ -21,11 +21,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const uint64_t w = spec_int(s, "window");
     const bool hybrid = has_window(p->model);
 
-<<<<<<< HEAD
-    KVP_TRY(plan_has_rows(p, "window", e));
-=======
     KVP_TRY(plan_has_rows(p, e));
->>>>>>> tok
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];
 

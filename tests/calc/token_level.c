@@ -222,30 +222,18 @@ static const struct {
     {KINDS(CHUNKED, FULL), "window:5", 0, KVP_OK, 5 * 32 + 20 * 32, NULL},
     {KINDS(MLA, MLA), "window:5", 0, KVP_OK, 2 * 5 * 48, NULL},
     {KINDS(FULL, BORROWS), "window:5", 0, KVP_OK, 5 * 32, NULL},
-<<<<<<< HEAD
-    {KINDS(MAMBA), "window:5", 0, KVP_ENOTSUP, 0, "window: not applicable: no KV cache"},
-    /* h2o: one score a slot and head, or a slot and layer with MLA */
-    {KINDS(MAMBA, FULL), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (32 + 4), NULL},
-    {KINDS(MLA), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (48 + 4), NULL},
-    {KINDS(MAMBA), "h2o", 0, KVP_ENOTSUP, 0, "h2o: not applicable: no KV cache"},
-=======
     {KINDS(MAMBA), "window:5", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
     /* h2o: one score a slot and head, or a slot and layer with MLA */
     {KINDS(MAMBA, FULL), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (32 + 4), NULL},
     {KINDS(MLA), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (48 + 4), NULL},
     {KINDS(MAMBA), "h2o", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
->>>>>>> tok
     {KINDS(WINDOWED, FULL), "h2o:heavy=2,recent=3", 0, KVP_ENOTSUP, 0, "its window of 6"},
     {KINDS(FULL), "h2o:variant=flexgen,recent=3", 0, KVP_EINPUT, 0, "as many recent slots"},
     /* sinks: windowed layers keep their ring */
     {KINDS(MAMBA, WINDOWED, FULL), "streaming-llm:sink=1,recent=4", 0, KVP_OK, 6 * 32 + 5 * 32, NULL},
     {KINDS(MLA, MAMBA), "streaming-llm:sink=1,recent=4", 0, KVP_OK, 5 * 48, NULL},
     {KINDS(WINDOWED), "streaming-llm:sink=1,recent=4", 0, KVP_ENOTSUP, 0, "sees only its own window"},
-<<<<<<< HEAD
-    {KINDS(MAMBA), "streaming-llm", 0, KVP_ENOTSUP, 0, "streaming-llm: not applicable: no KV cache"},
-=======
     {KINDS(MAMBA), "streaming-llm", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
->>>>>>> tok
     {KINDS(FULL), "streaming-llm:ratio=0.5", 0, KVP_EINPUT, 0, "ratio belongs to variant=kvpress"},
     {KINDS(FULL), "streaming-llm:variant=kvpress", 0, KVP_EINPUT, 0, "expected ratio"},
     {KINDS(FULL), "streaming-llm:variant=kvpress,ratio=0.5,sink=20", 0, KVP_EINPUT, 0, "not longer than sink=20"},
@@ -288,17 +276,6 @@ static const struct {
     /* 16 of 20 keys of 16 are packed, 64 + 2 * 64 bytes, 4 rows of 64 are not; 4 of 20 values of 32, 32 + 2 * 32, 16 rows of 128 are not */
     {KINDS(MAMBA, WIDE, BORROWS), "kivi:group=16,residual=16", 0, KVP_OK, 64 + 128 + 256 + 32 + 64 + 2048, NULL},
     {KINDS(MLA), "kivi", 0, KVP_ENOTSUP, 0, "kivi: MLA keeps one latent"},
-<<<<<<< HEAD
-    {KINDS(MAMBA), "kivi", 0, KVP_ENOTSUP, 0, "kivi: not applicable"},
-    /* stores */
-    {KINDS(MAMBA, FULL), "contiguous:32", 0, KVP_OK, 32 * 32, NULL},
-    {KINDS(FULL), "contiguous", 0, KVP_EINPUT, 0, "give max_len"},
-    {KINDS(MAMBA), "contiguous:32", 0, KVP_ENOTSUP, 0, "contiguous: not applicable"},
-    {KINDS(MAMBA, MLA), "paged:8", 0, KVP_OK, 24 * 48 + 3 * 4, NULL},
-    {KINDS(MAMBA), "paged", 0, KVP_ENOTSUP, 0, "paged: not applicable"},
-    {KINDS(MAMBA, MLA), "growing", 0, KVP_OK, 20 * 48, NULL},
-    {KINDS(MAMBA), "growing", 0, KVP_ENOTSUP, 0, "growing: not applicable"},
-=======
     {KINDS(MAMBA), "kivi", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
     /* stores */
     {KINDS(MAMBA, FULL), "contiguous:32", 0, KVP_OK, 32 * 32, NULL},
@@ -308,7 +285,6 @@ static const struct {
     {KINDS(MAMBA), "paged", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
     {KINDS(MAMBA, MLA), "growing", 0, KVP_OK, 20 * 48, NULL},
     {KINDS(MAMBA), "growing", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
->>>>>>> tok
 };
 
 START_TEST(mixture)
