@@ -3,6 +3,7 @@
 
 #include "calc/compare.h"
 #include "calc/fit.h"
+#include "calc/optime/optime.h"
 #include "calc/print.h"
 #include "calc/sweep.h"
 #include "calc/table.h"
@@ -41,13 +42,13 @@ struct args {
     double budget_s, max_time_error, memory_share;
     bool expert_parallel;
     bool detail, all, help, generate_given, quiet;
-    const char *device, *format, *out, *script, *weights, *tokens;
+    const char *device, *format, *out, *script, *weights, *tokens, *from;
     const char *dump_logits, *dump_kept, *dump_cache;
 };
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
-enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128 };
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512 };
 enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE };
 enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
 
@@ -89,6 +90,8 @@ static const struct option options[] = {
     {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},
     {"", "with-vision", "", FLAG, ANSWERS, AT(formats.with_vision), NULL, "count the vision or audio tower's weights"},
     {"", "with-mtp", "", FLAG, ANSWERS, AT(formats.with_mtp), NULL, "count the extra prediction layers' weights"},
+    {"", "from", "", STRING, CALIBRATE, AT(from), "ROWS.csv", "timings of ops made anywhere; more files may follow as operands"},
+    {"d", "device", "", STRING, PREDICT_OPS, AT(device), "MODEL.json", "what `kvproof calibrate --from` wrote"},
     {"", "layers", "", COUNT, MODELS, AT(layers), "N", "only the model's first N layers"},
     {"d", "device", "", STRING, ANSWERS, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
     {"d", "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
@@ -106,12 +109,15 @@ static const struct option options[] = {
     {"", "dump-kept", "", STRING, VALIDATE, AT(dump_kept), "FILE", "JSON lines: which positions each head still sees"},
     {"", "dump-cache", "", STRING, VALIDATE, AT(dump_cache), "FILE", "JSON lines: codes and scales"},
     {"o", "output", "", STRING, MODELS | LIST | SHOW, AT(format), "FORMAT", "table (default), json, jsonl, csv, md"},
+    {"o", "output", "", STRING, PREDICT_OPS, AT(format), "FORMAT", "csv (default): the rows, with what is predicted for them"},
+    {"o", "output", "", STRING, CALIBRATE, AT(out), "FILE", "write the op model there instead of stdout"},
+    {"", "out", "", STRING, CALIBRATE | PREDICT_OPS, AT(out), "FILE", "write there instead of stdout"},
     {"o", "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
     {"", "out", "", STRING, ANSWERS | SHOW, AT(out), "FILE", "write there instead of stdout"},
     {"", "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {"", "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {"q", "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
-    {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW, AT(help), NULL, "this text"},
+    {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW | CALIBRATE | PREDICT_OPS, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
 
@@ -636,6 +642,38 @@ static kvp_err cmd_sweep(struct args *a, struct kvp_error *e)
     return rc;
 }
 
+static kvp_err cmd_calibrate(struct args *a, struct kvp_error *e)
+{
+    const char *rows[MAX_OPERANDS + 1];
+    uint32_t n = 0;
+    struct out_file o;
+    kvp_err rc;
+
+    if (!a->from)
+        return kvp_fail(e, KVP_EINPUT, "calibrate: expected --from ROWS.csv, timings of ops");
+    rows[n++] = a->from;
+    for (int i = 0; i < a->n_operands; i++)
+        rows[n++] = a->operand[i];
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = kvp_optime_calibrate(o.f, rows, n, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err cmd_predict_ops(struct args *a, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    KVP_TRY(one_operand(a, "predict-ops", "ROWS.csv", e));
+    if (!a->device)
+        return kvp_fail(e, KVP_EINPUT, "predict-ops: expected -d MODEL.json, as `kvproof calibrate --from` writes");
+    if (strcmp(a->format, "table") != 0 && strcmp(a->format, "csv") != 0)
+        return kvp_fail(e, KVP_EINPUT, "--output %s: predict-ops prints csv", a->format);
+    KVP_TRY(out_open(&o, a->out, e));
+    rc = kvp_optime_predict(o.f, a->operand[0], a->device, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
 /* What --all runs: every technique that the engine runs, with parameters that bite on this model at this
  * workload. */
 static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct kvp_stack *stacks, uint32_t *n,
@@ -765,6 +803,8 @@ static const struct command commands[] = {
     {"sweep", SWEEP, "MODEL...", "estimates over lists of workloads, a row each", "kvproof sweep llama-2-7b qwen3-32b -c 1k-128k*2 -b 1,8,64 -o csv", cmd_sweep},
     {"fit", FIT, "MODEL", "what fits on a device: context, batch, fewest devices", "kvproof fit qwen3-32b -d h200 -tp 2", cmd_fit},
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},
+    {"calibrate", CALIBRATE, "[ROWS.csv...]", "learn times of ops from timings made elsewhere", "kvproof calibrate --from decode_attention.csv -o h100.json", cmd_calibrate},
+    {"predict-ops", PREDICT_OPS, "ROWS.csv", "predicted times beside the rows of such a file", "kvproof predict-ops rows.csv -d h100.json -o csv", cmd_predict_ops},
     {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
