@@ -2,7 +2,7 @@
 #include "calc/technique.h"
 
 extern const struct technique technique_dense, technique_window, technique_h2o, technique_kivi, technique_contiguous,
-    technique_growing, technique_paged;
+    technique_growing, technique_paged, technique_kv, technique_w, technique_smoothquant;
 
 static const struct technique *const techniques[] = {
     &technique_dense, /* the baseline stays first */
@@ -12,6 +12,9 @@ static const struct technique *const techniques[] = {
     &technique_contiguous,
     &technique_growing,
     &technique_paged,
+    &technique_kv,
+    &technique_w,
+    &technique_smoothquant,
 };
 
 const struct technique *technique_at(uint32_t i)
