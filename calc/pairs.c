@@ -100,6 +100,18 @@ static const struct kvp_pair pairs[] = {
     {"minicache", "contiguous", true, "strips of directions, lengths and retained rows for max_len tokens"},
     {"minicache", "growing", false, "growing concatenates a layer's own rows, and directions belong to two layers"},
     {"minicache", "paged", true, "pages hold directions and dense layers' rows; lengths and retained rows stay strips"},
+    {"window", "kv", true, "rows of the window are quantized one by one"},
+    {"h2o", "kv", true, "rows are quantized one by one, so one can be evicted with its scales"},
+    {"contiguous", "kv", true, "strips of codes and of scales"},
+    {"growing", "kv", true, "codes and scales grow row by row"},
+    {"paged", "kv", true, "pages of codes and of scales"},
+    {"window", "smoothquant", true, "int8 weights beside any rows; with kv=int8 the rows are bytes"},
+    {"h2o", "smoothquant", true, "int8 weights beside any rows; with kv=int8 the rows are bytes"},
+    {"contiguous", "smoothquant", true, "int8 weights beside any rows; with kv=int8 the rows are bytes"},
+    {"growing", "smoothquant", true, "int8 weights beside any rows; with kv=int8 the rows are bytes"},
+    {"paged", "smoothquant", true, "int8 weights beside any rows; with kv=int8 the rows are bytes"},
+    {"kivi", "smoothquant", true, "weights and cache are stored apart; kv=int8 is refused, the cache is encoded already"},
+    {"kv", "smoothquant", true, "weights and cache are stored apart; kv=int8 is refused, the cache is encoded already"},
 };
 
 /* Where the names are too many to list. */

@@ -257,8 +257,6 @@ const struct kvp_dialect family_vision[] = {
              [KVP_SIZE_POSITIONS] = {"max_position_embeddings"}},
      .act = "silu", .eps = 1e-6, .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE,
      .rules = {kvp_rules_llama, molmo_rules}, .layers = molmo_layers, .tower = molmo_tower},
-    {.model_type = {"minicpm"}, .architectures = {"MiniCPMForCausalLM"}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 2048},
-     .bias = KVP_BIAS_NONE, .tied = true, .rules = {kvp_rules_llama, minicpm_rules}, .layers = minicpm_layers},
     {.model_type = {"minicpmv"}, .architectures = {"MiniCPMV"}, .inner = "minicpm", .rules = {minicpm_rules}, .tower = minicpmv_tower},
     {.model_type = {"minicpm3"}, .architectures = {"MiniCPM3ForCausalLM"}, LLAMA_LIKE, .own_mixer = true, .absent = {[KVP_SIZE_POSITIONS] = 32768},
      .bias = KVP_BIAS_NONE, .tied = true, .rules = {minicpm3_rules, kvp_rules_llama, minicpm_rules}, .layers = minicpm3_layers},

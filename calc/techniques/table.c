@@ -6,6 +6,7 @@ extern const struct technique technique_dense, technique_window, technique_h2o, 
 extern const struct technique technique_gqa, technique_mqa, technique_mla, technique_xc_cache, technique_recurrent, technique_cla,
     technique_yoco, technique_lorc, technique_prefix, technique_continuous_batching, technique_chunked_prefill;
 extern const struct technique technique_streaming_llm, technique_pyramidkv, technique_snapkv, technique_adakv, technique_tova, technique_quest, technique_duo, technique_minicache;
+extern const struct technique technique_kv, technique_w, technique_smoothquant;
 
 static const struct technique *const techniques[] = {
     &technique_dense, /* the baseline stays first */
@@ -34,6 +35,9 @@ static const struct technique *const techniques[] = {
     &technique_prefix,
     &technique_continuous_batching,
     &technique_chunked_prefill,
+    &technique_kv,
+    &technique_w,
+    &technique_smoothquant,
 };
 
 const struct technique *technique_at(uint32_t i)

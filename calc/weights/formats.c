@@ -1,28 +1,200 @@
-/* formats.c - which tensors a weight matrix becomes in a format: one row a format. */
+/* formats.c - which tensors a weight matrix [N out, K in] becomes in a format: one row a format.
+ *
+ * Sources: LLM.int8 arXiv:2208.07339, QLoRA arXiv:2305.14314 and bitsandbytes functional.py (int8, nf4, fp4);
+ * AutoGPTQ qlinear (gptq); AutoAWQ WQLinear_GEMM (awq); DeepSeek-V3 (fp8 blocks); OCP MX 1.0 (mxfp4);
+ * modelopt (nvfp4); mlx.core.quantize (mlx); compressed-tensors pack_quantized; llama.cpp
+ * llama-quant.cpp (which format replaces one whose block does not divide the row). */
 #include "calc/weights.h"
 
 #include "calc/num.h"
 
+enum { ROLES_LINEAR = 1 << KVP_ROLE_ATTN | 1 << KVP_ROLE_FFN | 1 << KVP_ROLE_EXPERT | 1 << KVP_ROLE_SHARED | 1 << KVP_ROLE_RECURRENT };
+
 struct store_plan store_of_model(const struct kvp_model *m, enum kvp_format plain)
 {
-    (void)m;
-    return (struct store_plan){.plain = plain};
+    unsigned roles = ROLES_LINEAR;
+
+    if (m->quant.embed)
+        roles |= 1u << KVP_ROLE_EMBED;
+    if (m->quant.head)
+        roles |= 1u << KVP_ROLE_HEAD;
+    return (struct store_plan){.plain = plain, .quant = m->quant, .roles = roles & ~m->quant.kept};
+}
+
+/* Where the tensors go: into a list, or only their bytes are added up. */
+struct sink {
+    struct tensors *t;
+    const struct weight *x;
+    bool *over;
+    uint64_t bytes;
+};
+
+static void put(struct sink *to, const char *suffix, enum kvp_format f, uint64_t rows, uint64_t cols)
+{
+    char name[48];
+
+    to->bytes = num_add(to->over, to->bytes, cols ? num_mul(to->over, rows, format_bytes(to->over, f, cols)) : format_bytes(to->over, f, rows));
+    if (!to->t)
+        return;
+    snprintf(name, sizeof(name), "%s.%s", to->x->name, suffix);
+    if (cols)
+        TENSOR(to->t, name, KVP_TAG_WEIGHTS, to->x->cls, to->x->count, f, rows, cols);
+    else
+        TENSOR(to->t, name, KVP_TAG_WEIGHTS, to->x->cls, to->x->count, f, rows);
+}
+
+static uint64_t words(struct sink *to, uint64_t codes, uint32_t bits)
+{
+    return num_cdiv(num_mul(to->over, codes, bits), 32);
+}
+
+static uint64_t groups(const struct kvp_quant *q, uint32_t usual, uint64_t cols)
+{
+    return num_cdiv(cols, q->group ? q->group : usual);
+}
+
+static uint32_t bits(const struct kvp_quant *q)
+{
+    return q->bits ? q->bits : 4;
+}
+
+static void plain(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    put(to, to->x && to->x->bias ? "bias" : "weight", s->plain, n, k);
+}
+
+static void row_scaled(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    (void)s;
+    put(to, "weight", KVP_INT8, n, k);
+    put(to, "SCB", KVP_F32, n, 0);
+}
+
+static void four_bit(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    const uint64_t all = num_mul(to->over, n, k), blocks = groups(&s->quant, 64, all);
+
+    put(to, "weight", KVP_U8, num_cdiv(all, 2), 0);
+    put(to, "absmax", s->quant.double_quant ? KVP_U8 : KVP_F32, blocks, 0);
+    if (!s->quant.double_quant)
+        return;
+    put(to, "nested_absmax", KVP_F32, num_cdiv(blocks, 256), 0);
+    put(to, "nested_offset", KVP_F32, 1, 0);
+}
+
+static void gptq(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    const uint64_t g = groups(&s->quant, 128, k);
+
+    put(to, "qweight", KVP_I32, words(to, k, bits(&s->quant)), n);
+    put(to, "qzeros", KVP_I32, g, words(to, n, bits(&s->quant)));
+    put(to, "scales", KVP_F16, g, n);
+    put(to, "g_idx", KVP_I32, k, 0);
+}
+
+static void awq(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    const uint64_t g = groups(&s->quant, 128, k);
+
+    put(to, "qweight", KVP_I32, k, words(to, n, bits(&s->quant)));
+    put(to, "qzeros", KVP_I32, g, words(to, n, bits(&s->quant)));
+    put(to, "scales", KVP_F16, g, n);
+}
+
+/* One scale a block, a row (group UINT32_MAX) or a tensor. */
+static void byte_scaled(struct sink *to, const struct store_plan *s, enum kvp_format f, uint64_t n, uint64_t k)
+{
+    const uint32_t *b = s->quant.block;
+
+    put(to, "weight", f, n, k);
+    if (b[0] && b[1])
+        put(to, "weight_scale_inv", KVP_F32, num_cdiv(n, b[0]), num_cdiv(k, b[1]));
+    else
+        put(to, "weight_scale", KVP_F32, s->quant.group == UINT32_MAX ? n : 1, 0);
+}
+
+static void fp8(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    byte_scaled(to, s, KVP_FP8, n, k);
+}
+
+static void w8a8(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    byte_scaled(to, s, KVP_INT8, n, k);
+}
+
+static void mxfp4(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    (void)s;
+    put(to, "blocks", KVP_U8, n, num_cdiv(k, 2));
+    put(to, "scales", KVP_U8, n, num_cdiv(k, 32));
+}
+
+static void nvfp4(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    (void)s;
+    put(to, "weight", KVP_U8, n, num_cdiv(k, 2));
+    put(to, "weight_scale", KVP_FP8, n, num_cdiv(k, 16));
+    put(to, "weight_scale_2", KVP_F32, 1, 0);
+}
+
+static void mlx(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    const uint64_t g = groups(&s->quant, 64, k);
+
+    put(to, "weight", KVP_I32, n, words(to, k, bits(&s->quant)));
+    put(to, "scales", KVP_F16, n, g);
+    put(to, "biases", KVP_F16, n, g);
+}
+
+static void compressed(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    put(to, "weight_packed", KVP_I32, n, words(to, k, bits(&s->quant)));
+    put(to, "weight_scale", s->plain, n, groups(&s->quant, 128, k));
+    put(to, "weight_shape", KVP_I64, 2, 0);
+}
+
+static enum kvp_format ggml_for(const struct store_plan *s, uint64_t k)
+{
+    static const enum kvp_format instead[KVP_FORMATS] = {[KVP_Q2_K] = KVP_Q4_0, [KVP_Q3_K] = KVP_Q4_0, [KVP_IQ4_XS] = KVP_IQ4_NL,
+                                                         [KVP_Q4_K] = KVP_Q5_0, [KVP_Q5_K] = KVP_Q5_1, [KVP_Q6_K] = KVP_Q8_0};
+    enum kvp_format f = s->ggml;
+
+    if (k % format_block(f) && instead[f] != KVP_F32)
+        f = instead[f];
+    return k % format_block(f) ? KVP_F16 : f;
+}
+
+static void ggml(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    put(to, "weight", ggml_for(s, k), n, k);
+}
+
+static void (*const rows[KVP_WFORMATS])(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k) = {
+    [KVP_WF_PLAIN] = plain, [KVP_WF_INT8] = row_scaled, [KVP_WF_NF4] = four_bit,  [KVP_WF_FP4] = four_bit,
+    [KVP_WF_GPTQ] = gptq,   [KVP_WF_AWQ] = awq,         [KVP_WF_FP8] = fp8,       [KVP_WF_MXFP4] = mxfp4,
+    [KVP_WF_NVFP4] = nvfp4, [KVP_WF_MLX] = mlx,         [KVP_WF_W8A8] = w8a8,     [KVP_WF_COMPRESSED] = compressed,
+    [KVP_WF_GGML] = ggml,
+};
+
+static void lower(struct sink *to, const struct store_plan *s, enum kvp_role role, uint64_t n, uint64_t k, bool linear)
+{
+    const bool matrix = k > 0 && (linear || role == KVP_ROLE_EMBED);
+
+    rows[matrix && s->roles & 1u << role ? s->quant.format : KVP_WF_PLAIN](to, s, n, k);
 }
 
 void store_lower(struct tensors *t, const struct store_plan *s, const struct weight *x)
 {
-    char name[48];
+    struct sink to = {.t = t, .x = x, .over = &t->over};
 
-    snprintf(name, sizeof(name), "%s.%s", x->name, x->bias ? "bias" : "weight");
-    if (x->cols)
-        TENSOR(t, name, KVP_TAG_WEIGHTS, x->cls, x->count, s->plain, x->rows, x->cols);
-    else
-        TENSOR(t, name, KVP_TAG_WEIGHTS, x->cls, x->count, s->plain, x->rows);
+    lower(&to, s, x->role, x->rows, x->cols, x->linear && !x->bias);
 }
 
-uint64_t store_bytes(bool *over, const struct store_plan *s, enum kvp_role role, uint64_t rows, uint64_t cols, bool linear)
+uint64_t store_bytes(bool *over, const struct store_plan *s, enum kvp_role role, uint64_t n, uint64_t k, bool linear)
 {
-    (void)role;
-    (void)linear;
-    return format_bytes(over, s->plain, num_mul(over, rows, cols ? cols : 1));
+    struct sink to = {.over = over};
+
+    lower(&to, s, role, n, k, linear);
+    return to.bytes;
 }
