@@ -52,7 +52,7 @@ void ops_cross(const struct pass *s, uint32_t cls)
         return;
     cross_norm(s, cls);
     proj = linear(s, s->N, width, q, m->qkv_bias);
-    if (s->phase == KVP_PREFILL && tokens) {
+    if (s->phase == KVP_PREFILL && s->first && tokens) {
         const struct cost x = linear(s, num_mul(&s->o->over, s->B, tokens), in, 2 * kv, m->qkv_bias);
 
         proj.flops = proj.flops_full = sum(s, proj.flops, x.flops);

@@ -187,6 +187,22 @@ START_TEST(cross_attention)
 }
 END_TEST
 
+/* A prompt in two passes of 16 tokens: the encoder's k and v are projected in the first only. */
+START_TEST(cross_attention_in_chunks)
+{
+    struct kvp_model m = load_config("whisper/openai__whisper-tiny");
+    struct kvp_estimate est = estimate_of(&m, "chunked-prefill:16", (struct kvp_workload){.prompt = 32, .generate = 4}, (struct kvp_options){0});
+    uint64_t flops = 0;
+
+    for (uint32_t i = 0; i < est.n_ops; i++)
+        if (est.ops[i].op == KVP_OP_CROSS_QKV && est.ops[i].phase == KVP_PREFILL)
+            flops += est.ops[i].flops;
+    ck_assert_uint_eq(flops, UINT64_C(4) * 2 * 384 * 384 * (32 + 2 * 1500));
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *known = tcase_create("known");
@@ -195,5 +211,6 @@ int main(void)
     tcase_add_loop_test(known, parameters_of_text, 0, COUNT(texts));
     tcase_add_loop_test(known, refuses, 0, COUNT(refused));
     tcase_add_test(known, cross_attention);
+    tcase_add_test(known, cross_attention_in_chunks);
     return run("families_a", (TCase *[]){known}, 1);
 }
