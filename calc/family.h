@@ -77,6 +77,10 @@ struct kvp_dialect {
     /* (optional) Edit r->layer[0 .. r->m->layers - 1], which hold the prototype each, and what is once a
      * model in r->m. Messages: file and key. */
     kvp_err (*layers)(struct kvp_reader *r);
+    /* (optional) A wrapper's, or a flat multimodal class's: the tower's weights from r->top into r->m->tower.
+     * After `layers`; families/tower.h. */
+    kvp_err (*towers)(struct kvp_reader *r);
+    const char *not_run; /* m->not_run, when every model of the class needs it */
 };
 
 /* A config being read. `j` is the part that holds the text model, `top` the whole file (the same where
@@ -87,6 +91,7 @@ struct kvp_reader {
     struct kvp_model *m;
     struct kvp_layer_class proto;  /* what the keys gave; every layer starts as it */
     struct kvp_layer_class *layer; /* [m->layers] */
+    const struct kvp_dialect *outer; /* the wrapper's dialect; d where there is none */
 };
 
 /* families/table.c: NULL past the end. */
@@ -100,6 +105,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
  * refused because its name says that it could change memory (KVP_EINPUT naming it). Called for `j`, and for
  * `top` with the wrapper's dialect. */
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d);
+/* The same for a wrapper that is written flat: keys of its own come first. */
+kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer);
 extern const struct kvp_rule kvp_rules_common[]; /* known in every family */
 
 /* ---- reading, for hooks ------------------------------------------------------------------------------ */
@@ -124,5 +131,7 @@ kvp_err kvp_read_heads(const struct kvp_reader *r, struct kvp_layer_class *c);
 /* An extra weight of a class (or of the model): KVP_EINPUT when there is no room. */
 kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
                       uint32_t n, bool linear);
+/* m->not_run, unless a reason is there already. */
+void kvp_not_run(struct kvp_reader *r, const char *why);
 
 #endif

@@ -356,6 +356,12 @@ kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const 
     return kvp_key_fail(r, KVP_EINPUT, name, "no room for another extra weight");
 }
 
+void kvp_not_run(struct kvp_reader *r, const char *why)
+{
+    if (!*r->m->not_run)
+        kvp_json_word(r->m->not_run, sizeof(r->m->not_run), why);
+}
+
 /* ---- positions --------------------------------------------------------------------------------------- */
 
 static kvp_err need_real(const struct kvp_json *j, const char *key, double *out)
@@ -524,7 +530,7 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(refuse_quantized(&r->j));
     if (r->top.object != r->j.object)
         KVP_TRY(refuse_quantized(&r->top));
-    KVP_TRY(kvp_dialect_check_keys(&r->j, r->d));
+    KVP_TRY(kvp_dialect_check_flat(&r->j, r->d, r->j.object == r->top.object ? r->outer : NULL));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
     KVP_TRY(read_layer_count(r, &layers));
@@ -542,7 +548,10 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
-    return read_layers(r);
+    if (r->d->not_run)
+        kvp_not_run(r, r->d->not_run);
+    KVP_TRY(read_layers(r));
+    return r->outer->towers ? r->outer->towers(r) : KVP_OK;
 }
 
 /* Which dialect, and where the text model is. */
@@ -551,7 +560,7 @@ static kvp_err open_config(struct kvp_reader *r)
     const struct kvp_dialect *outer;
 
     KVP_TRY(kvp_dialect_of(&r->top, NULL, &r->d));
-    outer = r->d;
+    r->outer = outer = r->d;
     for (size_t i = 0; i < sizeof(outer->nested) / sizeof(outer->nested[0]) && outer->nested[i]; i++) {
         const json_t *part = kvp_json_get(&r->top, outer->nested[i]);
 

@@ -40,5 +40,17 @@ extern const struct kvp_dialect family_qwen3_next[];
 extern const struct kvp_dialect family_recurrent_gemma[];
 extern const struct kvp_dialect family_rwkv[];
 extern const struct kvp_dialect family_zamba2[];
+extern const struct kvp_dialect family_llama_kin[];
+extern const struct kvp_dialect family_exaone[];
+extern const struct kvp_dialect family_gemma[];
+extern const struct kvp_dialect family_minicpm[];
+extern const struct kvp_dialect family_mistral[];
+extern const struct kvp_dialect family_qwen[];
+extern const struct kvp_dialect family_openelm[];
+extern const struct kvp_dialect family_nemotron_nas[];
+extern const struct kvp_dialect family_fuyu[];
+extern const struct kvp_dialect family_mllama[];
+extern const struct kvp_dialect family_molmo[];
+extern const struct kvp_dialect family_wrappers[];
 
 #endif

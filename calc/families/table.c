@@ -41,6 +41,18 @@ static const struct kvp_dialect *const families[] = {
     family_recurrent_gemma,
     family_rwkv,
     family_zamba2,
+    family_llama_kin,
+    family_exaone,
+    family_gemma,
+    family_minicpm,
+    family_mistral,
+    family_qwen,
+    family_openelm,
+    family_nemotron_nas,
+    family_fuyu,
+    family_mllama,
+    family_molmo,
+    family_wrappers,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -123,9 +135,6 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
         return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; supported are %s", j->origin,
                         type ? "model_type" : "architecture", word, list);
     }
-    if (kvp_json_get(j, "dim") && kvp_json_get(j, "n_layers"))
-        return kvp_fail(j->e, KVP_ENOTSUP,
-                        "%s: this is a params.json (dim, n_layers); give the model's config.json", j->origin);
     return kvp_fail(j->e, KVP_EINPUT, "%s: model_type is missing; expected one of %s", j->origin, list);
 }
 
@@ -134,6 +143,9 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
 const struct kvp_rule kvp_rules_common[] = {
     {"use_cache", KVP_KEY_ANY, "whether a forward returns its cache; generation always uses one"},
     {"output_hidden_states", KVP_KEY_ANY, "what a forward returns, not what it computes"},
+    {"output_attentions", KVP_KEY_ANY, "what a forward returns, not what it computes"},
+    {"cache_implementation", KVP_KEY_ANY, "transformers' own cache class; every layer's window is read"},
+    {"_attn_implementation", KVP_KEY_ANY, "which kernel, not what is stored"},
     {"pruned_heads", KVP_KEY_FALSE, "layers would have different head counts"},
     {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
     {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},
@@ -161,12 +173,19 @@ static const struct kvp_rule *rule_in(const struct kvp_rule *list, const char *k
 }
 
 /* A family's own word on a key comes before the common one. */
-static const struct kvp_rule *rule_of(const struct kvp_dialect *d, const char *key)
+static const struct kvp_rule *own_rule(const struct kvp_dialect *d, const char *key)
 {
     const struct kvp_rule *r = NULL;
 
     for (size_t i = 0; i < sizeof(d->rules) / sizeof(d->rules[0]) && !r; i++)
         r = rule_in(d->rules[i], key);
+    return r;
+}
+
+static const struct kvp_rule *rule_of(const struct kvp_dialect *d, const char *key)
+{
+    const struct kvp_rule *r = own_rule(d, key);
+
     return r ? r : rule_in(kvp_rules_common, key);
 }
 
@@ -190,10 +209,10 @@ static const char *suspicious(const char *key)
     return NULL;
 }
 
-static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const char *key,
-                         const json_t *v)
+static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer,
+                         const char *key, const json_t *v)
 {
-    const struct kvp_rule *r = rule_of(d, key);
+    const struct kvp_rule *r = outer && own_rule(outer, key) ? own_rule(outer, key) : rule_of(d, key);
     const char *word;
     char shown[80];
 
@@ -212,11 +231,16 @@ static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, 
 
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d)
 {
+    return kvp_dialect_check_flat(j, d, NULL);
+}
+
+kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer)
+{
     const char *key;
     json_t *v;
 
     json_object_foreach((json_t *)(uintptr_t)j->object, key, v)
         if (!json_is_null(v))
-            KVP_TRY(check_key(j, d, key, v));
+            KVP_TRY(check_key(j, d, outer, key, v));
     return KVP_OK;
 }
