@@ -50,9 +50,6 @@ struct kvp_dialect {
     /* (optional) A wrapper: these keys, the first that is there, hold the text model; its own model_type
      * picks its dialect, `inner` when it has none. A wrapper whose key is absent is read flat as `inner`. */
     const char *nested[3], *inner;
-    const char *fill;   /* (optional) wrapper: what its nested class assumes for keys that are absent, as JSON */
-    /* (optional) wrapper: the tower's weights, into m->tower; called when the layers are read. */
-    kvp_err (*tower)(struct kvp_reader *r);
     const char *sign; /* (optional) no model_type, no architectures: the key that only this family has */
     const char *key[KVP_SIZES][KVP_SPELLINGS]; /* spellings, first hit wins */
     const char *layers_of[2]; /* (optional) no number of layers: as many as this list, or string, is long */
@@ -82,6 +79,10 @@ struct kvp_dialect {
     kvp_err (*layers)(struct kvp_reader *r);
     /* (optional) The class is known, and its sizes can't be counted: why. KVP_ENOTSUP. */
     const char *refused;
+    /* (optional) A wrapper's, or a flat multimodal class's: the tower's weights from r->top into r->m->tower.
+     * After `layers`; families/tower.h. */
+    kvp_err (*towers)(struct kvp_reader *r);
+    const char *not_run; /* m->not_run, when every model of the class needs it */
 };
 
 /* A config being read. `j` is the part that holds the text model, `top` the whole file (the same where
@@ -89,7 +90,6 @@ struct kvp_dialect {
 struct kvp_reader {
     struct kvp_json j, top;
     const struct kvp_dialect *d, *outer; /* outer: the wrapper's, or d */
-    json_t *filled;                      /* owned: j's object when a wrapper filled it */
     struct kvp_model *m;
     struct kvp_layer_class proto;  /* what the keys gave; every layer starts as it */
     struct kvp_layer_class *layer; /* [m->layers] */
@@ -106,8 +106,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
  * refused because its name says that it could change memory (KVP_EINPUT naming it). Called for `j`, and for
  * `top` with the wrapper's dialect. */
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d);
-/* The same, and what `also` knows is known too: a wrapper read flat. */
-kvp_err kvp_dialect_check_keys_of(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also);
+/* The same for a wrapper that is written flat: keys of its own come first. */
+kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer);
 extern const struct kvp_rule kvp_rules_common[]; /* known in every family */
 
 /* ---- reading, for hooks ------------------------------------------------------------------------------ */
@@ -134,5 +134,7 @@ void kvp_cannot_run(struct kvp_model *m, const char *reason);
 /* An extra weight of a class (or of the model): KVP_EINPUT when there is no room. */
 kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
                       uint32_t n, bool linear);
+/* m->not_run, unless a reason is there already. */
+void kvp_not_run(struct kvp_reader *r, const char *why);
 
 #endif

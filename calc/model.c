@@ -251,8 +251,6 @@ static kvp_err read_layers(struct kvp_reader *r)
     KVP_TRY(read_prototype(r));
     r->layer = calloc(r->m->layers, sizeof(*r->layer));
     rc = r->layer ? fill_layers(r) : kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
-    if (rc == KVP_OK && r->outer->tower)
-        rc = r->outer->tower(r);
     if (rc == KVP_OK)
         rc = kvp_model_group(r->m, r->layer, r->j.e);
     free(r->layer);
@@ -362,6 +360,12 @@ kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const 
             return KVP_OK;
         }
     return kvp_key_fail(r, KVP_EINPUT, name, "no room for another extra weight");
+}
+
+void kvp_not_run(struct kvp_reader *r, const char *why)
+{
+    if (!*r->m->not_run)
+        kvp_json_word(r->m->not_run, sizeof(r->m->not_run), why);
 }
 
 /* ---- positions --------------------------------------------------------------------------------------- */
@@ -546,7 +550,7 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(refuse_quantized(&r->j));
     if (r->top.object != r->j.object)
         KVP_TRY(refuse_quantized(&r->top));
-    KVP_TRY(kvp_dialect_check_keys_of(&r->j, r->d, r->top.object == r->j.object ? r->outer : NULL));
+    KVP_TRY(kvp_dialect_check_flat(&r->j, r->d, r->j.object == r->top.object ? r->outer : NULL));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
     KVP_TRY(read_layer_count(r, &layers));
@@ -564,26 +568,10 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
-    return read_layers(r);
-}
-
-/* The nested part, with its class's defaults where the wrapper knows them. */
-static kvp_err open_part(struct kvp_reader *r, const json_t *part)
-{
-    json_t *fill;
-
-    r->j.object = part;
-    if (!r->outer->fill)
-        return KVP_OK;
-    fill = json_loads(r->outer->fill, 0, NULL);
-    r->filled = json_deep_copy(part);
-    if (!fill || !r->filled || json_object_update_missing(r->filled, fill) != 0) {
-        json_decref(fill);
-        return kvp_fail(r->j.e, KVP_ENOMEM, "%s: out of memory", r->j.origin);
-    }
-    json_decref(fill);
-    r->j.object = r->filled;
-    return KVP_OK;
+    if (r->d->not_run)
+        kvp_not_run(r, r->d->not_run);
+    KVP_TRY(read_layers(r));
+    return r->outer->towers ? r->outer->towers(r) : KVP_OK;
 }
 
 /* Which dialect, and where the text model is. */
@@ -599,7 +587,7 @@ static kvp_err open_config(struct kvp_reader *r)
         if (!json_is_object(part))
             return kvp_fail(r->j.e, KVP_EINPUT, "%s: %s: expected an object", r->j.origin, r->outer->nested[i]);
         KVP_TRY(kvp_dialect_check_keys(&r->top, r->outer));
-        KVP_TRY(open_part(r, part));
+        r->j.object = part;
         return kvp_dialect_of(&r->j, r->outer->inner, &r->d);
     }
     if (r->outer->inner)
@@ -651,7 +639,6 @@ kvp_err kvp_model_parse(struct kvp_model *out, const char *json, size_t len, con
     if (rc == KVP_OK)
         rc = read_model(&r);
     json_decref(root);
-    json_decref(r.filled);
     if (rc != KVP_OK) {
         kvp_model_free(&m);
         return rc;

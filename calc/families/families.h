@@ -7,7 +7,6 @@
 extern const struct kvp_dialect family_llama[];
 extern const struct kvp_dialect family_gemma[];
 extern const struct kvp_dialect family_qwen[];
-extern const struct kvp_dialect family_vision[];
 extern const struct kvp_dialect family_opt[];
 extern const struct kvp_dialect family_bloom[];
 extern const struct kvp_dialect family_gpt[];
@@ -45,5 +44,15 @@ extern const struct kvp_dialect family_zamba2[];
 extern const struct kvp_dialect family_bart[];
 extern const struct kvp_dialect family_t5[];
 extern const struct kvp_dialect family_whisper[];
+extern const struct kvp_dialect family_llama_kin[];
+extern const struct kvp_dialect family_exaone[];
+extern const struct kvp_dialect family_minicpm[];
+extern const struct kvp_dialect family_mistral[];
+extern const struct kvp_dialect family_openelm[];
+extern const struct kvp_dialect family_nemotron_nas[];
+extern const struct kvp_dialect family_fuyu[];
+extern const struct kvp_dialect family_mllama[];
+extern const struct kvp_dialect family_molmo[];
+extern const struct kvp_dialect family_wrappers[];
 
 #endif

@@ -1,4 +1,4 @@
-/* llama.c - GPT-2, Llama, Mistral, Qwen2, Qwen3. Sources: configuration_{gpt2,llama,mistral,qwen2,qwen3}.py
+/* llama.c - GPT-2, Llama, Qwen2, Qwen3. Sources: configuration_{gpt2,llama,qwen2,qwen3}.py
  * and the modelling files beside them in huggingface/transformers (4.56 and 5.x agree on these defaults). */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
@@ -30,11 +30,6 @@ static const struct kvp_rule qwen_rules[] = {
     {"mlp_bias", KVP_KEY_FALSE, "this class has no such bias"},
     {0},
 };
-static const struct kvp_rule mistral_rules[] = {
-    {"mlp_bias", KVP_KEY_FALSE, "this class has no such bias"},
-    {"attention_bias", KVP_KEY_FALSE, "this class has no such bias"},
-    {0},
-};
 
 const struct kvp_dialect family_llama[] = {
     {
@@ -60,15 +55,6 @@ const struct kvp_dialect family_llama[] = {
         .bias = KVP_BIAS_KEYS,
     },
     {
-        .model_type = {"mistral"},
-        .rules = {kvp_rules_llama, mistral_rules},
-        .architectures = {"MistralForCausalLM", "MistralModel"},
-        LLAMA_LIKE,
-        .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 131072},
-        .bias = KVP_BIAS_NONE,
-        .window = KVP_WINDOW_EVERY, .window_absent = 4096,
-    },
-    {
         .model_type = {"qwen2"},
         .rules = {kvp_rules_llama, qwen_rules},
         .architectures = {"Qwen2ForCausalLM", "Qwen2Model"},
@@ -78,7 +64,7 @@ const struct kvp_dialect family_llama[] = {
         .window = KVP_WINDOW_FROM, .window_absent = 4096, .window_from_absent = 28,
     },
     {
-        .model_type = {"qwen3"},
+        .model_type = {"qwen3", "qwen3_vl_text"},
         .rules = {kvp_rules_llama, qwen_rules},
         .architectures = {"Qwen3ForCausalLM", "Qwen3Model"},
         LLAMA_LIKE,

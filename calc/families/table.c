@@ -8,7 +8,6 @@ static const struct kvp_dialect *const families[] = {
     family_llama,
     family_gemma,
     family_qwen,
-    family_vision,
     family_opt,
     family_bloom,
     family_gpt,
@@ -46,6 +45,16 @@ static const struct kvp_dialect *const families[] = {
     family_bart,
     family_t5,
     family_whisper,
+    family_llama_kin,
+    family_exaone,
+    family_minicpm,
+    family_mistral,
+    family_openelm,
+    family_nemotron_nas,
+    family_fuyu,
+    family_mllama,
+    family_molmo,
+    family_wrappers,
 };
 enum { N_FAMILIES = sizeof(families) / sizeof(families[0]) };
 
@@ -130,9 +139,6 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
         return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s \"%s\" is not supported; supported are %s", j->origin,
                         type ? "model_type" : "architecture", word, list);
     }
-    if (kvp_json_get(j, "dim") && kvp_json_get(j, "n_layers"))
-        return kvp_fail(j->e, KVP_ENOTSUP,
-                        "%s: this is a params.json (dim, n_layers); give the model's config.json", j->origin);
     return kvp_fail(j->e, KVP_EINPUT, "%s: model_type is missing; expected one of %s", j->origin, list);
 }
 
@@ -141,6 +147,9 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
 const struct kvp_rule kvp_rules_common[] = {
     {"use_cache", KVP_KEY_ANY, "whether a forward returns its cache; generation always uses one"},
     {"output_hidden_states", KVP_KEY_ANY, "what a forward returns, not what it computes"},
+    {"output_attentions", KVP_KEY_ANY, "what a forward returns, not what it computes"},
+    {"cache_implementation", KVP_KEY_ANY, "transformers' own cache class; every layer's window is read"},
+    {"_attn_implementation", KVP_KEY_ANY, "which kernel, not what is stored"},
     {"pruned_heads", KVP_KEY_FALSE, "layers would have different head counts"},
     {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
     {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},
@@ -168,12 +177,19 @@ static const struct kvp_rule *rule_in(const struct kvp_rule *list, const char *k
 }
 
 /* A family's own word on a key comes before the common one. */
-static const struct kvp_rule *rule_of(const struct kvp_dialect *d, const char *key)
+static const struct kvp_rule *own_rule(const struct kvp_dialect *d, const char *key)
 {
     const struct kvp_rule *r = NULL;
 
     for (size_t i = 0; i < sizeof(d->rules) / sizeof(d->rules[0]) && !r; i++)
         r = rule_in(d->rules[i], key);
+    return r;
+}
+
+static const struct kvp_rule *rule_of(const struct kvp_dialect *d, const char *key)
+{
+    const struct kvp_rule *r = own_rule(d, key);
+
     return r ? r : rule_in(kvp_rules_common, key);
 }
 
@@ -197,10 +213,10 @@ static const char *suspicious(const char *key)
     return NULL;
 }
 
-static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also, const char *key,
-                         const json_t *v)
+static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer,
+                         const char *key, const json_t *v)
 {
-    const struct kvp_rule *own = rule_of(d, key), *r = own || !also ? own : rule_of(also, key);
+    const struct kvp_rule *r = outer && own_rule(outer, key) ? own_rule(outer, key) : rule_of(d, key);
     const char *word;
     char shown[80];
 
@@ -219,16 +235,16 @@ static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, 
 
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d)
 {
-    return kvp_dialect_check_keys_of(j, d, NULL);
+    return kvp_dialect_check_flat(j, d, NULL);
 }
 
-kvp_err kvp_dialect_check_keys_of(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *also)
+kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer)
 {
     const char *key;
     json_t *v;
 
     json_object_foreach((json_t *)(uintptr_t)j->object, key, v)
         if (!json_is_null(v))
-            KVP_TRY(check_key(j, d, also, key, v));
+            KVP_TRY(check_key(j, d, outer, key, v));
     return KVP_OK;
 }
