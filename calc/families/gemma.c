@@ -52,10 +52,11 @@ static kvp_err gemma3_towers(struct kvp_reader *r)
     return tower_add(r, "projector.input_projection", v.width, r->m->width, 1);
 }
 
-#define GEMMA(vocab, width, ffn, layers, heads, kv, positions)                                                       \
+#define GEMMA(V, D, I, L, H, K, P)                                                                                   \
     .key = LLAMA_KEYS, .act_key = "hidden_activation", .act = "gelu_pytorch_tanh", .eps_key = "rms_norm_eps",        \
     .eps = 1e-6, .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_ATTN,        \
-    .tied = true, .absent = {vocab, width, layers, heads, kv, 256, ffn, positions}
+    .tied = true, .absent = {[KVP_SIZE_KV_HEADS] = K, [KVP_SIZE_HEAD_DIM] = 256, [KVP_SIZE_POSITIONS] = P},          \
+    .nested_absent = {[KVP_SIZE_VOCAB] = V, [KVP_SIZE_WIDTH] = D, [KVP_SIZE_FFN] = I, [KVP_SIZE_LAYERS] = L, [KVP_SIZE_HEADS] = H}
 
 const struct kvp_dialect family_gemma[] = {
     {
