@@ -57,6 +57,8 @@ struct kvp_dialect {
      * is "required" for vocab, width, layers, heads and FFN (but see ffn_per_width), "as many as
      * heads" for KV heads and "width / heads" for the head size. */
     uint64_t absent[KVP_SIZES];
+    /* The same for a wrapper's part, which may leave out sizes that a file of its own never does. */
+    uint64_t nested_absent[KVP_SIZES];
     uint64_t ffn_per_width; /* no FFN width: this many times the width */
     const char *act_key, *act;
     const char *eps_key;

@@ -40,7 +40,7 @@ kvp_err kvp_read_size(const struct kvp_reader *r, enum kvp_size s, uint64_t *out
         KVP_TRY(kvp_json_u64(&r->j, r->d->key[s][k], limits[s].least, limits[s].most, out, &found));
     }
     if (!found && !present)
-        *out = r->d->absent[s];
+        *out = r->d->absent[s] || r->j.object == r->top.object ? r->d->absent[s] : r->d->nested_absent[s];
     return KVP_OK;
 }
 

@@ -52,6 +52,7 @@ const struct kvp_dialect family_llama[] = {
         .architectures = {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"},
         LLAMA_LIKE,
         .absent = {[KVP_SIZE_POSITIONS] = 2048},
+        .nested_absent = {[KVP_SIZE_VOCAB] = 32000, [KVP_SIZE_WIDTH] = 4096, [KVP_SIZE_FFN] = 11008, [KVP_SIZE_LAYERS] = 32, [KVP_SIZE_HEADS] = 32},
         .bias = KVP_BIAS_KEYS,
     },
     {
