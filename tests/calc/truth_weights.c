@@ -20,7 +20,7 @@ static void split(char *line, char *col[COLUMNS])
 static int check_row(char *col[COLUMNS])
 {
     const bool params = strcmp(col[2], "params") == 0, bytes = strcmp(col[2], "total_size") == 0;
-    struct kvp_options o = {.weights_given = *col[4] != 0};
+    struct kvp_options o = {.weights_given = *col[4] != 0, .with_mtp = true};
     const uint64_t want = strtoull(col[3], NULL, 10);
     struct kvp_estimate est;
     struct kvp_error e = {0};
