@@ -22,7 +22,7 @@ static int wrong;
 static int check_row(char *col[COLUMNS])
 {
     const bool params = strcmp(col[2], "params") == 0, bytes = strcmp(col[2], "total_size") == 0;
-    struct kvp_options o = {.weights_given = *col[4] != 0, .with_mtp = true};
+    struct kvp_options o = {.weights_given = *col[4] != 0, .with_mtp = true, .with_vision = true};
     const uint64_t want = strtoull(col[3], NULL, 10);
     struct kvp_estimate est;
     struct kvp_error e = {0};
