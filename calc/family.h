@@ -136,7 +136,5 @@ void kvp_cannot_run(struct kvp_model *m, const char *reason);
 /* An extra weight of a class (or of the model): KVP_EINPUT when there is no room. */
 kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const char *name, uint32_t rows, uint32_t cols,
                       uint32_t n, bool linear);
-/* m->not_run, unless a reason is there already. */
-void kvp_not_run(struct kvp_reader *r, const char *why);
 
 #endif

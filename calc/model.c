@@ -7,6 +7,7 @@
 
 #include "calc/family.h"
 #include "calc/json.h"
+#include "calc/quant.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -362,12 +363,6 @@ kvp_err kvp_add_extra(const struct kvp_reader *r, struct kvp_extra *list, const 
     return kvp_key_fail(r, KVP_EINPUT, name, "no room for another extra weight");
 }
 
-void kvp_not_run(struct kvp_reader *r, const char *why)
-{
-    if (!*r->m->not_run)
-        kvp_json_word(r->m->not_run, sizeof(r->m->not_run), why);
-}
-
 /* ---- positions --------------------------------------------------------------------------------------- */
 
 static kvp_err need_real(const struct kvp_json *j, const char *key, double *out)
@@ -507,28 +502,6 @@ static kvp_err read_dtype(const struct kvp_reader *r)
                     r->j.origin, key, word);
 }
 
-/* Quantized weights are refused by the name that the config gives them. */
-static kvp_err refuse_quantized(const struct kvp_json *j)
-{
-    static const char *const keys[] = {"quantization_config", "compression_config", "quantization"};
-    static const char *const names[] = {"quant_method", "quant_algo"};
-
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        const json_t *v = kvp_json_get(j, keys[i]);
-        const char *name = NULL;
-        char word[64];
-
-        if (!v)
-            continue;
-        for (size_t k = 0; k < sizeof(names) / sizeof(names[0]) && !name; k++)
-            name = json_string_value(json_object_get(v, names[k]));
-        kvp_json_word(word, sizeof(word), name ? name : "without a method's name");
-        return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s (%s): quantized weights are not supported", j->origin,
-                        keys[i], word);
-    }
-    return KVP_OK;
-}
-
 static kvp_err read_layer_count(const struct kvp_reader *r, uint64_t *out)
 {
     KVP_TRY(kvp_read_size(r, KVP_SIZE_LAYERS, out));
@@ -547,9 +520,6 @@ static kvp_err read_model(struct kvp_reader *r)
     struct kvp_model *m = r->m;
     uint64_t vocab, width, layers;
 
-    KVP_TRY(refuse_quantized(&r->j));
-    if (r->top.object != r->j.object)
-        KVP_TRY(refuse_quantized(&r->top));
     KVP_TRY(kvp_dialect_check_flat(&r->j, r->d, r->j.object == r->top.object ? r->outer : NULL));
     KVP_TRY(need_size(r, KVP_SIZE_VOCAB, &vocab));
     KVP_TRY(need_size(r, KVP_SIZE_WIDTH, &width));
@@ -557,6 +527,9 @@ static kvp_err read_model(struct kvp_reader *r)
     m->vocab = (uint32_t)vocab;
     m->width = (uint32_t)width;
     m->layers = (uint32_t)layers;
+    KVP_TRY(kvp_quant_read(&m->quant, &r->j, layers));
+    if (r->top.object != r->j.object && m->quant.format == KVP_WF_PLAIN)
+        KVP_TRY(kvp_quant_read(&m->quant, &r->top, layers));
     kvp_json_word(m->model_type, sizeof(m->model_type), r->d->model_type[0]);
     m->norm = r->d->norm;
     m->norm_vectors = m->norm == KVP_NORM_LAYER && !r->d->norm_no_bias ? 2 : 1;
@@ -569,7 +542,7 @@ static kvp_err read_model(struct kvp_reader *r)
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
     if (r->d->not_run)
-        kvp_not_run(r, r->d->not_run);
+        kvp_cannot_run(r->m, r->d->not_run);
     KVP_TRY(read_layers(r));
     return r->outer->towers ? r->outer->towers(r) : KVP_OK;
 }

@@ -2,6 +2,7 @@
 #include <kvproof/kvproof.h>
 
 #include "calc/json.h"
+#include "calc/quant.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -43,21 +44,46 @@ static kvp_err load_file(struct kvp_model *out, const char *path, struct kvp_err
     return rc;
 }
 
+static kvp_err read_side(struct kvp_model *m, const char *path, struct kvp_error *e)
+{
+    struct kvp_json j = {NULL, path, e};
+    char *text = NULL;
+    size_t len = 0;
+    json_t *root = NULL;
+    kvp_err rc;
+
+    KVP_TRY(kvp_json_read_file(&text, &len, path, e));
+    rc = kvp_json_parse(&root, text, len, path, e);
+    free(text);
+    if (rc != KVP_OK)
+        return rc;
+    j.object = root;
+    rc = json_is_object(root) ? kvp_quant_side(&m->quant, &j, m->layers) : kvp_fail(e, KVP_EINPUT, "%s: expected a JSON object", path);
+    json_decref(root);
+    return rc;
+}
+
 /* A config.json may be silent about quantization that a file beside it declares. */
 static kvp_err load_dir(struct kvp_model *out, const char *dir, struct kvp_error *e)
 {
     static const char *const side_files[] = {"quantize_config.json", "hf_quant_config.json"};
     char path[PATH_MAX];
+    kvp_err rc;
 
-    for (size_t i = 0; i < sizeof(side_files) / sizeof(side_files[0]); i++) {
-        KVP_TRY(join(path, sizeof(path), dir, side_files[i], e));
-        if (exists(path))
-            return kvp_fail(e, KVP_ENOTSUP, "%s: quantized weights are not supported", path);
-    }
     KVP_TRY(join(path, sizeof(path), dir, "config.json", e));
     if (!exists(path))
         return kvp_fail(e, KVP_EINPUT, "%s: a directory without a config.json", dir);
-    return load_file(out, path, e);
+    KVP_TRY(load_file(out, path, e));
+    for (size_t i = 0; i < sizeof(side_files) / sizeof(side_files[0]) && out->quant.format == KVP_WF_PLAIN; i++) {
+        rc = join(path, sizeof(path), dir, side_files[i], e);
+        if (rc == KVP_OK && exists(path))
+            rc = read_side(out, path, e);
+        if (rc != KVP_OK) {
+            kvp_model_free(out);
+            return rc;
+        }
+    }
+    return KVP_OK;
 }
 
 /* ---- built-in names ---------------------------------------------------------------------------------- */

@@ -1,18 +1,12 @@
-/* internlm.c - close kin of Llama with a word of their own: InternLM 1 and 2, Baichuan, XVERSE, Orion, MiniCPM.
+/* internlm.c - close kin of Llama with a word of their own: InternLM 1 and 2, Baichuan, XVERSE, Orion.
  * Sources: configuration_ and modeling_*.py of internlm/internlm-7b, internlm/internlm2-7b (and -reward),
- * baichuan-inc/Baichuan2-7B-Chat and -13B-Chat, xverse/XVERSE-7B, OrionStarAI/Orion-14B-Base,
- * openbmb/MiniCPM-2B-sft-bf16. */
+ * baichuan-inc/Baichuan2-7B-Chat and -13B-Chat, xverse/XVERSE-7B, OrionStarAI/Orion-14B-Base. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/shared.h"
 
 static const struct kvp_rule internlm_rules[] = {
     {"bias", KVP_KEY_ANY, "read: biases of q, k, v and o"},
-    {0},
-};
-static const struct kvp_rule minicpm_rules[] = {
-    {"dim_model_base", KVP_KEY_ANY, "scales the logits; no size"},
-    {"sparse_config", KVP_KEY_FALSE, "attention would choose blocks by extra weights"},
     {0},
 };
 
@@ -36,12 +30,6 @@ static kvp_err baichuan_layers(struct kvp_reader *r)
         return KVP_OK;
     r->m->position = KVP_POS_ALIBI;
     kvp_cannot_run(r->m, "ALiBi");
-    return KVP_OK;
-}
-
-static kvp_err minicpm_layers(struct kvp_reader *r)
-{
-    kvp_cannot_run(r->m, "embeddings, residuals and logits are scaled");
     return KVP_OK;
 }
 
@@ -70,7 +58,5 @@ const struct kvp_dialect family_internlm[] = {
         .absent = {[KVP_SIZE_POSITIONS] = 4096}, .act_key = "hidden_act", .act = "silu", .eps_key = "rms_norm_eps",
         .eps = 1e-5, .norm = KVP_NORM_LAYER, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_KEYS,
     },
-    {.model_type = {"minicpm"}, .architectures = {"MiniCPMForCausalLM"}, .rules = {minicpm_rules, kvp_rules_llama}, LLAMA_LIKE,
-     .absent = {[KVP_SIZE_POSITIONS] = 2048}, .bias = KVP_BIAS_KEYS, .tied = true, .layers = minicpm_layers},
     {.model_type = {0}},
 };

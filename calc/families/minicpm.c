@@ -9,6 +9,7 @@
 
 static const struct kvp_rule scale_rules[] = {
     {"dim_model_base", KVP_KEY_ANY, "scales the logits; no size"},
+    {"sparse_config", KVP_KEY_FALSE, "attention would choose blocks by extra weights"},
     {0},
 };
 static const struct kvp_rule mla_rules[] = {

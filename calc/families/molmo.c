@@ -41,7 +41,7 @@ static kvp_err molmo_layers(struct kvp_reader *r)
         r->layer[i].ffn_width = r->proto.ffn_width / 2;
     }
     if (after)
-        kvp_not_run(r, "norms follow the layer's parts");
+        kvp_cannot_run(r->m, "norms follow the layer's parts");
     r->m->head_rows = r->m->vocab != rows ? r->m->vocab : 0;
     r->m->vocab = rows;
     return kvp_add_extra(r, r->m->extra, "new_embedding", MORE_ROWS, r->m->width, 1, false);

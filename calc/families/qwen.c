@@ -33,7 +33,7 @@ static kvp_err qwen_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_flag(r, "use_logn_attn", &logn));
     KVP_TRY(kvp_read_flag(r, "use_dynamic_ntk", &ntk));
     if (logn || ntk)
-        kvp_not_run(r, "beyond seq_length scores and rotation are rescaled");
+        kvp_cannot_run(r->m, "beyond seq_length scores and rotation are rescaled");
     return KVP_OK;
 }
 

@@ -42,7 +42,8 @@ static const struct {
     const char *name, *spec;
 } specs[] = {{"window", "window:1024"}, {"h2o", "h2o"}, {"kivi", "kivi"}, {"contiguous", "contiguous"}, {"growing", "growing"}, {"paged", "paged:32"},
              {"streaming-llm", "streaming-llm"}, {"pyramidkv", "pyramidkv:512"}, {"snapkv", "snapkv:512"}, {"adakv", "adakv:512"},
-             {"tova", "tova"}, {"quest", "quest"}, {"duo", "duo"}, {"minicache", "minicache"}};
+             {"tova", "tova"}, {"quest", "quest"}, {"duo", "duo"}, {"minicache", "minicache"},
+             {"kv", "kv"}, {"w", "w:int8"}, {"smoothquant", "smoothquant"}};
 
 /* Its own example where nothing else is said. */
 static void spec_of(uint32_t technique, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
