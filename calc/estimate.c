@@ -3,11 +3,19 @@
 
 #include <stdlib.h>
 
+static bool from_file(const struct kvp_estimate *out)
+{
+    for (uint32_t i = 0; i < out->n_tensors; i++)
+        if (out->tensors[i].tag == KVP_TAG_WEIGHTS)
+            return strcmp(out->tensors[i].name, "checkpoint") == 0;
+    return false;
+}
+
 void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d)
 {
     const struct kvp_memory *m = &out->memory;
     const struct kvp_part rows[] = {
-        {"weights", m->weights_bytes, "exact: tensor by tensor"},
+        {"weights", m->weights_bytes, from_file(out) ? "exact: from the file" : "exact: tensor by tensor"},
         {"cache, keys and values", m->cache_bytes - m->metadata_bytes, "exact: as allocated at rest"},
         {"cache, metadata", m->metadata_bytes, "exact: scales, scores, tables"},
         {"state", m->state_bytes, m->state_bytes ? "exact: one a sequence" : "exact: no recurrent layers"},

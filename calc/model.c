@@ -635,6 +635,8 @@ kvp_err kvp_model_truncate(struct kvp_model *m, uint32_t layers, struct kvp_erro
     for (uint32_t i = 0; i < layers; i++) /* classes are numbered in the order of their first layer */
         if (m->cls[m->class_of[i]].count++ == 0)
             kept++;
+    if (layers < m->layers)
+        m->file_bytes = m->file_elements = m->file_tower_bytes = m->file_mtp_bytes = 0;
     m->layers = layers;
     m->classes = kept;
     return KVP_OK;

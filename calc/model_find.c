@@ -1,6 +1,8 @@
-/* model_find.c - kvp_model_load: a file, a directory with a config.json, or a built-in name. */
+/* model_find.c - kvp_model_load: a file (JSON or GGUF), a directory with a config.json, or a
+ * built-in name. */
 #include <kvproof/kvproof.h>
 
+#include "calc/checkpoint.h"
 #include "calc/json.h"
 #include "calc/quant.h"
 
@@ -63,6 +65,49 @@ static kvp_err read_side(struct kvp_model *m, const char *path, struct kvp_error
     return rc;
 }
 
+/* The safetensors beside a config say how many bytes the weights take, and must be of that config. */
+static kvp_err load_headers(struct kvp_model *m, const char *dir, struct kvp_error *e)
+{
+    struct checkpoint c;
+    kvp_err rc;
+
+    if (!ckpt_in_dir(dir))
+        return KVP_OK;
+    KVP_TRY(ckpt_open(&c, dir, e));
+    rc = ckpt_describe(m, &c, dir, e);
+    ckpt_free(&c);
+    return rc;
+}
+
+static kvp_err gguf_model(struct kvp_model *out, const struct checkpoint *c, const char *path, struct kvp_error *e)
+{
+    char *text = NULL;
+    kvp_err rc;
+
+    if (!c->gguf)
+        return kvp_fail(e, KVP_EINPUT, "%s: not a GGUF file", path);
+    KVP_TRY(ckpt_gguf_config(&text, c, path, e));
+    rc = kvp_model_parse(out, text, strlen(text), path, e);
+    free(text);
+    KVP_TRY(rc);
+    out->name[strlen(out->name) - (ckpt_is_gguf(out->name) ? strlen(".gguf") : 0)] = 0;
+    rc = ckpt_describe(out, c, path, e);
+    if (rc != KVP_OK)
+        kvp_model_free(out);
+    return rc;
+}
+
+static kvp_err load_gguf(struct kvp_model *out, const char *path, struct kvp_error *e)
+{
+    struct checkpoint c;
+    kvp_err rc;
+
+    KVP_TRY(ckpt_open(&c, path, e));
+    rc = gguf_model(out, &c, path, e);
+    ckpt_free(&c);
+    return rc;
+}
+
 /* A config.json may be silent about quantization that a file beside it declares. */
 static kvp_err load_dir(struct kvp_model *out, const char *dir, struct kvp_error *e)
 {
@@ -83,7 +128,10 @@ static kvp_err load_dir(struct kvp_model *out, const char *dir, struct kvp_error
             return rc;
         }
     }
-    return KVP_OK;
+    rc = load_headers(out, dir, e);
+    if (rc != KVP_OK)
+        kvp_model_free(out);
+    return rc;
 }
 
 /* ---- built-in names ---------------------------------------------------------------------------------- */
@@ -150,6 +198,8 @@ kvp_err kvp_model_load(struct kvp_model *out, const char *path_or_name, struct k
                         "the model is an empty string; expected a path or a name from `kvproof list models`");
     if (is_dir(path_or_name))
         return load_dir(out, path_or_name, e);
+    if (ckpt_is_gguf(path_or_name) && exists(path_or_name))
+        return load_gguf(out, path_or_name, e);
     if (exists(path_or_name))
         return load_file(out, path_or_name, e);
     return load_builtin(out, path_or_name, e);

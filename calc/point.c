@@ -14,6 +14,19 @@ static kvp_err check_formats(const struct kvp_program *p, struct kvp_error *e)
     return kvp_fail(e, KVP_EINPUT, "weights in %s, cache in %s: expected f32, f16 or bf16", kvp_format_name(p->weights), kvp_format_name(p->kv));
 }
 
+/* As the checkpoint has them: nothing asks for other weights, or for a part of them. */
+static uint64_t stored_bytes(const struct kvp_program *p, const struct kvp_model *given, const struct kvp_stack *s)
+{
+    const struct kvp_options *o = p->o;
+    bool over = false;
+    uint64_t n = given->file_bytes;
+
+    if (!n || o->weights_given || p->rewritten.model != given || ranks_parallel(o) || kvp_stack_on(s, KVP_AXIS_WEIGHTS))
+        return 0;
+    n = num_add(&over, n, o->with_vision ? given->file_tower_bytes : 0);
+    return num_add(&over, n, o->with_mtp ? given->file_mtp_bytes : 0);
+}
+
 static kvp_err open_share(struct share *x, const struct kvp_program *p, const struct kvp_stack *s, struct kvp_error *e)
 {
     const struct kvp_model *m = p->rewritten.model;
@@ -29,7 +42,7 @@ static kvp_err open_share(struct share *x, const struct kvp_program *p, const st
     return plan_open(&x->whole, &x->stage, s, p->o, p->kv, true, e);
 }
 
-static kvp_err open_shares(struct kvp_program *p, const struct kvp_stack *s, struct kvp_error *e)
+static kvp_err open_shares(struct kvp_program *p, const struct kvp_model *given, const struct kvp_stack *s, struct kvp_error *e)
 {
     struct rank_kind *kinds = NULL;
     kvp_err rc = ranks_kinds(p->rewritten.model, p->o, &kinds, &p->n_shares, e);
@@ -39,6 +52,7 @@ static kvp_err open_shares(struct kvp_program *p, const struct kvp_stack *s, str
         rc = kvp_fail(e, KVP_ENOMEM, "out of memory for %u ranks", p->n_shares);
     for (uint32_t i = 0; rc == KVP_OK && i < p->n_shares; i++) {
         p->shares[i].kind = kinds[i];
+        p->shares[i].file_bytes = stored_bytes(p, given, s);
         rc = open_share(&p->shares[i], p, s, e);
     }
     free(kinds);
@@ -65,7 +79,7 @@ kvp_err program_open(struct kvp_program *p, const struct kvp_model *m, const str
     KVP_TRY(plan_open(&p->rewritten, m, s, o, p->kv, false, e));
     rc = count_parameters(p, e);
     if (rc == KVP_OK)
-        rc = open_shares(p, s, e);
+        rc = open_shares(p, m, s, e);
     if (rc != KVP_OK)
         program_close(p);
     return rc;
@@ -96,7 +110,10 @@ static uint64_t weights_bytes(struct share *x, const struct kvp_options *o)
 
     if (t->totals && x->weighed && memcmp(&x->stored, &x->plan.weights, sizeof(x->stored)) == 0)
         return x->weights_bytes;
-    weight_tensors(t, x->plan.model, &x->plan.weights, o->with_vision, o->with_mtp);
+    if (x->file_bytes)
+        TENSOR(t, "checkpoint", KVP_TAG_WEIGHTS, WHOLE_MODEL, 1, KVP_U8, x->file_bytes);
+    else
+        weight_tensors(t, x->plan.model, &x->plan.weights, o->with_vision, o->with_mtp);
     memcpy(&x->stored, &x->plan.weights, sizeof(x->stored));
     ops_forget(&x->ops);
     x->weighed = t->totals;

@@ -19,6 +19,7 @@ struct share {
     bool weighed;
     struct store_plan stored;
     uint64_t weights_bytes;
+    uint64_t file_bytes; /* not 0: the weights are as the checkpoint's headers say */
 };
 
 struct kvp_program {

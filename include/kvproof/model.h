@@ -180,9 +180,14 @@ struct kvp_model {
     char not_run[96];
 
     enum kvp_format state; /* of recurrent matrices, where the config says (mamba_ssm_cache_dtype); F32: it does not */
+
+    /* What a checkpoint's headers say, where they were read: bytes as stored, buffers and copies left out. 0: none */
+    uint64_t file_bytes, file_elements; /* of the text model; elements 0 where quantized ones are packed */
+    uint64_t file_tower_bytes, file_mtp_bytes;
 };
 
-/* Load a model from a config.json, a directory that holds one, or a built-in name (data/models/).
+/* Load a model from a config.json, a directory that holds one, a .gguf file, or a built-in name (data/models/).
+ * Safetensors in the directory: their headers must be of that config, and give file_bytes.
  * Dialects: calc/families/. A key that is unknown and looks as if it could change memory is KVP_EINPUT
  * naming it. *out is zeroed first; kvp_model_free() it on success.
  * Implemented in calc/model.c. */
