@@ -41,7 +41,9 @@ struct store_plan {
     enum kvp_format plain;  /* what is not quantized: f32, f16, bf16 */
     struct kvp_quant quant; /* format PLAIN: nothing is quantized */
     unsigned roles;         /* roles (1 << role) that quant applies to; linears only */
-    enum kvp_format ggml;   /* quant.format GGML: the block format */
+    enum kvp_format ggml;   /* quant.format GGML: the block format ... */
+    enum kvp_format ggml_embed, ggml_head; /* ... and of these two; F32: that one */
+    bool vectors_f32;       /* vectors and routers are f32 whatever `plain` is: llama.cpp's files */
 };
 
 /* What a model's own quantization_config says, or plain weights in `plain`. */

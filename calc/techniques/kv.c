@@ -2,6 +2,8 @@
  *
  *   scale=tensor      2 f32 a layer (vLLM's static fp8)      token-head  f32 for each row
  *   scale=group       scale and shift in the model's dtype for `group` channels (transformers' quantized layer)
+ *   layout=ds_mla     latents only, the rotated part whole: codes and an f32 for each 128 (vLLM's fp8_ds_mla and
+ *                     nvfp4_ds_mla: 656 and 432 bytes a token of 512 + 64)
  *   block formats hold their scales (ggml-common.h; OCP MX; NVFP4: fp8 for 16) */
 #include "calc/technique.h"
 
@@ -9,10 +11,18 @@
 
 #define FORMATS                                                                                                             \
     (1u << KVP_FP8 | 1u << KVP_INT8 | 1u << KVP_INT4 | 1u << KVP_NVFP4 | 1u << KVP_Q8_0 | 1u << KVP_Q4_0 | 1u << KVP_Q4_1 | \
-     1u << KVP_Q5_0 | 1u << KVP_Q5_1 | 1u << KVP_IQ4_NL | 1u << KVP_MXFP4 | 1u << KVP_MXFP8)
+     1u << KVP_Q5_0 | 1u << KVP_Q5_1 | 1u << KVP_IQ4_NL | 1u << KVP_MXFP4 | 1u << KVP_MXFP8 | 1u << KVP_F32 | 1u << KVP_F16 |      \
+     1u << KVP_BF16)
 
 enum scale { AUTO, TENSOR_SCALE, TOKEN_HEAD, GROUP };
 static const char *const scales[] = {"auto", "tensor", "token-head", "group", NULL};
+static const char *const layouts[] = {"plain", "ds_mla", NULL};
+enum { DS_TILE = 128 };
+
+static bool ds_mla(const struct kvp_spec *s)
+{
+    return kvp_spec_param(s, "layout")->i != 0;
+}
 
 static bool plain_codes(enum kvp_format f)
 {
@@ -40,7 +50,11 @@ static kvp_err check(const struct part *x, const struct kvp_spec *s, enum kvp_fo
     if (x->width % format_block(f))
         return kvp_fail(e, KVP_EINPUT, "kv: %s has %" PRIu64 " channels, not a multiple of the %u that %s stores together", x->name,
                         x->width, format_block(f), kvp_format_name(f));
-    if (!plain_codes(f) && kvp_spec_param(s, "scale")->given)
+    if (ds_mla(s) && strcmp(x->name, "latent") != 0 && strcmp(x->name, "k_rope") != 0)
+        return kvp_fail(e, KVP_ENOTSUP, "kv: layout=ds_mla is of latents, and %s is none", x->name);
+    if (ds_mla(s) && f != KVP_FP8 && f != KVP_NVFP4)
+        return kvp_fail(e, KVP_EINPUT, "kv: layout=ds_mla of %s: expected fp8 or nvfp4", kvp_format_name(f));
+    if (!plain_codes(f) && kvp_spec_param(s, "scale")->i != AUTO)
         return kvp_fail(e, KVP_EINPUT, "kv: scale is not a parameter of %s, whose blocks hold their own", kvp_format_name(f));
     if (plain_codes(f) && scale_of(s, f) == GROUP && x->width % group)
         return kvp_fail(e, KVP_EINPUT, "kv: %s has %" PRIu64 " channels, not a multiple of group=%" PRIu64, x->name, x->width, group);
@@ -70,8 +84,12 @@ static void encode(struct plan *p, struct plan_class *c, uint32_t i, const struc
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(names[n][0], x.name) == 0)
             name = names[n];
+    if (ds_mla(s) && strcmp(x.name, "k_rope") == 0)
+        return;
     c->parts[i].format = f;
-    if (!plain_codes(f))
+    if (ds_mla(s))
+        add_meta(c, &x, name[1], KVP_F32, num_cdiv(x.width, DS_TILE));
+    if (!plain_codes(f) || ds_mla(s))
         return;
     switch (scale_of(s, f)) {
     case AUTO:
@@ -139,13 +157,14 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
 const struct technique technique_kv = {
     .info = {.name = "kv", .axis = KVP_AXIS_ENCODE, .summary = "keys and values in fp8, int8, int4 or a block format, scales beside or inside",
              .source = "vLLM kv_cache_dtype; transformers cache_utils.py QuantizedLayer; ggml-common.h; OCP MX 1.0",
-             .params = "format=fp8,k,v,scale=auto,group=64"},
-    .n_params = 5,
+             .params = "format=fp8,k,v,scale=auto,group=64,layout=plain"},
+    .n_params = 6,
     .params = {{.key = "format", .kind = KVP_PARAM_FORMAT, .positional = true, .f = KVP_FP8, .formats = FORMATS},
                {.key = "k", .kind = KVP_PARAM_FORMAT, .no_default = true, .f = KVP_FP8, .formats = FORMATS},
                {.key = "v", .kind = KVP_PARAM_FORMAT, .no_default = true, .f = KVP_FP8, .formats = FORMATS},
                {.key = "scale", .kind = KVP_PARAM_WORD, .words = scales},
-               {.key = "group", .kind = KVP_PARAM_INT, .i = 64, .min = 1, .max = 1 << 20}},
+               {.key = "group", .kind = KVP_PARAM_INT, .i = 64, .min = 1, .max = 1 << 20},
+               {.key = "layout", .kind = KVP_PARAM_WORD, .words = layouts}},
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,
 };

@@ -25,6 +25,7 @@ struct store_plan store_of_model(const struct kvp_model *m, enum kvp_format plai
 struct sink {
     struct tensors *t;
     const struct weight *x;
+    enum kvp_role role;
     bool *over;
     uint64_t bytes;
 };
@@ -60,7 +61,9 @@ static uint32_t bits(const struct kvp_quant *q)
 
 static void plain(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
 {
-    put(to, to->x && to->x->bias ? "bias" : "weight", s->plain, n, k);
+    const bool f32 = s->vectors_f32 && (!k || to->role == KVP_ROLE_ROUTER);
+
+    put(to, to->x && to->x->bias ? "bias" : "weight", f32 ? KVP_F32 : s->plain, n, k);
 }
 
 static void row_scaled(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
@@ -154,11 +157,12 @@ static void compressed(struct sink *to, const struct store_plan *s, uint64_t n, 
     put(to, "weight_shape", KVP_I64, 2, 0);
 }
 
-static enum kvp_format ggml_for(const struct store_plan *s, uint64_t k)
+static enum kvp_format ggml_for(const struct store_plan *s, enum kvp_role role, uint64_t k)
 {
     static const enum kvp_format instead[KVP_FORMATS] = {[KVP_Q2_K] = KVP_Q4_0, [KVP_Q3_K] = KVP_Q4_0, [KVP_IQ4_XS] = KVP_IQ4_NL,
                                                          [KVP_Q4_K] = KVP_Q5_0, [KVP_Q5_K] = KVP_Q5_1, [KVP_Q6_K] = KVP_Q8_0};
-    enum kvp_format f = s->ggml;
+    const enum kvp_format own = role == KVP_ROLE_EMBED ? s->ggml_embed : role == KVP_ROLE_HEAD ? s->ggml_head : KVP_F32;
+    enum kvp_format f = own != KVP_F32 ? own : s->ggml;
 
     if (k % format_block(f) && instead[f] != KVP_F32)
         f = instead[f];
@@ -167,7 +171,7 @@ static enum kvp_format ggml_for(const struct store_plan *s, uint64_t k)
 
 static void ggml(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
 {
-    put(to, "weight", ggml_for(s, k), n, k);
+    put(to, "weight", ggml_for(s, to->role, k), n, k);
 }
 
 static void (*const rows[KVP_WFORMATS])(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k) = {
@@ -181,6 +185,7 @@ static void lower(struct sink *to, const struct store_plan *s, enum kvp_role rol
 {
     const bool matrix = k > 0 && (linear || role == KVP_ROLE_EMBED);
 
+    to->role = role;
     rows[matrix && s->roles & 1u << role ? s->quant.format : KVP_WF_PLAIN](to, s, n, k);
 }
 
