@@ -82,6 +82,23 @@ static kvp_err each_file(const char *folder, struct table *t, kvp_err (*each)(st
     return rc;
 }
 
+/* Of the first layer that keeps rows; "latent R + P" where that is what it keeps. */
+static void kv_text(char *buf, size_t n, const struct kvp_model *m)
+{
+    snprintf(buf, n, "none");
+    for (uint32_t i = 0; i < m->classes; i++) {
+        const struct kvp_layer_class *c = &m->cls[i];
+
+        if (c->mixer == KVP_MIX_NONE)
+            continue;
+        if (c->mixer == KVP_MIX_MLA)
+            snprintf(buf, n, "latent %u + %u", c->kv_rank, c->rope_dim);
+        else
+            snprintf(buf, n, "%u of %u x %u", c->kv_heads, c->heads, c->head_dim);
+        return;
+    }
+}
+
 static kvp_err model_row(struct table *t, const char *name, struct kvp_error *e)
 {
     struct kvp_model m;
@@ -89,7 +106,7 @@ static kvp_err model_row(struct table *t, const char *name, struct kvp_error *e)
 
     KVP_TRY(kvp_model_load(&m, name, e));
     snprintf(layers, sizeof(layers), "%u", m.layers);
-    snprintf(kv, sizeof(kv), "%u of %u x %u", m.cls[0].kv_heads, m.cls[0].heads, m.cls[0].head_dim);
+    kv_text(kv, sizeof(kv), &m);
     snprintf(context, sizeof(context), "%" PRIu64, m.max_positions);
     table_row(t, name, m.model_type, layers, kv, context, kvp_format_name(m.dtype));
     kvp_model_free(&m);

@@ -147,6 +147,7 @@ static kvp_err bitsandbytes(const struct kvp_json *j, struct kvp_quant *q)
     KVP_TRY(kvp_json_bool(j, "_load_in_4bit", &four, NULL));
     KVP_TRY(kvp_json_bool(j, "bnb_4bit_use_double_quant", &q->double_quant, NULL));
     KVP_TRY(kvp_json_text(j, "bnb_4bit_quant_type", &type, NULL));
+    q->described = four && !q->double_quant;
     q->format = !four ? KVP_WF_INT8 : strcmp(type, "nf4") == 0 ? KVP_WF_NF4 : KVP_WF_FP4;
     return KVP_OK;
 }
@@ -194,6 +195,7 @@ kvp_err kvp_quant_side(struct kvp_quant *q, const struct kvp_json *j, uint64_t l
     if (!algo && kvp_json_get(j, "config_groups"))
         return read_config_groups(j, q);
     KVP_TRY(by_word(j, q, word));
+    q->packed_bias = q->format == KVP_WF_GPTQ;
     if (q->format == KVP_WF_MLX)
         q->embed = q->head = true;
     return KVP_OK;

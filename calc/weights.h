@@ -15,6 +15,7 @@ struct weight {
     uint64_t count, rows, cols;
     bool linear;    /* multiplied with activations: may be quantized */
     bool bias;      /* the bias of a linear: stored beside it */
+    bool biased;    /* a linear that has one */
     uint32_t active_of, active; /* experts: `active` of `active_of` work for a token; 0: all */
 };
 enum { ENCODER_CLASS = 1 << 20 };
@@ -42,7 +43,7 @@ struct store_plan {
     struct kvp_quant quant; /* format PLAIN: nothing is quantized */
     unsigned roles;         /* roles (1 << role) that quant applies to; linears only */
     enum kvp_format ggml;   /* quant.format GGML: the block format ... */
-    enum kvp_format ggml_embed, ggml_head; /* ... and of these two; F32: that one */
+    enum kvp_format ggml_embed, ggml_head, ggml_expert; /* ... and of these; F32: that one */
     bool vectors_f32;       /* vectors and routers are f32 whatever `plain` is: llama.cpp's files */
 };
 

@@ -26,10 +26,19 @@ static kvp_err persimmon_layers(struct kvp_reader *r)
     return KVP_OK;
 }
 
+/* Sizes stand at the top; what stands in text_config besides must say nothing about them. */
+static kvp_err check_part(const struct kvp_reader *r)
+{
+    const json_t *part = kvp_json_get(&r->top, "text_config");
+
+    return part ? kvp_dialect_check_keys(&(struct kvp_json){part, r->j.origin, r->j.e}, r->d) : KVP_OK;
+}
+
 static kvp_err fuyu_layers(struct kvp_reader *r)
 {
     if (kvp_json_get(&r->top, "text_config") && json_object_get(kvp_json_get(&r->top, "text_config"), "hidden_size"))
         return kvp_key_fail(r, KVP_ENOTSUP, "text_config", "sizes there as well as at the top are not supported");
+    KVP_TRY(check_part(r));
     return persimmon_layers(r);
 }
 

@@ -39,6 +39,7 @@ static kvp_err molmo_layers(struct kvp_reader *r)
         r->layer[i].qkv_bias = bias;
         r->layer[i].qk_norm = r->layer[i].qk_norm_wide = norms;
         r->layer[i].ffn_width = r->proto.ffn_width / 2;
+        r->layer[i].fused_qkv = r->layer[i].fused_gate_up = true;
     }
     if (after)
         kvp_cannot_run(r->m, "norms follow the layer's parts");

@@ -27,8 +27,10 @@ static kvp_err qwen_layers(struct kvp_reader *r)
 
     if (r->proto.ffn_width % 2)
         return kvp_key_fail(r, KVP_EINPUT, "intermediate_size", "is odd, and counts gate and up together");
-    for (uint32_t i = 0; i < r->m->layers; i++)
+    for (uint32_t i = 0; i < r->m->layers; i++) {
         r->layer[i].ffn_width = r->proto.ffn_width / 2;
+        r->layer[i].fused_qkv = true;
+    }
     KVP_TRY(kvp_json_real(&r->j, "rotary_emb_base", &r->m->rope_theta, NULL));
     KVP_TRY(kvp_read_flag(r, "use_logn_attn", &logn));
     KVP_TRY(kvp_read_flag(r, "use_dynamic_ntk", &ntk));
@@ -135,6 +137,36 @@ static kvp_err qwen3_vl_towers(struct kvp_reader *r)
     LLAMA_LIKE, .absent = {[KVP_SIZE_KV_HEADS] = 32, [KVP_SIZE_POSITIONS] = 32768}, .bias = KVP_BIAS_QKV,             \
     .window = KVP_WINDOW_FROM, .window_absent = 4096, .window_from_absent = 80, .nested = {"text_config"}
 
+/* Qwen-VL's `visual` (its visual.py): a ViT with a norm before it, then attention from 256 learned queries onto
+ * its output, with position tables for them, a norm and a square projection. */
+static kvp_err qwen_towers(struct kvp_reader *r)
+{
+    struct kvp_reader v;
+    uint32_t width = 0, layers = 0, out = 0, patch = 14;
+    double ratio = 4;
+    bool found;
+
+    KVP_TRY(tower_open(r, "visual", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(kvp_need_count(&v, "width", &width));
+    KVP_TRY(kvp_need_count(&v, "layers", &layers));
+    KVP_TRY(kvp_need_count(&v, "output_dim", &out));
+    KVP_TRY(kvp_read_count(&v, "patch_size", &patch));
+    KVP_TRY(kvp_json_real(&v.j, "mlp_ratio", &ratio, NULL));
+    if (patch > 1024 || ratio > 64)
+        return kvp_key_fail(&v, KVP_EINPUT, "patch_size", "or mlp_ratio is absurd");
+    KVP_TRY(tower_add(r, "tower.patches", width, 3 * patch * patch, 1));
+    KVP_TRY(tower_add(r, "tower.positions", 256, width, 1));
+    KVP_TRY(vision_norm(r, "tower.pre_norm", width, 1));
+    KVP_TRY(vision_layers(r, width, (uint32_t)(width * ratio), layers));
+    KVP_TRY(tower_add(r, "pool.queries", 256, out, 2));
+    KVP_TRY(tower_add(r, "pool.kv", out, width, 1));
+    KVP_TRY(vision_linear(r, "pool.attention", out, out, 4));
+    KVP_TRY(vision_norm(r, "pool.norms", out, 3));
+    return tower_add(r, "pool.projection", out, out, 1);
+}
+
 const struct kvp_dialect family_qwen[] = {
     {
         .model_type = {"qwen"},
@@ -145,7 +177,7 @@ const struct kvp_dialect family_qwen[] = {
                 [KVP_SIZE_POSITIONS] = {"seq_length", "max_position_embeddings"}},
         .absent = {[KVP_SIZE_POSITIONS] = 8192},
         .act = "silu", .eps_key = "layer_norm_epsilon", .eps = 1e-6,
-        .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_QKV, .layers = qwen_layers,
+        .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_QKV, .layers = qwen_layers, .towers = qwen_towers,
     },
     {
         .model_type = {"qwen2_vl", "qwen2_vl_text"},

@@ -13,7 +13,7 @@ static const char *const words[] = {"int8", "nf4",  "fp4",  "gptq", "awq",  "fp8
                                     "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "q5_1", "q5_0",  "q4_1",  "q4_0", "iq4_nl", "iq4_xs",
                                     "none", "f32",  "f16",  "bf16", NULL};
 static const char *const on_off[] = {"off", "on", NULL}, *const vectors[] = {"auto", "plain", "f32", NULL};
-static const char *const where[] = {"auto", "plain", "quantized", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16", NULL};
+static const char *const where[] = {"auto", "plain", "quantized", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4", "f16", "bf16", NULL};
 static const char *const scales[] = {"channel", "tensor", "block", NULL};
 
 static enum kvp_wformat wformat(const char *word)
@@ -115,6 +115,7 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     p->weights = store_of_model(&(struct kvp_model){.quant = q}, p->weights.plain);
     set_role(&p->weights.roles, KVP_ROLE_HEAD, kvp_spec_param(s, "head")->word, all, &p->weights.ggml_head);
     set_role(&p->weights.roles, KVP_ROLE_EMBED, kvp_spec_param(s, "embed")->word, all, &p->weights.ggml_embed);
+    set_role(&p->weights.roles, KVP_ROLE_EXPERT, kvp_spec_param(s, "experts")->word, true, &p->weights.ggml_expert);
     p->weights.vectors_f32 = strcmp(norms, "f32") == 0 || (strcmp(norms, "auto") == 0 && f == KVP_WF_GGML && q.format == f);
     if (f == KVP_WF_GGML)
         p->weights.ggml = block_format(word);
@@ -124,8 +125,8 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 const struct technique technique_w = {
     .info = {.name = "w", .axis = KVP_AXIS_WEIGHTS, .summary = "linear weights quantized, in the stored form of a public checkpoint format",
              .source = "arXiv:2208.07339 (int8), 2305.14314 (nf4), 2210.17323 (gptq), 2306.00978 (awq); OCP MX 1.0; ggml-common.h",
-             .params = "format=int8,bits=4,group=0,double_quant=off,scale=channel,head=auto,embed=auto,norms=auto"},
-    .n_params = 8,
+             .params = "format=int8,bits=4,group=0,double_quant=off,scale=channel,head=auto,embed=auto,experts=auto,norms=auto"},
+    .n_params = 9,
     .params = {{.key = "format", .kind = KVP_PARAM_WORD, .positional = true, .words = words},
                {.key = "bits", .kind = KVP_PARAM_INT, .i = 4, .min = 2, .max = 8},
                {.key = "group", .kind = KVP_PARAM_INT, .i = 0, .min = 0, .max = 1 << 20},
@@ -133,6 +134,7 @@ const struct technique technique_w = {
                {.key = "scale", .kind = KVP_PARAM_WORD, .words = scales},
                {.key = "head", .kind = KVP_PARAM_WORD, .words = where},
                {.key = "embed", .kind = KVP_PARAM_WORD, .words = where},
+               {.key = "experts", .kind = KVP_PARAM_WORD, .words = where},
                {.key = "norms", .kind = KVP_PARAM_WORD, .words = vectors}},
     .store_rewrite = store_rewrite,
 };

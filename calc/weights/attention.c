@@ -23,11 +23,15 @@ static void low_rank(struct walk *w, const struct kvp_layer_class *c, uint32_t c
 void weights_attention(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width)
 {
     const uint64_t in = c->attn_in ? c->attn_in : width, n = c->count;
-    const uint64_t q = (uint64_t)c->heads * c->head_dim * (c->gated_q ? 2 : 1);
+    uint64_t q = (uint64_t)c->heads * c->head_dim * (c->gated_q ? 2 : 1);
     uint64_t k = (uint64_t)c->kv_heads * c->head_dim, v = (uint64_t)c->kv_heads * c->v_head_dim;
 
     if (c->mixer != KVP_MIX_ATTENTION || c->shared_attn)
         return;
+    if (c->fused_qkv && !c->no_kv && !c->low_k) {
+        walk_matrix(w, KVP_ROLE_ATTN, "qkv_proj", cls, n, q + k + v, in, c->qkv_bias);
+        q = k = v = 0;
+    }
     walk_matrix(w, KVP_ROLE_ATTN, "q_proj", cls, n, q, in, c->qkv_bias);
     if (c->low_k && !c->no_kv) {
         low_rank(w, c, cls, in);

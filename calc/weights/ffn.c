@@ -6,9 +6,13 @@
 
 static void dense(struct walk *w, const struct kvp_layer_class *c, uint32_t cls, uint64_t width)
 {
-    if (c->ffn == KVP_FFN_GATED)
+    const bool gated = c->ffn == KVP_FFN_GATED, fused = gated && c->fused_gate_up;
+
+    if (fused)
+        walk_matrix(w, KVP_ROLE_FFN, "gate_up_proj", cls, c->count, 2 * (uint64_t)c->ffn_width, width, c->ffn_bias);
+    if (gated && !fused)
         walk_matrix(w, KVP_ROLE_FFN, "gate_proj", cls, c->count, c->ffn_width, width, c->ffn_bias);
-    walk_matrix(w, KVP_ROLE_FFN, "up_proj", cls, c->count, c->ffn_width, width, c->ffn_bias);
+    walk_matrix(w, KVP_ROLE_FFN, "up_proj", cls, c->count, fused ? 0 : c->ffn_width, width, c->ffn_bias);
     walk_matrix(w, KVP_ROLE_FFN, "down_proj", cls, c->count, width, c->ffn_width, c->ffn_bias);
 }
 

@@ -8,6 +8,8 @@
 
 #include "calc/num.h"
 
+#include <inttypes.h>
+
 enum { ROLES_LINEAR = 1 << KVP_ROLE_ATTN | 1 << KVP_ROLE_FFN | 1 << KVP_ROLE_EXPERT | 1 << KVP_ROLE_SHARED | 1 << KVP_ROLE_RECURRENT };
 
 struct store_plan store_of_model(const struct kvp_model *m, enum kvp_format plain)
@@ -73,12 +75,25 @@ static void row_scaled(struct sink *to, const struct store_plan *s, uint64_t n, 
     put(to, "SCB", KVP_F32, n, 0);
 }
 
+/* bitsandbytes' code book, and its description as JSON text: one byte a character. */
+static void describe(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    const char *dtype = s->plain == KVP_F32 ? "float32" : s->plain == KVP_F16 ? "float16" : "bfloat16";
+    const int len = snprintf(NULL, 0, "{\"quant_type\": \"%s\", \"blocksize\": 64, \"dtype\": \"%s\", \"shape\": [%" PRIu64 ", %" PRIu64 "]}",
+                             s->quant.format == KVP_WF_NF4 ? "nf4" : "fp4", dtype, n, k);
+
+    put(to, "quant_map", KVP_F32, 16, 0);
+    put(to, "quant_state", KVP_U8, (uint64_t)len, 0);
+}
+
 static void four_bit(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
 {
     const uint64_t all = num_mul(to->over, n, k), blocks = groups(&s->quant, 64, all);
 
     put(to, "weight", KVP_U8, num_cdiv(all, 2), 0);
     put(to, "absmax", s->quant.double_quant ? KVP_U8 : KVP_F32, blocks, 0);
+    if (s->quant.described)
+        describe(to, s, n, k);
     if (!s->quant.double_quant)
         return;
     put(to, "nested_absmax", KVP_F32, num_cdiv(blocks, 256), 0);
@@ -93,6 +108,8 @@ static void gptq(struct sink *to, const struct store_plan *s, uint64_t n, uint64
     put(to, "qzeros", KVP_I32, g, words(to, n, bits(&s->quant)));
     put(to, "scales", KVP_F16, g, n);
     put(to, "g_idx", KVP_I32, k, 0);
+    if (s->quant.packed_bias && !(to->x && to->x->biased))
+        put(to, "bias", KVP_F16, n, 0);
 }
 
 static void awq(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
@@ -161,7 +178,8 @@ static enum kvp_format ggml_for(const struct store_plan *s, enum kvp_role role, 
 {
     static const enum kvp_format instead[KVP_FORMATS] = {[KVP_Q2_K] = KVP_Q4_0, [KVP_Q3_K] = KVP_Q4_0, [KVP_IQ4_XS] = KVP_IQ4_NL,
                                                          [KVP_Q4_K] = KVP_Q5_0, [KVP_Q5_K] = KVP_Q5_1, [KVP_Q6_K] = KVP_Q8_0};
-    const enum kvp_format own = role == KVP_ROLE_EMBED ? s->ggml_embed : role == KVP_ROLE_HEAD ? s->ggml_head : KVP_F32;
+    const enum kvp_format own = role == KVP_ROLE_EMBED ? s->ggml_embed : role == KVP_ROLE_HEAD ? s->ggml_head :
+                                role == KVP_ROLE_EXPERT ? s->ggml_expert : KVP_F32;
     enum kvp_format f = own != KVP_F32 ? own : s->ggml;
 
     if (k % format_block(f) && instead[f] != KVP_F32)

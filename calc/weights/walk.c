@@ -8,7 +8,7 @@ void walk_matrix(struct walk *w, enum kvp_role role, const char *name, uint32_t 
     if (!rows || !cols || !count)
         return;
     w->each(w, &(struct weight){.name = name, .role = role, .cls = cls, .count = count, .rows = rows, .cols = cols,
-                                .linear = role != KVP_ROLE_EMBED});
+                                .linear = role != KVP_ROLE_EMBED, .biased = bias});
     if (bias)
         w->each(w, &(struct weight){.name = name, .role = role, .cls = cls, .count = count, .rows = rows, .bias = true});
 }

@@ -65,6 +65,7 @@ struct kvp_layer_class {
     bool k_is_v;       /* no v_proj: v is k's projection. The cache still holds both (Gemma 4) */
     bool no_kv;        /* reads the k and v that an earlier layer of its kind stored: no k_proj, v_proj, cache */
     bool no_rope;      /* this layer does not rotate */
+    bool fused_qkv, fused_gate_up; /* one matrix in the checkpoint: counts where a format stores something for each */
     bool shared_attn;  /* its attention weights belong to an earlier layer (Zamba2): counted there */
     uint32_t attn_in;  /* width of q, k and v's input when not the model's (Zamba2: twice it) */
 
@@ -127,6 +128,8 @@ struct kvp_quant {
     uint32_t bits, group;      /* group 0: the format's own; UINT32_MAX: one group a row */
     uint32_t block[2];         /* FP8: rows and columns that share a scale; 0: one scale a tensor */
     bool desc_act, double_quant;
+    bool packed_bias;          /* GPTQ: a bias beside every packed matrix, whether the class has one or not */
+    bool described;            /* bitsandbytes: a code book and a description beside every matrix */
     bool embed, head;          /* these are quantized too (MLX) */
     unsigned kept;             /* roles (1 << enum kvp_role) that stay in the model's dtype */
     enum kvp_format kv;        /* kv_cache_scheme; F32: not said */

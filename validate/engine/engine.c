@@ -167,6 +167,7 @@ static bool runs_layer(const struct kvp_layer_class *c)
     left.mixer = KVP_MIX_NONE;
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
+    left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
     left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }

@@ -1,0 +1,206 @@
+/* configs.c - every real config of tests/configs (index.csv says where each is from): it loads, or it is
+ * refused by the name of what cannot be counted; and a key that could change memory is never overlooked. */
+#include "tests/calc/calc_test.h"
+
+#include "calc/family.h"
+
+#include <ftw.h>
+
+enum { MAX_FILES = 400 };
+static char *files[MAX_FILES];
+static int n_files;
+
+static int keep(const char *path, const struct stat *st, int type)
+{
+    const size_t n = strlen(path);
+
+    (void)st;
+    if (type == FTW_F && n > 5 && strcmp(path + n - 5, ".json") == 0 && n_files < MAX_FILES)
+        files[n_files++] = strdup(path);
+    return 0;
+}
+
+static void find_files(void)
+{
+    const char *tests = getenv("KVPROOF_TESTS");
+    char path[512];
+
+    snprintf(path, sizeof(path), "%s/configs", tests ? tests : "tests");
+    ck_assert_int_eq(ftw(path, keep, 16), 0);
+    ck_assert_int_gt(n_files, 200);
+}
+
+static void free_files(void)
+{
+    while (n_files > 0)
+        free(files[--n_files]);
+}
+
+static json_t *read_json(const char *path)
+{
+    struct kvp_error e = {0};
+    char *text = NULL;
+    size_t len = 0;
+    json_t *root = NULL;
+
+    ck_assert_msg(kvp_json_read_file(&text, &len, path, &e) == KVP_OK && kvp_json_parse(&root, text, len, path, &e) == KVP_OK, "%s", e.text);
+    free(text);
+    return root;
+}
+
+/* Refused because it cannot be counted from what the file says; each with the words of the refusal. */
+static const struct {
+    const char *file, *says;
+} refused[] = {
+    {"Infi-MM__infimm-zephyr", "cross_attn_every_n_layers"},
+    {"facebook__seamless-m4t-v2-large", "vocoder"},
+    {"nvidia__MiniMax-M3-NVFP4", "MIXED_PRECISION"},
+};
+
+static const char *refusal_of(const char *path)
+{
+    for (size_t i = 0; i < COUNT(refused); i++)
+        if (strstr(path, refused[i].file))
+            return refused[i].says;
+    return NULL;
+}
+
+START_TEST(loads_and_adds_up)
+{
+    for (int i = 0; i < n_files; i++) {
+        struct kvp_error e = {0};
+        struct kvp_model m;
+        struct kvp_stack s = {0};
+        struct kvp_estimate est;
+        const char *says = refusal_of(files[i]);
+        const kvp_err rc = kvp_model_load(&m, files[i], &e);
+        const struct kvp_workload w = {.context = 100};
+        const struct kvp_memory *x;
+
+        if (says) {
+            ck_assert_msg(rc == KVP_ENOTSUP && strstr(e.text, says), "%s: %s", files[i], e.text);
+            continue;
+        }
+        ck_assert_msg(rc == KVP_OK, "%s", e.text);
+        ck_assert_msg(kvp_estimate(&est, &m, &s, &w, &(struct kvp_options){0}, NULL, &e) == KVP_OK, "%s: %s", files[i], e.text);
+        x = &est.memory;
+        ck_assert_msg(est.parameters > 0 && est.active_parameters <= est.parameters, "%s", files[i]);
+        ck_assert_msg((int64_t)x->cache_bytes == x->fixed_bytes_per_sequence + (int64_t)x->bytes_per_token * 100 + (int64_t)x->shared_bytes +
+                                                     x->rounding_bytes,
+                      "%s", files[i]);
+        ck_assert_msg(x->cache_bytes + x->state_bytes > 0, "%s: keeps nothing", files[i]);
+        kvp_estimate_free(&est);
+        kvp_model_free(&m);
+    }
+}
+END_TEST
+
+static kvp_err parse(json_t *root, struct kvp_error *e)
+{
+    char *text = json_dumps(root, 0);
+    struct kvp_model m;
+    kvp_err rc;
+
+    memset(e, 0, sizeof(*e));
+    rc = kvp_model_parse(&m, text, strlen(text), "config.json", e);
+    if (rc == KVP_OK)
+        kvp_model_free(&m);
+    free(text);
+    return rc;
+}
+
+/* A key of each suspicious word, in every object that could hold the text model. */
+START_TEST(unknown_keys_are_named)
+{
+    static const char *const keys[] = {"mystery_head_count", "mystery_layers",  "mystery_window", "mystery_rank",  "mystery_state_size",
+                                       "mystery_shared",     "mystery_cache",   "mystery_experts", "mystery_dim"};
+    static const char *const places[] = {"text_config", "language_config", "language", "llm_config"};
+
+    for (int i = 0; i < n_files; i++) {
+        json_t *root = read_json(files[i]);
+        const char *key = keys[i % (int)COUNT(keys)];
+        struct kvp_error e;
+
+        json_object_set_new(root, key, json_integer(3));
+        ck_assert_msg(parse(root, &e) != KVP_OK, "%s: took %s", files[i], key);
+        ck_assert_msg(strstr(e.text, key) || refusal_of(files[i]), "%s: %s is not named: %s", files[i], key, e.text);
+        json_object_del(root, key);
+        for (size_t p = 0; p < COUNT(places); p++) {
+            json_t *part = json_object_get(root, places[p]);
+
+            if (!json_is_object(part))
+                continue;
+            json_object_set_new(part, key, json_integer(3));
+            ck_assert_msg(parse(root, &e) != KVP_OK, "%s: took %s.%s", files[i], places[p], key);
+            json_object_del(part, key);
+        }
+        json_decref(root);
+    }
+}
+END_TEST
+
+/* 32,768 tokens, batch 1, bf16: what the layers keep by their own architecture. Sums by hand from the shapes:
+ * full layers 2 Hkv d 2 bytes a token, windows and chunks as long as they are, latents once, the indexer's 132. */
+static const struct {
+    const char *file;
+    uint64_t cache, state;
+} kept[] = {
+    {"llama3/meta-llama__Meta-Llama-3.1-8B", 4294967296, 0},
+    {"mixtral/mistralai__Mixtral-8x7B-v0.1", 4294967296, 0},
+    {"qwen3/Qwen__Qwen3-0.6B", 3758096384, 0},
+    {"qwen3/Qwen__Qwen3-32B", 8589934592, 0},
+    {"gpt_oss/openai__gpt-oss-20b", 808452096, 0},
+    {"gemma4/google__gemma-4-26B-A4B", 880803840, 0},
+    {"mimo/XiaomiMiMo__MiMo-V2-Flash", 780533760, 0},
+    {"llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision", 2818572288, 0},
+    {"deepseek/deepseek-ai__DeepSeek-V3", 2302672896, 0},
+    {"deepseek/deepseek-ai__DeepSeek-V3.2", 2566520832, 0},
+    {"kimi/moonshotai__Kimi-K2.5", 2302672896, 0},
+    {"qwen3_5/Qwen__Qwen3.5-35B-A3B", 671088640, 64389120},
+    {"nemotron_h/nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", 201326592, 49082368},
+    {"nemotron_nas/nvidia__Llama-3_3-Nemotron-Super-49B-v1", 6576668672, 0},
+};
+
+START_TEST(keeps)
+{
+    const char *tests = getenv("KVPROOF_TESTS");
+    const struct kvp_options o = {.kv_given = true, .kv = KVP_BF16, .weights_given = true, .weights = KVP_BF16};
+    struct kvp_estimate est;
+    struct kvp_model m;
+    char path[512];
+
+    snprintf(path, sizeof(path), "%s/configs/%s.json", tests ? tests : "tests", kept[_i].file);
+    m = load(path);
+    est = estimate_of(&m, "", (struct kvp_workload){.context = 32768}, o);
+    ck_assert_msg(est.memory.cache_bytes == kept[_i].cache && est.memory.state_bytes == kept[_i].state,
+                  "%s: cache %" PRIu64 ", state %" PRIu64, kept[_i].file, est.memory.cache_bytes, est.memory.state_bytes);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* A word names one class. */
+START_TEST(model_types_are_unique)
+{
+    const struct kvp_dialect *a, *b;
+
+    for (uint32_t i = 0; (a = kvp_dialect_at(i)); i++)
+        for (uint32_t j = i; (b = kvp_dialect_at(j)); j++)
+            for (size_t x = 0; x < COUNT(a->model_type) && a->model_type[x]; x++)
+                for (size_t y = i == j ? x + 1 : 0; y < COUNT(b->model_type) && b->model_type[y]; y++)
+                    ck_assert_msg(strcmp(a->model_type[x], b->model_type[y]) != 0, "%s is two classes", a->model_type[x]);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *t = tcase_create("configs");
+
+    tcase_set_timeout(t, 120);
+    tcase_add_checked_fixture(t, find_files, free_files);
+    tcase_add_test(t, loads_and_adds_up);
+    tcase_add_test(t, unknown_keys_are_named);
+    tcase_add_loop_test(t, keeps, 0, COUNT(kept));
+    tcase_add_test(t, model_types_are_unique);
+    return run("calc: real configs", &t, 1);
+}
