@@ -7,10 +7,13 @@
 
 #include "calc/json.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { GGUF_STRING = 8 };
 
 /* A key of the config, and the metadata key behind "ARCH.". */
 struct pair {
@@ -52,25 +55,26 @@ static const struct arch {
     const char *name, *model_type;
     enum { ANY, DENSE, EXPERTS, WINDOW } when;
     const struct pair *keys[4];
-    bool biases; /* attention_bias and mlp_bias say what the tensors show */
+    bool biases;     /* attention_bias and mlp_bias say what the tensors show */
+    bool may_slide;  /* no window in the metadata is none, whatever the class assumes */
 } archs[] = {
-    {"llama", "mixtral", EXPERTS, {dense, mixtral_keys, head_dim, window}, false},
-    {"llama", "mistral", WINDOW, {dense, head_dim, window}, false},
-    {"llama", "llama", DENSE, {dense, head_dim}, true},
-    {"mistral3", "mistral", DENSE, {dense, head_dim, window}, false},
-    {"mistral", "mistral", DENSE, {dense, head_dim, window}, false},
-    {"qwen2", "qwen2", DENSE, {dense}, false},
-    {"qwen2moe", "qwen2_moe", EXPERTS, {dense, qwen_moe_keys}, false},
-    {"qwen3", "qwen3", DENSE, {dense, head_dim}, false},
-    {"qwen3moe", "qwen3_moe", EXPERTS, {dense, qwen_moe_keys, head_dim}, false},
-    {"gemma", "gemma", DENSE, {dense, head_dim}, false},
-    {"gemma2", "gemma2", DENSE, {dense, head_dim, window}, false},
-    {"gemma3", "gemma3_text", DENSE, {dense, head_dim, window}, false},
-    {"phi3", "phi3", DENSE, {dense, window}, false},
-    {"olmo2", "olmo2", DENSE, {dense}, false},
-    {"starcoder2", "starcoder2", DENSE, {dense, norm_epsilon, window}, false},
-    {"command-r", "cohere", DENSE, {dense, layer_norm}, false},
-    {"gpt-oss", "gpt_oss", EXPERTS, {oss_keys, head_dim, window}, false},
+    {"llama", "mixtral", EXPERTS, {dense, mixtral_keys, head_dim, window}, false, true},
+    {"llama", "mistral", WINDOW, {dense, head_dim, window}, false, true},
+    {"llama", "llama", DENSE, {dense, head_dim}, true, false},
+    {"mistral3", "mistral", DENSE, {dense, head_dim, window}, false, true},
+    {"mistral", "mistral", DENSE, {dense, head_dim, window}, false, true},
+    {"qwen2", "qwen2", DENSE, {dense}, false, false},
+    {"qwen2moe", "qwen2_moe", EXPERTS, {dense, qwen_moe_keys}, false, false},
+    {"qwen3", "qwen3", DENSE, {dense, head_dim}, false, false},
+    {"qwen3moe", "qwen3_moe", EXPERTS, {dense, qwen_moe_keys, head_dim}, false, false},
+    {"gemma", "gemma", DENSE, {dense, head_dim}, false, false},
+    {"gemma2", "gemma2", DENSE, {dense, head_dim, window}, false, false},
+    {"gemma3", "gemma3_text", DENSE, {dense, head_dim, window}, false, false},
+    {"phi3", "phi3", DENSE, {dense, window}, false, true},
+    {"olmo2", "olmo2", DENSE, {dense}, false, false},
+    {"starcoder2", "starcoder2", DENSE, {dense, norm_epsilon, window}, false, true},
+    {"command-r", "cohere", DENSE, {dense, layer_norm}, false, false},
+    {"gpt-oss", "gpt_oss", EXPERTS, {oss_keys, head_dim, window}, false, false},
 };
 
 struct maker {
@@ -186,6 +190,26 @@ static kvp_err check_value_length(const struct maker *m)
     return KVP_OK;
 }
 
+/* No size depends on these; who computes with them should know. */
+static kvp_err put_rope(const struct maker *m)
+{
+    const struct ckpt_kv *kv = of_arch(m, "rope.scaling.type");
+    const bool tensor = ckpt_find(m->c, "rope_freqs.weight") || ckpt_find(m->c, "rope_factors_long.weight");
+    const bool plain = !kv || kv->type != GGUF_STRING || (kv->count == 4 && memcmp(kv->value, "none", 4) == 0);
+    json_t *scaling, *type;
+    double factor = 1;
+
+    if (plain && !tensor)
+        return KVP_OK;
+    type = plain ? json_string("tensor") : json_stringn((const char *)kv->value, (size_t)kv->count);
+    if (!type)
+        return kvp_fail(m->e, KVP_EINPUT, "%s: %s.rope.scaling.type: expected UTF-8", m->origin, m->arch);
+    if (!ckpt_kv_real(of_arch(m, "rope.scaling.factor"), &factor) || !(factor > 0 && factor <= DBL_MAX))
+        factor = 1;
+    scaling = json_pack("{s:o, s:f}", "rope_type", type, "factor", factor);
+    return put(m, "rope_scaling", scaling);
+}
+
 static kvp_err find_arch(struct maker *m, const struct arch **out)
 {
     const struct ckpt_kv *kv = ckpt_key(m->c, "general.architecture");
@@ -193,7 +217,7 @@ static kvp_err find_arch(struct maker *m, const struct arch **out)
     bool found, known = false;
     char word[sizeof(m->arch)];
 
-    if (!kv || !kv->value || kv->type != 8 || kv->count >= sizeof(m->arch))
+    if (!kv || !kv->value || kv->type != GGUF_STRING || kv->count >= sizeof(m->arch))
         return kvp_fail(m->e, KVP_EINPUT, "%s: general.architecture: expected a short string", m->origin);
     memcpy(word, kv->value, (size_t)kv->count);
     word[kv->count] = 0;
@@ -227,6 +251,9 @@ static kvp_err make(struct maker *m)
         KVP_TRY(put_pairs(m, a->keys[i]));
     KVP_TRY(check_value_length(m));
     KVP_TRY(put_vocab(m));
+    KVP_TRY(put_rope(m));
+    if (a->may_slide && !of_arch(m, "attention.sliding_window"))
+        KVP_TRY(put(m, "sliding_window", json_null()));
     return put_tensors(m, a);
 }
 
