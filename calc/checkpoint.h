@@ -22,6 +22,7 @@ struct ckpt_tensor {
     uint64_t elements;
     uint64_t from, bytes; /* place in the file's data */
     bool plain;           /* a number an element, as it was trained: F64, F32, F16, BF16 */
+    enum kvp_format format; /* of a GGUF block format: itself or the nearest that has a word here; else F32 */
 };
 
 /* One metadata key of a GGUF file. */
@@ -64,7 +65,8 @@ bool ckpt_is_gguf(const char *path);
 /* What the weights of `m` take in these files, into m->file_bytes, file_elements, file_tower and file_mtp: buffers
  * that are no weights and a head that is stored although it is tied are left out. KVP_EINPUT, naming the first thing
  * that differs, where the elements are not those that the config says. Quantized files count other elements than
- * the config's, so of those the bytes are taken unchecked. */
+ * the config's, so of those the bytes are taken unchecked. A GGUF file's elements are the config's whatever its formats; the commonest of these
+ * becomes m->quant. */
 kvp_err ckpt_describe(struct kvp_model *m, const struct checkpoint *c, const char *origin, struct kvp_error *e);
 
 /* The config.json that a GGUF file's metadata amounts to; *text is the caller's to free(). KVP_ENOTSUP naming an

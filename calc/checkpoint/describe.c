@@ -131,6 +131,11 @@ static struct sums add_up(const struct kvp_model *m, const struct checkpoint *c)
 
 /* ---- what differs ------------------------------------------------------------------------------------ */
 
+static uint32_t embed_width(const struct kvp_model *m)
+{
+    return m->embed_width ? m->embed_width : m->width;
+}
+
 static kvp_err differ_embedding(const struct kvp_model *m, const struct checkpoint *c, const char *origin, struct kvp_error *e)
 {
     static const char *const names[] = {"embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
@@ -144,9 +149,9 @@ static kvp_err differ_embedding(const struct kvp_model *m, const struct checkpoi
         if (t->shape[0] != m->vocab)
             return kvp_fail(e, KVP_EINPUT, "%s: %.80s has %" PRIu64 " rows, and the config says a vocabulary of %" PRIu32, origin, t->name,
                             t->shape[0], m->vocab);
-        if (t->shape[1] != m->width)
+        if (t->shape[1] != embed_width(m))
             return kvp_fail(e, KVP_EINPUT, "%s: %.80s has %" PRIu64 " columns, and the config says a width of %" PRIu32, origin, t->name,
-                            t->shape[1], m->width);
+                            t->shape[1], embed_width(m));
     }
     return KVP_OK;
 }
@@ -208,7 +213,8 @@ static kvp_err differ(const struct kvp_model *m, const struct checkpoint *c, uin
 {
     KVP_TRY(differ_embedding(m, c, origin, e));
     KVP_TRY(differ_layers(m, c, origin, e));
-    return kvp_fail(e, KVP_EINPUT, "%s: its weights have %" PRIu64 " elements, and the config says %" PRIu64, origin, found, want);
+    return kvp_fail(e, KVP_EINPUT, "%s: its weights have %" PRIu64 " elements, and the config says %" PRIu64 " (a config.json itself is read without this check)", origin, found,
+                    want);
 }
 
 /* ---- all of it --------------------------------------------------------------------------------------- */
@@ -224,12 +230,32 @@ static void take_groups(struct kvp_model *m, const struct sums *s)
 /* The files hold a head or they do not, whatever the config's class is (a backbone saved alone). */
 static void without_head(struct kvp_model *m, const struct sums *s)
 {
-    const uint64_t head = (m->head_rows ? (uint64_t)m->head_rows : m->vocab) * m->width;
+    const uint64_t head = (m->head_rows ? (uint64_t)m->head_rows : m->vocab) * embed_width(m);
     bool over = false;
 
     if (!s->head && !m->tied && !m->no_head && !m->head_bias &&
         weight_parameters(&over, m, false, false, NULL) == num_add(&over, s->elements[TEXT], head))
         m->no_head = true;
+}
+
+/* What a step reads is worked out from shapes, so it needs one format for the matrices of a mixed file. */
+static void take_format(struct kvp_model *m, const struct checkpoint *c)
+{
+    uint64_t of[KVP_FORMATS] = {0}, plain = 0;
+    enum kvp_format most = KVP_F32;
+    bool over = false;
+
+    for (size_t i = 0; i < c->n; i++) {
+        uint64_t *sum = c->v[i].plain ? &plain : &of[c->v[i].format];
+
+        *sum = num_add(&over, *sum, c->v[i].elements);
+    }
+    for (int f = KVP_F32 + 1; f < KVP_FORMATS; f++)
+        if (of[f] > of[most] || most == KVP_F32)
+            most = (enum kvp_format)f;
+    if (of[most] <= plain)
+        return;
+    m->quant = (struct kvp_quant){.format = KVP_WF_GGML, .ggml = most, .embed = true, .head = true, .method = "gguf"};
 }
 
 kvp_err ckpt_describe(struct kvp_model *m, const struct checkpoint *c, const char *origin, struct kvp_error *e)
@@ -245,6 +271,8 @@ kvp_err ckpt_describe(struct kvp_model *m, const struct checkpoint *c, const cha
         m->file_elements = 0;
         return KVP_OK;
     }
+    if (c->gguf)
+        take_format(m, c);
     without_head(m, &s);
     want = weight_parameters(&over, m, false, false, NULL);
     if (over)

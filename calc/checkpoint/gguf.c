@@ -17,7 +17,7 @@ enum value { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64
 
 static const uint8_t value_bytes[VALUES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-/* A row is here by ggml's number; `elements` 0: a format of calc/tensors.h. */
+/* A row is here by ggml's number; `elements` 0: a format of calc/tensors.h, else `format` is the nearest that is there. */
 static const struct ggml_row {
     const char *name;
     enum kvp_format format;
@@ -31,32 +31,33 @@ static const struct ggml_row {
     [6] = {"Q5_0", KVP_Q5_0},
     [7] = {"Q5_1", KVP_Q5_1},
     [8] = {"Q8_0", KVP_Q8_0},
-    [9] = {"Q8_1", .elements = 32, .bytes = 36},
+    [9] = {"Q8_1", KVP_Q8_0, .elements = 32, .bytes = 36},
     [10] = {"Q2_K", KVP_Q2_K},
     [11] = {"Q3_K", KVP_Q3_K},
     [12] = {"Q4_K", KVP_Q4_K},
     [13] = {"Q5_K", KVP_Q5_K},
     [14] = {"Q6_K", KVP_Q6_K},
-    [15] = {"Q8_K", .elements = 256, .bytes = 292},
-    [16] = {"IQ2_XXS", .elements = 256, .bytes = 66},
-    [17] = {"IQ2_XS", .elements = 256, .bytes = 74},
-    [18] = {"IQ3_XXS", .elements = 256, .bytes = 98},
-    [19] = {"IQ1_S", .elements = 256, .bytes = 50},
+    [15] = {"Q8_K", KVP_Q8_0, .elements = 256, .bytes = 292},
+    [16] = {"IQ2_XXS", KVP_Q2_K, .elements = 256, .bytes = 66},
+    [17] = {"IQ2_XS", KVP_Q2_K, .elements = 256, .bytes = 74},
+    [18] = {"IQ3_XXS", KVP_Q3_K, .elements = 256, .bytes = 98},
+    [19] = {"IQ1_S", KVP_Q2_K, .elements = 256, .bytes = 50},
     [20] = {"IQ4_NL", KVP_IQ4_NL},
-    [21] = {"IQ3_S", .elements = 256, .bytes = 110},
-    [22] = {"IQ2_S", .elements = 256, .bytes = 82},
+    [21] = {"IQ3_S", KVP_Q3_K, .elements = 256, .bytes = 110},
+    [22] = {"IQ2_S", KVP_Q2_K, .elements = 256, .bytes = 82},
     [23] = {"IQ4_XS", KVP_IQ4_XS},
     [24] = {"I8", .elements = 1, .bytes = 1},
     [25] = {"I16", .elements = 1, .bytes = 2},
     [26] = {"I32", .elements = 1, .bytes = 4},
     [27] = {"I64", .elements = 1, .bytes = 8},
     [28] = {"F64", .elements = 1, .bytes = 8, .plain = true},
-    [29] = {"IQ1_M", .elements = 256, .bytes = 56},
+    [29] = {"IQ1_M", KVP_Q2_K, .elements = 256, .bytes = 56},
     [30] = {"BF16", KVP_BF16, .plain = true},
-    [34] = {"TQ1_0", .elements = 256, .bytes = 54},
-    [35] = {"TQ2_0", .elements = 256, .bytes = 66},
+    [34] = {"TQ1_0", KVP_Q2_K, .elements = 256, .bytes = 54},
+    [35] = {"TQ2_0", KVP_Q2_K, .elements = 256, .bytes = 66},
     [39] = {"MXFP4", KVP_MXFP4},
-    [40] = {"NVFP4", .elements = 64, .bytes = 36},
+    [40] = {"NVFP4", KVP_NVFP4, .elements = 64, .bytes = 36},
+    [41] = {"Q1_0", KVP_Q2_K, .elements = 128, .bytes = 18},
 };
 
 /* ---- bytes ------------------------------------------------------------------------------------------- */
@@ -268,6 +269,7 @@ static kvp_err count_bytes(struct ckpt_tensor *t, uint64_t type, struct cursor *
     block = row->elements ? row->elements : format_block(row->format);
     snprintf(t->dtype, sizeof(t->dtype), "%s", row->name);
     t->plain = row->plain;
+    t->format = row->plain ? KVP_F32 : row->format;
     if (first % block)
         return kvp_fail(r->e, KVP_EINPUT, "%s: %.80s: rows of %" PRIu64 " elements are no whole blocks of %s (%" PRIu64 ")", r->origin, t->name,
                         first, row->name, block);

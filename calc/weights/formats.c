@@ -20,7 +20,7 @@ struct store_plan store_of_model(const struct kvp_model *m, enum kvp_format plai
         roles |= 1u << KVP_ROLE_EMBED;
     if (m->quant.head)
         roles |= 1u << KVP_ROLE_HEAD;
-    return (struct store_plan){.plain = plain, .quant = m->quant, .roles = roles & ~m->quant.kept};
+    return (struct store_plan){.plain = plain, .quant = m->quant, .roles = roles & ~m->quant.kept, .ggml = m->quant.ggml};
 }
 
 /* Where the tensors go: into a list, or only their bytes are added up. */

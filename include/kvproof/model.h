@@ -134,6 +134,7 @@ struct kvp_quant {
     unsigned kept;             /* roles (1 << enum kvp_role) that stay in the model's dtype */
     enum kvp_format kv;        /* kv_cache_scheme; F32: not said */
     char method[24];           /* the config's word */
+    enum kvp_format ggml;      /* GGML: the files' commonest block format, which what is not counted from them takes */
 };
 
 struct kvp_model {

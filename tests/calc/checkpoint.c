@@ -209,7 +209,7 @@ static const struct {
     {9, 32, 36},     {10, 256, 84},   {11, 256, 110},  {12, 256, 144},  {13, 256, 176},  {14, 256, 210},  {15, 256, 292},
     {16, 256, 66},   {17, 256, 74},   {18, 256, 98},   {19, 256, 50},   {20, 32, 18},    {21, 256, 110},  {22, 256, 82},
     {23, 256, 136},  {24, 3, 3},      {25, 3, 6},      {26, 3, 12},     {27, 3, 24},     {28, 3, 24},     {29, 256, 56},
-    {30, 3, 6},      {34, 256, 54},   {35, 256, 66},   {39, 32, 17},    {40, 64, 36},
+    {30, 3, 6},      {34, 256, 54},   {35, 256, 66},   {39, 32, 17},    {40, 64, 36},    {41, 128, 18},
 };
 
 START_TEST(every_ggml_type_takes_its_bytes)
@@ -246,7 +246,7 @@ END_TEST
 
 START_TEST(an_unknown_type_is_refused_by_its_number)
 {
-    static const unsigned unknown[] = {4, 5, 31, 36, 41, 4000000000u};
+    static const unsigned unknown[] = {4, 5, 31, 36, 43, 4000000000u};
     char want[40];
     struct gguf g;
 
@@ -756,6 +756,8 @@ START_TEST(a_gguf_file_is_a_model)
         ck_assert_uint_eq(m.file_elements, ggufs[_i].x.head ? 74560 : 68160);
         ck_assert_uint_eq(m.cls[0].window, ggufs[_i].x.window);
         ck_assert_uint_eq(m.max_positions, 2048);
+        ck_assert_int_eq(m.quant.format, KVP_WF_GGML);
+        ck_assert_int_eq(m.quant.ggml, KVP_Q8_0);
     } else {
         ck_assert_msg(rc != KVP_OK && strstr(err.text, ggufs[_i].says), "%s", err.text);
     }
