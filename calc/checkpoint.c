@@ -81,7 +81,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct ckpt_tensor *)a)->name, ((const struct ckpt_tensor *)b)->name);
 }
 
-static kvp_err sort_by_name(struct checkpoint *c, const char *origin, struct kvp_error *e)
+kvp_err ckpt_sort(struct checkpoint *c, const char *origin, struct kvp_error *e)
 {
     if (c->n)
         qsort(c->v, c->n, sizeof(*c->v), by_name);
@@ -350,7 +350,7 @@ static kvp_err read_map(struct checkpoint *c, json_t *map, const char *dir, cons
             return kvp_fail(e, KVP_EINPUT, "%s: weight_map: %.80s: expected the name of a .safetensors file in the same directory", index, name);
         KVP_TRY(add_shard(c, dir, file, index, e));
     }
-    KVP_TRY(sort_by_name(c, index, e));
+    KVP_TRY(ckpt_sort(c, index, e));
     return check_map(c, map, index, e);
 }
 
@@ -398,7 +398,7 @@ static kvp_err open_dir(struct checkpoint *c, const char *dir, struct kvp_error 
         return kvp_fail(e, KVP_EINPUT, "%s: %zu .safetensors files and no model.safetensors.index.json that says which count", dir, n);
     KVP_TRY(join(path, sizeof(path), dir, name, e));
     KVP_TRY(add_file(c, path, e));
-    return sort_by_name(c, path, e);
+    return ckpt_sort(c, path, e);
 }
 
 bool ckpt_in_dir(const char *dir)
@@ -428,7 +428,7 @@ kvp_err ckpt_open(struct checkpoint *c, const char *path, struct kvp_error *e)
         if (rc == KVP_OK)
             rc = add_splits(c, path, e);
         if (rc == KVP_OK)
-            rc = sort_by_name(c, path, e);
+            rc = ckpt_sort(c, path, e);
     }
     if (rc != KVP_OK)
         ckpt_free(c);

@@ -35,7 +35,7 @@ struct ckpt_kv {
 };
 
 struct checkpoint {
-    struct ckpt_tensor *v; /* owned, sorted by name once ckpt_open() is done */
+    struct ckpt_tensor *v; /* owned; sorted by name after ckpt_sort() and ckpt_open() */
     size_t n, cap;
     char **files; /* owned */
     uint32_t n_files;
@@ -47,9 +47,13 @@ struct checkpoint {
 
 /* The tensors of one file, added to *c. `head` is the first `len` bytes of a file of `file_bytes`, which may be all
  * of it; it must outlive *c when it is GGUF. KVP_NO, and e untouched: the header goes on, at least *need bytes are
- * wanted. KVP_EINPUT for what a strict reader refuses; ckpt_free() *c in any case. The fuzz target's entry. */
+ * wanted. KVP_EINPUT for what a strict reader refuses; ckpt_free() *c in any case. The fuzz target's entry. Before
+ * tensors are looked up by name, ckpt_sort(). */
 kvp_err ckpt_parse(struct checkpoint *c, const unsigned char *head, size_t len, uint64_t file_bytes, const char *origin,
                    size_t *need, struct kvp_error *e);
+
+/* Sort the tensors by name; KVP_EINPUT where one is there twice. */
+kvp_err ckpt_sort(struct checkpoint *c, const char *origin, struct kvp_error *e);
 
 /* A .safetensors or .gguf file (the first of a split one: all of them), or a directory with safetensors: one file, or
  * model.safetensors.index.json and every shard that it names. ckpt_free() it on success. */
@@ -72,6 +76,9 @@ kvp_err ckpt_describe(struct kvp_model *m, const struct checkpoint *c, const cha
 /* The config.json that a GGUF file's metadata amounts to; *text is the caller's to free(). KVP_ENOTSUP naming an
  * architecture that is not here. */
 kvp_err ckpt_gguf_config(char **text, const struct checkpoint *c, const char *origin, struct kvp_error *e);
+
+/* The model of a GGUF file, by that config, with ckpt_describe(); kvp_model_free() it on success. */
+kvp_err ckpt_gguf_model(struct kvp_model *out, const struct checkpoint *c, const char *origin, struct kvp_error *e);
 
 /* ---- for the files of checkpoint/ ---------------------------------------------------------------------- */
 

@@ -79,31 +79,13 @@ static kvp_err load_headers(struct kvp_model *m, const char *dir, struct kvp_err
     return rc;
 }
 
-static kvp_err gguf_model(struct kvp_model *out, const struct checkpoint *c, const char *path, struct kvp_error *e)
-{
-    char *text = NULL;
-    kvp_err rc;
-
-    if (!c->gguf)
-        return kvp_fail(e, KVP_EINPUT, "%s: not a GGUF file", path);
-    KVP_TRY(ckpt_gguf_config(&text, c, path, e));
-    rc = kvp_model_parse(out, text, strlen(text), path, e);
-    free(text);
-    KVP_TRY(rc);
-    out->name[strlen(out->name) - (ckpt_is_gguf(out->name) ? strlen(".gguf") : 0)] = 0;
-    rc = ckpt_describe(out, c, path, e);
-    if (rc != KVP_OK)
-        kvp_model_free(out);
-    return rc;
-}
-
 static kvp_err load_gguf(struct kvp_model *out, const char *path, struct kvp_error *e)
 {
     struct checkpoint c;
     kvp_err rc;
 
     KVP_TRY(ckpt_open(&c, path, e));
-    rc = gguf_model(out, &c, path, e);
+    rc = ckpt_gguf_model(out, &c, path, e);
     ckpt_free(&c);
     return rc;
 }

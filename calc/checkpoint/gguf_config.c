@@ -47,34 +47,49 @@ static const struct pair oss_keys[] = {
     {"num_experts_per_tok", "expert_used_count", true, false},
     {"intermediate_size", "expert_feed_forward_length", true, false},
     {0}};
+static const struct pair mla_keys[] = {
+    {"kv_lora_rank", "attention.kv_lora_rank", true, false},
+    {"q_lora_rank", "attention.q_lora_rank", false, false},
+    {"qk_rope_head_dim", "rope.dimension_count", true, false},
+    {"first_k_dense_replace", "leading_dense_block_count", true, false},
+    {"n_routed_experts", "expert_count", true, false},
+    {"n_shared_experts", "expert_shared_count", false, false},
+    {"num_experts_per_tok", "expert_used_count", true, false},
+    {"moe_intermediate_size", "expert_feed_forward_length", true, false},
+    {0}};
 static const struct pair layer_norm[] = {{"layer_norm_eps", "attention.layer_norm_epsilon", false, true}, {0}};
 static const struct pair norm_epsilon[] = {{"norm_epsilon", "attention.layer_norm_epsilon", false, true}, {0}};
+
+struct maker;
+static kvp_err put_latent(const struct maker *m);
 
 /* An architecture with experts and the one without are two rows where llama.cpp has one word for both. */
 static const struct arch {
     const char *name, *model_type;
-    enum { ANY, DENSE, EXPERTS, WINDOW } when;
+    enum { DENSE, EXPERTS, WINDOW } when;
     const struct pair *keys[4];
     bool biases;     /* attention_bias and mlp_bias say what the tensors show */
     bool may_slide;  /* no window in the metadata is none, whatever the class assumes */
+    kvp_err (*heads)(const struct maker *m); /* (optional) a head's sizes, when they are not one number */
 } archs[] = {
-    {"llama", "mixtral", EXPERTS, {dense, mixtral_keys, head_dim, window}, false, true},
-    {"llama", "mistral", WINDOW, {dense, head_dim, window}, false, true},
-    {"llama", "llama", DENSE, {dense, head_dim}, true, false},
-    {"mistral3", "mistral", DENSE, {dense, head_dim, window}, false, true},
-    {"mistral", "mistral", DENSE, {dense, head_dim, window}, false, true},
-    {"qwen2", "qwen2", DENSE, {dense}, false, false},
-    {"qwen2moe", "qwen2_moe", EXPERTS, {dense, qwen_moe_keys}, false, false},
-    {"qwen3", "qwen3", DENSE, {dense, head_dim}, false, false},
-    {"qwen3moe", "qwen3_moe", EXPERTS, {dense, qwen_moe_keys, head_dim}, false, false},
-    {"gemma", "gemma", DENSE, {dense, head_dim}, false, false},
-    {"gemma2", "gemma2", DENSE, {dense, head_dim, window}, false, false},
-    {"gemma3", "gemma3_text", DENSE, {dense, head_dim, window}, false, false},
-    {"phi3", "phi3", DENSE, {dense, window}, false, true},
-    {"olmo2", "olmo2", DENSE, {dense}, false, false},
-    {"starcoder2", "starcoder2", DENSE, {dense, norm_epsilon, window}, false, true},
-    {"command-r", "cohere", DENSE, {dense, layer_norm}, false, false},
-    {"gpt-oss", "gpt_oss", EXPERTS, {oss_keys, head_dim, window}, false, false},
+    {"llama", "mixtral", EXPERTS, {dense, mixtral_keys, head_dim, window}, false, true, NULL},
+    {"llama", "mistral", WINDOW, {dense, head_dim, window}, false, true, NULL},
+    {"llama", "llama", DENSE, {dense, head_dim}, true, false, NULL},
+    {"mistral3", "mistral", DENSE, {dense, head_dim, window}, false, true, NULL},
+    {"mistral", "mistral", DENSE, {dense, head_dim, window}, false, true, NULL},
+    {"qwen2", "qwen2", DENSE, {dense}, false, false, NULL},
+    {"qwen2moe", "qwen2_moe", EXPERTS, {dense, qwen_moe_keys}, false, false, NULL},
+    {"qwen3", "qwen3", DENSE, {dense, head_dim}, false, false, NULL},
+    {"qwen3moe", "qwen3_moe", EXPERTS, {dense, qwen_moe_keys, head_dim}, false, false, NULL},
+    {"gemma", "gemma", DENSE, {dense, head_dim}, false, false, NULL},
+    {"gemma2", "gemma2", DENSE, {dense, head_dim, window}, false, false, NULL},
+    {"gemma3", "gemma3_text", DENSE, {dense, head_dim, window}, false, false, NULL},
+    {"phi3", "phi3", DENSE, {dense, window}, false, true, NULL},
+    {"olmo2", "olmo2", DENSE, {dense}, false, false, NULL},
+    {"starcoder2", "starcoder2", DENSE, {dense, norm_epsilon, window}, false, true, NULL},
+    {"command-r", "cohere", DENSE, {dense, layer_norm}, false, false, NULL},
+    {"deepseek2", "deepseek_v2", EXPERTS, {dense, mla_keys}, false, false, put_latent},
+    {"gpt-oss", "gpt_oss", EXPERTS, {oss_keys, head_dim, window}, false, false, NULL},
 };
 
 struct maker {
@@ -210,6 +225,30 @@ static kvp_err put_rope(const struct maker *m)
     return put(m, "rope_scaling", scaling);
 }
 
+/* Multi-head latent attention: where it is stored as one wide KV head, the heads' own widths are under ..._mla. */
+static kvp_err put_latent(const struct maker *m)
+{
+    uint64_t k = 0, v = 0, rope = 0;
+    bool has_k, has_v, found;
+
+    KVP_TRY(number_of(m, "attention.key_length_mla", &k, &has_k));
+    KVP_TRY(number_of(m, "attention.value_length_mla", &v, &has_v));
+    if (!has_k)
+        KVP_TRY(number_of(m, "attention.key_length", &k, &has_k));
+    if (!has_v)
+        KVP_TRY(number_of(m, "attention.value_length", &v, &has_v));
+    KVP_TRY(number_of(m, "rope.dimension_count", &rope, &found));
+    if (!has_k || !has_v || k <= rope)
+        return kvp_fail(m->e, KVP_EINPUT, "%s: %s.attention.key_length and value_length: expected a key wider than the %" PRIu64 " that rotate",
+                        m->origin, m->arch, rope);
+    KVP_TRY(put(m, "qk_nope_head_dim", json_integer((json_int_t)(k - rope))));
+    KVP_TRY(put(m, "v_head_dim", json_integer((json_int_t)v)));
+    found = false;
+    for (size_t i = 0; i < m->c->n && !found; i++)
+        found = strstr(m->c->v[i].name, "exp_probs_b") != NULL;
+    return put(m, "topk_method", json_string(found ? "noaux_tc" : "greedy"));
+}
+
 static kvp_err find_arch(struct maker *m, const struct arch **out)
 {
     const struct ckpt_kv *kv = ckpt_key(m->c, "general.architecture");
@@ -249,7 +288,7 @@ static kvp_err make(struct maker *m)
     KVP_TRY(put_pairs(m, every));
     for (size_t i = 0; i < sizeof(a->keys) / sizeof(a->keys[0]); i++)
         KVP_TRY(put_pairs(m, a->keys[i]));
-    KVP_TRY(check_value_length(m));
+    KVP_TRY((a->heads ? a->heads : check_value_length)(m));
     KVP_TRY(put_vocab(m));
     KVP_TRY(put_rope(m));
     if (a->may_slide && !of_arch(m, "attention.sliding_window"))
@@ -266,5 +305,24 @@ kvp_err ckpt_gguf_config(char **text, const struct checkpoint *c, const char *or
     if (rc == KVP_OK && !*text)
         rc = kvp_fail(e, KVP_ENOMEM, "%s: out of memory", origin);
     json_decref(m.config);
+    return rc;
+}
+
+kvp_err ckpt_gguf_model(struct kvp_model *out, const struct checkpoint *c, const char *origin, struct kvp_error *e)
+{
+    char *text = NULL;
+    kvp_err rc;
+
+    memset(out, 0, sizeof(*out));
+    if (!c->gguf)
+        return kvp_fail(e, KVP_EINPUT, "%s: not a GGUF file", origin);
+    KVP_TRY(ckpt_gguf_config(&text, c, origin, e));
+    rc = kvp_model_parse(out, text, strlen(text), origin, e);
+    free(text);
+    KVP_TRY(rc);
+    out->name[strlen(out->name) - (ckpt_is_gguf(out->name) ? strlen(".gguf") : 0)] = 0;
+    rc = ckpt_describe(out, c, origin, e);
+    if (rc != KVP_OK)
+        kvp_model_free(out);
     return rc;
 }

@@ -678,15 +678,15 @@ struct gguf_case {
     bool head, per_layer, drop_width;
 };
 
-static void write_gguf(const struct gguf_case *x)
-{
-    static struct gguf g;
-    char name[64];
-    uint64_t n;
+static struct gguf file;
 
-    begin(&g, 3);
-    key_text(&g, "general.architecture", x->arch);
-#define KEY(what, value) (snprintf(name, sizeof(name), "%s." what, x->arch), key_u32(&g, name, (value)))
+static void gguf_keys(const struct gguf_case *x)
+{
+    char name[64];
+
+    begin(&file, 3);
+    key_text(&file, "general.architecture", x->arch);
+#define KEY(what, value) (snprintf(name, sizeof(name), "%s." what, x->arch), key_u32(&file, name, (value)))
     KEY("block_count", x->layers);
     if (!x->drop_width)
         KEY("embedding_length", 64);
@@ -698,25 +698,37 @@ static void write_gguf(const struct gguf_case *x)
     if (x->window)
         KEY("attention.sliding_window", x->window);
     snprintf(name, sizeof(name), "%s.attention.head_count_kv", x->arch);
-    key(&g, name, 9);
-    put(&g, 4, 4);
-    put(&g, 2, 8);
-    put(&g, 1, 4);
-    put(&g, x->per_layer ? 2 : 1, 4);
-    key(&g, "tokenizer.ggml.tokens", 9);
-    put(&g, 8, 4);
-    put(&g, 100, 8);
+    key(&file, name, 9);
+    put(&file, 4, 4);
+    put(&file, 2, 8);
+    put(&file, 1, 4);
+    put(&file, x->per_layer ? 2 : 1, 4);
+    key(&file, "tokenizer.ggml.tokens", 9);
+    put(&file, 8, 4);
+    put(&file, 100, 8);
     for (int i = 0; i < 100; i++)
-        put_text(&g, "token");
-    tensor(&g, "token_embd.weight", 8, 64, 100, 6800);
-    tensor(&g, "output_norm.weight", 0, 64, 0, 256);
-    tensor(&g, "rope_freqs.weight", 0, 16, 0, 64);
-    if (x->head)
-        tensor(&g, "output.weight", 8, 64, 100, 6800);
-    gguf_layer(&g, 0);
-    gguf_layer(&g, 1);
-    n = end(&g);
-    write_file("tiny.gguf", g.b, g.n, n);
+        put_text(&file, "token");
+}
+
+static void gguf_ends(bool head)
+{
+    tensor(&file, "token_embd.weight", 8, 64, 100, 6800);
+    tensor(&file, "output_norm.weight", 0, 64, 0, 256);
+    tensor(&file, "rope_freqs.weight", 0, 16, 0, 64);
+    if (head)
+        tensor(&file, "output.weight", 8, 64, 100, 6800);
+}
+
+static void write_gguf(const struct gguf_case *x)
+{
+    uint64_t n;
+
+    gguf_keys(x);
+    gguf_ends(x->head);
+    gguf_layer(&file, 0);
+    gguf_layer(&file, 1);
+    n = end(&file);
+    write_file("tiny.gguf", file.b, file.n, n);
 }
 
 static const struct {
@@ -763,6 +775,83 @@ START_TEST(a_gguf_file_is_a_model)
     }
     kvp_model_free(&m);
     remove_dir();
+}
+END_TEST
+
+START_TEST(a_split_gguf_file_is_read_whole)
+{
+    const struct gguf_case x = {.arch = "llama", .layers = 2};
+    struct kvp_model m;
+    uint64_t n;
+
+    make_dir();
+    gguf_keys(&x);
+    key(&file, "split.count", 2);
+    put(&file, 2, 2);
+    gguf_ends(false);
+    gguf_layer(&file, 0);
+    n = end(&file);
+    write_file("m-00001-of-00002.gguf", file.b, file.n, n);
+    write_file("m.gguf", file.b, file.n, n);
+    begin(&file, 3);
+    key(&file, "split.count", 2);
+    put(&file, 2, 2);
+    gguf_layer(&file, 1);
+    n = end(&file);
+    fresh();
+    ck_assert_int_eq(kvp_model_load(&m, in_dir("m-00001-of-00002.gguf"), &err), KVP_EINPUT);
+    ck_assert_msg(strstr(err.text, "m-00002-of-00002.gguf: missing") != NULL, "%s", err.text);
+    write_file("m-00002-of-00002.gguf", file.b, file.n, n);
+    fresh();
+    ck_assert_msg(kvp_model_load(&m, in_dir("m-00001-of-00002.gguf"), &err) == KVP_OK, "%s", err.text);
+    ck_assert_uint_eq(m.file_bytes, 73360);
+    kvp_model_free(&m);
+    fresh();
+    ck_assert_int_eq(kvp_model_load(&m, in_dir("m.gguf"), &err), KVP_EINPUT); /* which parts are its own? */
+    remove_dir();
+}
+END_TEST
+
+/* From bytes to a model, as a fuzzer goes. */
+static kvp_err model_of(const unsigned char *b, size_t n, uint64_t file_bytes)
+{
+    struct checkpoint c;
+    struct kvp_model m = {0};
+    unsigned char *copy;
+    size_t need;
+    kvp_err rc = parse_bytes(&c, b, n, file_bytes, &need, &copy);
+
+    if (rc == KVP_OK)
+        rc = ckpt_sort(&c, "f", &err);
+    if (rc == KVP_OK)
+        rc = ckpt_gguf_model(&m, &c, "f", &err);
+    kvp_model_free(&m);
+    ckpt_free(&c);
+    free(copy);
+    return rc;
+}
+
+START_TEST(no_changed_byte_of_a_model_does_harm)
+{
+    const struct gguf_case x = {.arch = "llama", .layers = 2};
+    uint64_t n;
+
+    gguf_keys(&x);
+    gguf_ends(true);
+    gguf_layer(&file, 0);
+    gguf_layer(&file, 1);
+    n = end(&file);
+    ck_assert_msg(model_of(file.b, file.n, n) == KVP_OK, "%s", err.text);
+    for (size_t i = 0; i < file.n; i++) {
+        unsigned char old;
+
+        if (memcmp(file.b + i, "token", 5) == 0) /* a hundred that are alike */
+            i += 4;
+        old = file.b[i];
+        file.b[i] = (unsigned char)(_i ? old ^ 1u << (i % 8) : 0xff);
+        model_of(file.b, file.n, n);
+        file.b[i] = old;
+    }
 }
 END_TEST
 
@@ -831,6 +920,8 @@ int main(void)
     tcase_add_test(models, shards_are_read_by_their_index);
     tcase_add_loop_test(models, golden_directories_load_with_their_bytes, 0, COUNT(goldens));
     tcase_add_loop_test(models, a_gguf_file_is_a_model, 0, COUNT(ggufs));
+    tcase_add_test(models, a_split_gguf_file_is_read_whole);
+    tcase_add_loop_test(models, no_changed_byte_of_a_model_does_harm, 0, 2);
     tcase_add_test(models, weights_are_the_files_unless_others_are_asked_for);
     return run("checkpoint", cases, COUNT(cases));
 }
