@@ -412,7 +412,13 @@ bool ckpt_in_dir(const char *dir)
 
 bool ckpt_is_gguf(const char *path)
 {
-    return ends_with(path, ".gguf");
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    char magic[4] = "";
+    const bool is = fd >= 0 && pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && memcmp(magic, "GGUF", sizeof(magic)) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    return is;
 }
 
 kvp_err ckpt_open(struct checkpoint *c, const char *path, struct kvp_error *e)

@@ -63,7 +63,7 @@ void ckpt_free(struct checkpoint *c);
 /* Does the directory hold safetensors at all? (an index without its shards does) */
 bool ckpt_in_dir(const char *dir);
 
-/* Does this look like the name of a checkpoint file that kvp_model_load() takes by itself? */
+/* Is this a file that begins as GGUF does, whatever its name? */
 bool ckpt_is_gguf(const char *path);
 
 /* What the weights of `m` take in these files, into m->file_bytes, file_elements, file_tower and file_mtp: buffers

@@ -26,6 +26,13 @@ static bool exists(const char *path)
     return stat(path, &st) == 0;
 }
 
+static bool ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
 /* "DIR/NAME" in buf; KVP_EINPUT when that is longer than a path may be. */
 static kvp_err join(char *buf, size_t n, const char *dir, const char *name, struct kvp_error *e)
 {
@@ -65,16 +72,14 @@ static kvp_err read_side(struct kvp_model *m, const char *path, struct kvp_error
     return rc;
 }
 
-/* The safetensors beside a config say how many bytes the weights take, and must be of that config. */
-static kvp_err load_headers(struct kvp_model *m, const char *dir, struct kvp_error *e)
+/* Safetensors say how many bytes the weights take, and must be of the config beside them. */
+static kvp_err load_headers(struct kvp_model *m, const char *path, struct kvp_error *e)
 {
     struct checkpoint c;
     kvp_err rc;
 
-    if (!ckpt_in_dir(dir))
-        return KVP_OK;
-    KVP_TRY(ckpt_open(&c, dir, e));
-    rc = ckpt_describe(m, &c, dir, e);
+    KVP_TRY(ckpt_open(&c, path, e));
+    rc = ckpt_describe(m, &c, path, e);
     ckpt_free(&c);
     return rc;
 }
@@ -91,7 +96,7 @@ static kvp_err load_gguf(struct kvp_model *out, const char *path, struct kvp_err
 }
 
 /* A config.json may be silent about quantization that a file beside it declares. */
-static kvp_err load_dir(struct kvp_model *out, const char *dir, struct kvp_error *e)
+static kvp_err load_dir(struct kvp_model *out, const char *dir, const char *tensors, struct kvp_error *e)
 {
     static const char *const side_files[] = {"quantize_config.json", "hf_quant_config.json"};
     char path[PATH_MAX];
@@ -110,10 +115,23 @@ static kvp_err load_dir(struct kvp_model *out, const char *dir, struct kvp_error
             return rc;
         }
     }
-    rc = load_headers(out, dir, e);
+    rc = tensors ? load_headers(out, tensors, e) : ckpt_in_dir(dir) ? load_headers(out, dir, e) : KVP_OK;
     if (rc != KVP_OK)
         kvp_model_free(out);
     return rc;
+}
+
+/* One file of tensors: the config is beside it. */
+static kvp_err load_safetensors(struct kvp_model *out, const char *path, struct kvp_error *e)
+{
+    const char *slash = strrchr(path, '/');
+    char dir[PATH_MAX];
+    int n;
+
+    n = slash ? snprintf(dir, sizeof(dir), "%.*s", (int)(slash > path ? slash - path : 1), path) : snprintf(dir, sizeof(dir), ".");
+    if (n < 0 || (size_t)n >= sizeof(dir))
+        return kvp_fail(e, KVP_EINPUT, "%.200s...: the path is too long", path);
+    return load_dir(out, dir, path, e);
 }
 
 /* ---- built-in names ---------------------------------------------------------------------------------- */
@@ -179,9 +197,13 @@ kvp_err kvp_model_load(struct kvp_model *out, const char *path_or_name, struct k
         return kvp_fail(e, KVP_EINPUT,
                         "the model is an empty string; expected a path or a name from `kvproof list models`");
     if (is_dir(path_or_name))
-        return load_dir(out, path_or_name, e);
-    if (ckpt_is_gguf(path_or_name) && exists(path_or_name))
+        return load_dir(out, path_or_name, NULL, e);
+    if (ckpt_is_gguf(path_or_name))
         return load_gguf(out, path_or_name, e);
+    if (exists(path_or_name) && ends_with(path_or_name, ".gguf"))
+        return kvp_fail(e, KVP_EINPUT, "%s: the file does not begin with GGUF", path_or_name);
+    if (exists(path_or_name) && ends_with(path_or_name, ".safetensors"))
+        return load_safetensors(out, path_or_name, e);
     if (exists(path_or_name))
         return load_file(out, path_or_name, e);
     return load_builtin(out, path_or_name, e);

@@ -320,7 +320,8 @@ kvp_err ckpt_gguf_model(struct kvp_model *out, const struct checkpoint *c, const
     rc = kvp_model_parse(out, text, strlen(text), origin, e);
     free(text);
     KVP_TRY(rc);
-    out->name[strlen(out->name) - (ckpt_is_gguf(out->name) ? strlen(".gguf") : 0)] = 0;
+    if (strlen(out->name) > 5 && strcmp(out->name + strlen(out->name) - 5, ".gguf") == 0)
+        out->name[strlen(out->name) - 5] = 0;
     rc = ckpt_describe(out, c, origin, e);
     if (rc != KVP_OK)
         kvp_model_free(out);

@@ -190,8 +190,9 @@ struct kvp_model {
     uint64_t file_tower_bytes, file_mtp_bytes;
 };
 
-/* Load a model from a config.json, a directory that holds one, a .gguf file, or a built-in name (data/models/).
- * Safetensors in the directory: their headers must be of that config, and give file_bytes.
+/* Load a model from a config.json, a directory that holds one, a GGUF file, or a built-in name (data/models/).
+ * Safetensors in the directory (or one of its files, by name): their headers must be of that config, and give
+ * file_bytes.
  * Dialects: calc/families/. A key that is unknown and looks as if it could change memory is KVP_EINPUT
  * naming it. *out is zeroed first; kvp_model_free() it on success.
  * Implemented in calc/model.c. */

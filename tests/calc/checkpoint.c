@@ -414,7 +414,8 @@ static void hostile(struct gguf *g, int i)
     case 15: /* five dimensions */
         put_text(g, "a");
         put(g, 5, 4);
-        put(g, 1, 40);
+        for (int d = 0; d < 5; d++)
+            put(g, 1, 8);
         g->tensors = 1;
         break;
     case 16: /* a far offset */
@@ -640,12 +641,15 @@ START_TEST(golden_directories_load_with_their_bytes)
     char path[512];
     struct kvp_model m;
 
-    snprintf(path, sizeof(path), "%s/golden/%s", getenv("KVPROOF_TESTS"), goldens[_i].name);
-    fresh();
-    ck_assert_msg(kvp_model_load(&m, path, &err) == KVP_OK, "%s", err.text);
-    ck_assert_uint_eq(m.file_elements, goldens[_i].elements);
-    ck_assert_uint_eq(m.file_bytes, 4 * goldens[_i].elements);
-    kvp_model_free(&m);
+    for (int alone = 0; alone < 2; alone++) {
+        snprintf(path, sizeof(path), "%s/golden/%s%s", getenv("KVPROOF_TESTS"), goldens[_i].name, alone ? "/model.safetensors" : "");
+        fresh();
+        ck_assert_msg(kvp_model_load(&m, path, &err) == KVP_OK, "%s", err.text);
+        ck_assert_str_eq(m.name, goldens[_i].name);
+        ck_assert_uint_eq(m.file_elements, goldens[_i].elements);
+        ck_assert_uint_eq(m.file_bytes, 4 * goldens[_i].elements);
+        kvp_model_free(&m);
+    }
 }
 END_TEST
 
@@ -812,6 +816,32 @@ START_TEST(a_split_gguf_file_is_read_whole)
 }
 END_TEST
 
+START_TEST(a_gguf_file_is_known_by_its_first_bytes)
+{
+    const struct gguf_case x = {.arch = "llama", .layers = 2};
+    struct kvp_model m;
+    char from[256];
+
+    make_dir();
+    write_gguf(&x);
+    snprintf(from, sizeof(from), "%s", in_dir("tiny.gguf"));
+    ck_assert_int_eq(rename(from, in_dir("sha256-0123")), 0);
+    fresh();
+    ck_assert_msg(kvp_model_load(&m, in_dir("sha256-0123"), &err) == KVP_OK, "%s", err.text);
+    ck_assert_uint_eq(m.file_bytes, 73360);
+    kvp_model_free(&m);
+    write_text("not.gguf", "{}");
+    fresh();
+    ck_assert_int_eq(kvp_model_load(&m, in_dir("not.gguf"), &err), KVP_EINPUT);
+    ck_assert_msg(strstr(err.text, "does not begin with GGUF") != NULL, "%s", err.text);
+    write_safetensors("lone.safetensors", "F16", 2, ALL);
+    fresh();
+    ck_assert_int_eq(kvp_model_load(&m, in_dir("lone.safetensors"), &err), KVP_EINPUT);
+    ck_assert_msg(strstr(err.text, "config.json") != NULL, "%s", err.text);
+    remove_dir();
+}
+END_TEST
+
 /* From bytes to a model, as a fuzzer goes. */
 static kvp_err model_of(const unsigned char *b, size_t n, uint64_t file_bytes)
 {
@@ -921,6 +951,7 @@ int main(void)
     tcase_add_loop_test(models, golden_directories_load_with_their_bytes, 0, COUNT(goldens));
     tcase_add_loop_test(models, a_gguf_file_is_a_model, 0, COUNT(ggufs));
     tcase_add_test(models, a_split_gguf_file_is_read_whole);
+    tcase_add_test(models, a_gguf_file_is_known_by_its_first_bytes);
     tcase_add_loop_test(models, no_changed_byte_of_a_model_does_harm, 0, 2);
     tcase_add_test(models, weights_are_the_files_unless_others_are_asked_for);
     return run("checkpoint", cases, COUNT(cases));
