@@ -106,6 +106,6 @@ void ops_encoder(const struct pass *s)
     }
     s->o->over |= each.over;
     s->o->oom |= each.oom;
-    free(each.v);
+    ops_free(&each);
     ops_add(s->o, KVP_OP_ENCODE, s->phase, UINT32_MAX, 1, all);
 }
