@@ -133,7 +133,8 @@ static void begin(struct gguf *g, unsigned version)
     *g = (struct gguf){0};
     put(g, 0x46554747, 4);
     put(g, version, 4);
-    put(g, 0, 16);
+    put(g, 0, 8);
+    put(g, 0, 8);
 }
 
 static void key(struct gguf *g, const char *name, unsigned type)
