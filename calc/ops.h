@@ -22,11 +22,19 @@ struct ops_memo {
     uint64_t weights, flops, read, written; /* of all calls; the last three a row */
 };
 
+/* What a matrix takes as it is stored. */
+struct ops_weights {
+    enum kvp_role role;
+    uint64_t rows, cols, bytes; /* rows 0: nobody's */
+};
+enum { OPS_WEIGHTS = 61 };
+
 struct ops {
     struct kvp_op_cost *v; /* owned; free() */
     uint32_t n, cap;
     bool over, oom;
     struct ops_memo *memo; /* owned [cap]: by the op's place in the list; ops_forget() when weights are stored otherwise */
+    struct ops_weights weights[OPS_WEIGHTS]; /* by a hash */
 };
 
 void ops_forget(struct ops *o);

@@ -53,29 +53,97 @@ struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *na
     return x;
 }
 
-static void split_one(struct plan *p, uint32_t layer)
+static kvp_err room_to_split(struct plan *p, struct kvp_error *e)
+{
+    const uint32_t layers = p->model->layers ? p->model->layers : 1;
+
+    if (!p->opened.split) {
+        p->opened.split = calloc(layers, sizeof(*p->opened.split));
+        p->opened.group_of = calloc(layers, sizeof(*p->opened.group_of));
+    }
+    if (!p->opened.split || !p->opened.group_of)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
+    p->cls = p->opened.split;
+    p->n_classes = 0;
+    return KVP_OK;
+}
+
+static void begin_class(struct plan *p, uint32_t layer, uint32_t kind)
 {
     const struct plan_class *from = &p->opened.unsplit[p->model->class_of[layer]];
-    struct plan_class *to = &p->opened.split[layer];
+    struct plan_class *to = &p->cls[p->n_classes++];
 
     memcpy(to, from, offsetof(struct plan_class, parts) + from->n_parts * sizeof(from->parts[0]));
-    to->count = 1;
     to->first = layer;
-    for (uint32_t i = 0; i < to->n_parts; i++)
-        to->parts[i].layers = 1;
+    to->kind = kind;
+    to->count = 0;
+}
+
+static void join_class(struct plan *p, uint32_t layer, uint32_t c)
+{
+    p->opened.group_of[layer] = c;
+    p->cls[c].count++;
+    for (uint32_t i = 0; i < p->cls[c].n_parts; i++)
+        p->cls[c].parts[i].layers = p->cls[c].count;
+}
+
+/* Who reads whose rows is a matter of single layers (plan_owner). */
+static bool any_reader(const struct kvp_model *m)
+{
+    for (uint32_t i = 0; i < m->classes; i++)
+        if (m->cls[i].no_kv)
+            return true;
+    return false;
+}
+
+kvp_err plan_group(struct plan *p, const uint32_t *kind, struct kvp_error *e)
+{
+    const bool apart = any_reader(p->model);
+
+    KVP_TRY(room_to_split(p, e));
+    for (uint32_t l = 0; l < p->model->layers; l++) {
+        const struct kvp_layer_class *model = &p->model->cls[p->model->class_of[l]];
+        uint32_t c = apart ? p->n_classes : 0;
+
+        while (c < p->n_classes && (p->cls[c].model != model || p->cls[c].kind != kind[l]))
+            c++;
+        if (c == p->n_classes)
+            begin_class(p, l, kind[l]);
+        join_class(p, l, c);
+    }
+    return KVP_OK;
 }
 
 kvp_err plan_split(struct plan *p, struct kvp_error *e)
 {
-    if (!p->opened.split)
-        p->opened.split = calloc(p->model->layers ? p->model->layers : 1, sizeof(*p->opened.split));
-    if (!p->opened.split)
-        return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
-    for (uint32_t l = 0; l < p->model->layers; l++)
-        split_one(p, l);
-    p->cls = p->opened.split;
-    p->n_classes = p->model->layers;
+    KVP_TRY(room_to_split(p, e));
+    for (uint32_t l = 0; l < p->model->layers; l++) {
+        begin_class(p, l, l);
+        join_class(p, l, l);
+    }
     return KVP_OK;
+}
+
+/* Classes of one model class are chained to its first. */
+static void join_alike(struct plan *p)
+{
+    uint32_t *head = p->opened.head;
+
+    for (uint32_t i = 0; i < p->model->classes; i++)
+        head[i] = UINT32_MAX;
+    for (uint32_t c = p->n_classes; c-- > 0;) {
+        struct plan_class *x = &p->cls[c];
+        uint32_t *first = &head[x->model - p->model->cls];
+
+        x->alike = x->count;
+        x->next = 0;
+        if (*first != UINT32_MAX) {
+            x->next = *first;
+            x->alike += p->cls[*first].alike;
+            p->cls[*first].alike = 0;
+        }
+        *first = c;
+    }
 }
 
 void plan_drop_parts(struct plan_class *c)
@@ -223,6 +291,7 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
     }
     for (uint32_t c = 0; c < p->n_classes; c++) /* last: techniques rewrite what holds tokens, and this doesn't */
         add_state(p, &p->cls[c]);
+    join_alike(p);
     return KVP_OK;
 }
 
@@ -276,7 +345,9 @@ static kvp_err make_room(struct plan *p, struct kvp_error *e)
 
     p->opened.unsplit = calloc(n, sizeof(*p->opened.unsplit));
     p->opened.tables = calloc(l > n ? l : n, sizeof(*p->opened.tables));
-    if (!p->opened.unsplit || !p->opened.tables)
+    p->opened.head = calloc(n, sizeof(*p->opened.head));
+    p->opened.kind = calloc(l ? l : 1, sizeof(*p->opened.kind));
+    if (!p->opened.unsplit || !p->opened.tables || !p->opened.head || !p->opened.kind)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     while (l-- > 0)
         p->opened.unsplit[p->model->class_of[l]].first = l;
@@ -353,6 +424,9 @@ void plan_free(struct plan *p)
 {
     free(p->opened.unsplit);
     free(p->opened.split);
+    free(p->opened.group_of);
+    free(p->opened.head);
+    free(p->opened.kind);
     free(p->opened.tables);
     kvp_model_free(&p->rewritten);
     *p = (struct plan){0};
@@ -510,9 +584,9 @@ static bool any_grows(const struct plan *p)
     return false;
 }
 
-static uint32_t plan_class_of(const struct plan *p, uint32_t layer)
+uint32_t plan_class_of(const struct plan *p, uint32_t layer)
 {
-    return p->n_classes == p->model->layers ? layer : p->model->class_of[layer];
+    return p->cls == p->opened.split ? p->opened.group_of[layer] : p->model->class_of[layer];
 }
 
 /* What one layer's tensors grow by in a step, and what of the old ones goes. */

@@ -72,6 +72,9 @@ struct plan_class {
     uint64_t span; /* decode: most keys a query sees, itself included */
     uint32_t n_parts;
     bool expanded;  /* MLA: keys and values of the heads are stored, not the latent */
+    uint32_t kind;  /* of plan_group() */
+    uint32_t alike; /* layers of this class and of all behind it on `next`: of one model class; 0: it is on another's */
+    uint32_t next;  /* the next class of the same model class; 0: none */
     bool last_only; /* prefill computes only the last token here, and every token's k and v (YOCO's upper half) */
     struct part parts[PLAN_MAX_PARTS];
 };
@@ -100,6 +103,8 @@ struct plan_opened {
     enum kvp_format kv;
     uint64_t encoder_tokens;
     struct plan_class *unsplit, *split; /* owned: the model's classes; room for one a layer */
+    uint32_t *group_of, *head;          /* owned: [layers] in `split`; [model classes] room */
+    uint32_t *kind;                     /* owned: [layers] room for whoever calls plan_group() */
     uint64_t *tables;                   /* owned: room for plan.tables */
 };
 
@@ -142,9 +147,12 @@ kvp_err plan_open(struct plan *out, const struct kvp_model *m, const struct kvp_
                   enum kvp_format kv, bool rewritten, struct kvp_error *e);
 kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error *e);
 
-/* One plan class a layer, for techniques whose budgets differ by layer; KVP_ENOMEM. Classes that came out
- * alike may be many: bytes and FLOPs do not mind. */
+/* Divide the model's classes, before their parts differ: layers of one model class and one kind[layer] become a class
+ * (each its own on a model where some read others' rows).
+ * plan_split(): each layer its own, for techniques whose budgets differ from layer to layer. KVP_ENOMEM. */
+kvp_err plan_group(struct plan *p, const uint32_t *kind, struct kvp_error *e);
 kvp_err plan_split(struct plan *p, struct kvp_error *e);
+uint32_t plan_class_of(const struct plan *p, uint32_t layer);
 
 /* For techniques: a new part, at most PLAN_MAX_PARTS a class: tokens whole, never paged, its law a ring
  * without a limit. */

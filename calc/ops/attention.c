@@ -68,29 +68,44 @@ uint64_t pass_cache_reread(const struct pass *s, uint32_t cls)
     return cache_of(s, cls, s->before);
 }
 
+/* Channels of a token's q, k and v in one layer; k and v only where the layer projects its own. */
+struct widths {
+    uint64_t q, k, v, out;
+};
+
+static struct widths widths_of(const struct pass *s, const struct kvp_layer_class *m)
+{
+    const bool own = !m->no_kv && !s->kv_done;
+
+    return (struct widths){(uint64_t)m->heads * m->head_dim, own ? (uint64_t)m->kv_heads * m->head_dim : 0,
+                           own ? (uint64_t)m->kv_heads * m->v_head_dim : 0, (uint64_t)m->heads * m->v_head_dim};
+}
+
 static void attention_prefill(const struct pass *s, uint32_t cls)
 {
     const struct kvp_layer_class *m = s->p->cls[cls].model;
-    const uint64_t q = prod3(s, m->heads, m->head_dim, 1), kv = prod3(s, m->kv_heads, m->head_dim, 1);
-    const uint64_t each = NUM_PROD(&s->o->over, 4, s->B, q);
+    const uint64_t q = (uint64_t)m->heads * m->head_dim, out = (uint64_t)m->heads * m->v_head_dim;
+    const uint64_t kv = (uint64_t)m->kv_heads * ((uint64_t)m->head_dim + m->v_head_dim);
+    const uint64_t each = NUM_PROD(&s->o->over, 2, s->B, q + out);
 
     ops_add(s->o, KVP_OP_ATTN, s->phase, cls, s->p->cls[cls].count,
             (struct cost){.flops = num_mul(&s->o->over, each, pass_pairs(s, cls)),
                           .flops_full = num_mul(&s->o->over, each, pass_pairs_full(s)),
-                          .read = sum(s, prod3(s, F, s->N, q + 2 * kv), pass_cache_reread(s, cls)),
-                          .written = sum(s, prod3(s, F, s->N, q), prod3(s, F, s->N, m->heads))});
+                          .read = sum(s, prod3(s, F, s->N, q + kv), pass_cache_reread(s, cls)),
+                          .written = prod3(s, F, s->N, out + m->heads)});
 }
 
 static void attention_decode(const struct pass *s, uint32_t cls)
 {
     const struct plan_class *c = &s->p->cls[cls];
     const struct kvp_layer_class *m = c->model;
-    const uint64_t q = prod3(s, m->heads, m->head_dim, 1), row = prod3(s, F, s->B, q);
     /* an absorbed factor leaves q as wide as what is stored, or the weighted sum */
-    const uint64_t key = m->absorb_k ? m->low_k : m->head_dim, value = m->absorb_v ? m->low_v : m->head_dim;
+    const uint64_t key = m->absorb_k ? m->low_k : m->head_dim, value = m->absorb_v ? m->low_v : m->v_head_dim;
     const uint64_t flops = NUM_PROD(&s->o->over, 2, s->B, m->heads, key + value, pass_keys(s, cls));
 
-    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count, (struct cost){flops, flops, sum(s, row, pass_cache_read(s, cls)), row});
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count,
+            (struct cost){flops, flops, sum(s, NUM_PROD(&s->o->over, F, s->B, m->heads, m->head_dim), pass_cache_read(s, cls)),
+                          NUM_PROD(&s->o->over, F, s->B, m->heads, m->v_head_dim)});
 }
 
 void pass_technique_ops(const struct pass *s, uint32_t cls)
@@ -107,51 +122,47 @@ void pass_technique_ops(const struct pass *s, uint32_t cls)
     }
 }
 
-/* Channels that the layer projects for one token's k and v. */
-static uint64_t kv_rows(const struct pass *s, const struct kvp_layer_class *m)
+/* Rows of the matrix that yields a token's q (and its gate), k and v, or the factors they are made of. */
+static uint64_t qkv_rows(const struct pass *s, const struct kvp_layer_class *m, uint64_t q)
 {
-    if (m->no_kv || s->kv_done)
-        return 0;
-    if (m->low_k)
-        return (uint64_t)m->low_k + m->low_v;
-    return 2 * (uint64_t)m->kv_heads * m->head_dim;
+    const struct widths x = widths_of(s, m);
+
+    if (m->low_k && x.k)
+        return q + m->low_k + m->low_v;
+    return q + x.k + (m->k_is_v ? 0 : x.v);
+}
+
+static void project(const struct pass *s, uint32_t cls, uint64_t q)
+{
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
+    const uint64_t in = m->attn_in ? m->attn_in : s->p->model->width;
+
+    pass_stream(s, KVP_OP_ATTN_NORM, cls, s->p->cls[cls].alike, s->N, in, in, pass_norm_weights(s));
+    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, s->p->cls[cls].alike, s->N, in, qkv_rows(s, m, q), m->qkv_bias, false);
 }
 
 static void rope(const struct pass *s, uint32_t cls, uint64_t channels)
 {
     if (s->p->model->position == KVP_POS_ROPE)
-        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].count, s->N, channels, channels,
+        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].alike, s->N, channels, channels,
                     sum(s, prod3(s, 4, s->N, 1), prod3(s, F, s->p->cls[cls].model->head_dim / 2, 1)));
 }
 
 void pass_kv(const struct pass *s, uint32_t cls)
 {
-    const struct plan_class *c = &s->p->cls[cls];
-    const struct kvp_layer_class *m = c->model;
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
 
     if (m->mixer != KVP_MIX_ATTENTION || m->no_kv)
         return;
-    pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, s->p->model->width, s->p->model->width, pass_norm_weights(s));
-    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, c->count, s->N, s->p->model->width, kv_rows(s, m), m->qkv_bias, false);
-    rope(s, cls, (uint64_t)m->kv_heads * m->head_dim);
-    pass_append(s, cls);
+    if (!s->moving) {
+        project(s, cls, 0);
+        rope(s, cls, (uint64_t)m->kv_heads * m->head_dim);
+    }
+    pass_each(s, cls, pass_append);
 }
 
-void ops_attention(const struct pass *s, uint32_t cls)
+static void attend(const struct pass *s, uint32_t cls)
 {
-    const struct kvp_model *model = s->p->model;
-    const struct kvp_layer_class *m = s->p->cls[cls].model;
-    const uint64_t q = (uint64_t)m->heads * m->head_dim, n = s->p->cls[cls].count;
-    const uint64_t k = m->no_kv || s->kv_done ? 0 : (uint64_t)m->kv_heads * m->head_dim;
-
-    if (m->mixer != KVP_MIX_ATTENTION)
-        return;
-
-    pass_stream(s, KVP_OP_ATTN_NORM, cls, n, s->N, model->width, model->width, pass_norm_weights(s));
-    pass_linear(s, KVP_OP_QKV, KVP_ROLE_ATTN, cls, n, s->N, model->width, q + kv_rows(s, m), m->qkv_bias, false);
-    if (m->qk_norm)
-        pass_stream(s, KVP_OP_QK_NORM, cls, n, s->N, q + k, q + k, pass_plain(s, 2 * (uint64_t)m->head_dim));
-    rope(s, cls, q + k);
     if (!s->kv_done)
         pass_append(s, cls);
     if (s->phase == KVP_DECODE)
@@ -159,5 +170,23 @@ void ops_attention(const struct pass *s, uint32_t cls)
     ops_indexer(s, cls);
     (s->phase == KVP_PREFILL ? attention_prefill : attention_decode)(s, cls);
     pass_technique_ops(s, cls);
-    pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, n, s->N, q, model->width, m->o_bias, true);
+}
+
+void ops_attention(const struct pass *s, uint32_t cls)
+{
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
+    const uint64_t n = s->p->cls[cls].alike;
+    const struct widths x = widths_of(s, m);
+
+    if (m->mixer != KVP_MIX_ATTENTION)
+        return;
+    if (!s->moving) {
+        project(s, cls, m->gated_q ? 2 * x.q : x.q);
+        if (m->qk_norm)
+            pass_stream(s, KVP_OP_QK_NORM, cls, n, s->N, x.q + x.k, x.q + x.k, pass_plain(s, 2 * (uint64_t)m->head_dim));
+        rope(s, cls, x.q + x.k);
+    }
+    pass_each(s, cls, attend);
+    if (!s->moving)
+        pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, n, s->N, x.out, s->p->model->width, m->o_bias, true);
 }

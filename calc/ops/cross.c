@@ -23,7 +23,7 @@ static uint64_t kept(const struct pass *s, uint32_t cls)
 static struct cost linear(const struct pass *s, uint64_t rows, uint64_t in, uint64_t out, bool bias)
 {
     const uint64_t flops = NUM_PROD(&s->o->over, 2, rows, in, out);
-    const uint64_t weights = sum(s, store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_ATTN, out, in, true), bias ? pass_plain(s, out) : 0);
+    const uint64_t weights = sum(s, pass_weights(s, KVP_ROLE_ATTN, out, in), bias ? pass_plain(s, out) : 0);
 
     return (struct cost){flops, flops, sum(s, weights, prod3(s, F, rows, in)), prod3(s, F, rows, out)};
 }
@@ -34,7 +34,7 @@ static void cross_norm(const struct pass *s, uint32_t cls)
     const uint64_t width = s->p->model->width, rows = prod3(s, F, s->N, width);
 
     if (c->model->mixer == KVP_MIX_NONE && c->model->recurrent == KVP_REC_NONE)
-        pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, width, width, pass_norm_weights(s));
+        pass_stream(s, KVP_OP_ATTN_NORM, cls, c->alike, s->N, width, width, pass_norm_weights(s));
     else
         ops_more(s->o, KVP_OP_ATTN_NORM, s->phase, cls, (struct cost){.read = sum(s, rows, pass_norm_weights(s)), .written = rows});
 }
@@ -59,10 +59,10 @@ void ops_cross(const struct pass *s, uint32_t cls)
         proj.read = sum(s, proj.read, x.read);
         proj.written = sum(s, proj.written, kept(s, cls));
     }
-    ops_add(s->o, KVP_OP_CROSS_QKV, s->phase, cls, c->count, proj);
-    ops_add(s->o, KVP_OP_CROSS_ATTN, s->phase, cls, c->count,
+    ops_add(s->o, KVP_OP_CROSS_QKV, s->phase, cls, c->alike, proj);
+    ops_add(s->o, KVP_OP_CROSS_ATTN, s->phase, cls, c->alike,
             (struct cost){NUM_PROD(&s->o->over, 4, s->N, q, tokens), NUM_PROD(&s->o->over, 4, s->N, q, tokens), sum(s, rows, kept(s, cls)), rows});
-    pass_linear(s, KVP_OP_CROSS_O, KVP_ROLE_ATTN, cls, c->count, s->N, q, width, m->o_bias, true);
+    pass_linear(s, KVP_OP_CROSS_O, KVP_ROLE_ATTN, cls, c->alike, s->N, q, width, m->o_bias, true);
 }
 
 /* ---- the encoder ----------------------------------------------------------------------------------------- */

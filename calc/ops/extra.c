@@ -5,7 +5,7 @@
 
 static struct cost product(const struct pass *s, const struct kvp_extra *x)
 {
-    const uint64_t weights = store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_SMALL, x->rows, x->cols, true);
+    const uint64_t weights = pass_weights(s, KVP_ROLE_SMALL, x->rows, x->cols);
     const uint64_t flops = NUM_PROD(&s->o->over, 2, s->N, x->rows, x->cols, x->n);
 
     return (struct cost){flops, flops, prod3(s, x->n, sum(s, weights, prod3(s, F, s->N, x->cols)), 1), NUM_PROD(&s->o->over, F, s->N, x->rows, x->n)};

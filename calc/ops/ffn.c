@@ -41,7 +41,7 @@ static uint32_t pieces_of(const struct pass *s, const struct kvp_layer_class *m,
 /* Weights and FLOPs of `out` outputs from `in` inputs; the activations are the caller's. */
 static void product(const struct pass *s, const struct piece *x, uint64_t in, uint64_t out, struct cost *c)
 {
-    const uint64_t one = sum(s, store_bytes(&s->o->over, &s->p->weights, x->role, out, in, true), x->bias ? pass_plain(s, out) : 0);
+    const uint64_t one = sum(s, pass_weights(s, x->role, out, in), x->bias ? pass_plain(s, out) : 0);
 
     c->flops = c->flops_full = sum(s, c->flops, NUM_PROD(&s->o->over, 2, x->rows, in, out));
     c->read = sum(s, c->read, prod3(s, one, x->copies, 1));
@@ -54,14 +54,14 @@ static void router(const struct pass *s, const struct kvp_layer_class *m, uint32
     struct cost c = {.read = sum(s, prod3(s, F, s->N, D), m->router_bias ? pass_plain(s, m->experts) : 0), .written = prod3(s, F, s->N, out)};
 
     product(s, &x, D, out, &c);
-    ops_add(s->o, KVP_OP_ROUTER, s->phase, cls, s->p->cls[cls].count, c);
+    ops_add(s->o, KVP_OP_ROUTER, s->phase, cls, s->p->cls[cls].alike, c);
 }
 
 void ops_ffn(const struct pass *s, uint32_t cls)
 {
     const struct kvp_model *model = s->p->model;
     const struct kvp_layer_class *m = s->p->cls[cls].model;
-    const uint64_t gates = m->ffn == KVP_FFN_GATED ? 2 : 1, n = s->p->cls[cls].count;
+    const uint64_t gates = m->ffn == KVP_FFN_GATED ? 2 : 1, n = s->p->cls[cls].alike;
     const uint64_t row = prod3(s, F, s->N, model->width);
     struct cost up = {.read = row}, act = {0}, down = {.read = row, .written = row};
     struct piece piece[3];

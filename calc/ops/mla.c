@@ -17,7 +17,7 @@ static struct dims dims_of(const struct pass *s, const struct kvp_layer_class *m
 /* One more matrix of an op: its weights, FLOPs and output; an input that several share is the caller's. */
 static void matrix(const struct pass *s, enum kvp_role role, uint64_t in, uint64_t out, bool bias, struct cost *c)
 {
-    const uint64_t w = store_bytes(&s->o->over, &s->p->weights, role, out, in, true);
+    const uint64_t w = pass_weights(s, role, out, in);
 
     c->flops = c->flops_full = sum(s, c->flops, NUM_PROD(&s->o->over, 2, s->N, in, out));
     c->read = sum(s, c->read, sum(s, w, bias ? pass_plain(s, out) : 0));
@@ -34,10 +34,10 @@ static void projections(const struct pass *s, const struct kvp_layer_class *m, u
         matrix(s, KVP_ROLE_ATTN, d.D, d.q_rank, m->qkv_bias, &c);
     matrix(s, KVP_ROLE_ATTN, d.q_rank ? d.q_rank : d.D, q, false, &c);
     matrix(s, KVP_ROLE_ATTN, d.D, d.rank + d.rope, m->qkv_bias, &c);
-    ops_add(s->o, KVP_OP_QKV, s->phase, cls, s->p->cls[cls].count, c);
-    pass_stream(s, KVP_OP_QK_NORM, cls, s->p->cls[cls].count, s->N, d.q_rank + d.rank, d.q_rank + d.rank, pass_plain(s, d.q_rank + d.rank));
+    ops_add(s->o, KVP_OP_QKV, s->phase, cls, s->p->cls[cls].alike, c);
+    pass_stream(s, KVP_OP_QK_NORM, cls, s->p->cls[cls].alike, s->N, d.q_rank + d.rank, d.q_rank + d.rank, pass_plain(s, d.q_rank + d.rank));
     if (s->p->model->position == KVP_POS_ROPE)
-        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].count, s->N, (d.H + 1) * d.rope, (d.H + 1) * d.rope,
+        pass_stream(s, KVP_OP_ROPE, cls, s->p->cls[cls].alike, s->N, (d.H + 1) * d.rope, (d.H + 1) * d.rope,
                     sum(s, prod3(s, 4, s->N, 1), prod3(s, F, d.rope / 2, 1)));
 }
 
@@ -97,7 +97,7 @@ static struct cost expand(const struct pass *s, const struct dims *d, bool store
 static struct cost absorb(const struct pass *s, const struct dims *d)
 {
     const uint64_t flops = NUM_PROD(&s->o->over, 2, s->N, d->H, d->rank, d->nope + d->v);
-    const uint64_t w = store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_ATTN, d->H * (d->nope + d->v), d->rank, true);
+    const uint64_t w = pass_weights(s, KVP_ROLE_ATTN, d->H * (d->nope + d->v), d->rank);
 
     return (struct cost){flops, flops, sum(s, w, NUM_PROD(&s->o->over, F, s->N, d->H, d->nope + d->rank)),
                          NUM_PROD(&s->o->over, F, s->N, d->H, d->rank + d->v)};
@@ -154,7 +154,7 @@ static uint64_t merged_keys(const struct pass *s, const struct kvp_layer_class *
 /* q, the row that is k and v, and what is merged: values and gates, twice as wide where groups overlap. */
 static void compressed_projections(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
 {
-    const uint64_t D = s->p->model->width, n = s->p->cls[cls].count, twice = m->compress == 4 ? 4 : 2;
+    const uint64_t D = s->p->model->width, n = s->p->cls[cls].alike, twice = m->compress == 4 ? 4 : 2;
     const uint64_t merged = m->compress ? twice * ((uint64_t)m->head_dim + m->index_dim) : 0;
     struct cost c = {.read = prod3(s, F, s->N, D + m->q_rank)};
 
@@ -207,19 +207,13 @@ static void streams(const struct pass *s, const struct kvp_layer_class *m, uint3
 
     if (k)
         matrix(s, KVP_ROLE_SMALL, k * D, mixes, false, &c);
-    ops_add(s->o, KVP_OP_ATTN_NORM, s->phase, cls, s->p->cls[cls].count, c);
+    ops_add(s->o, KVP_OP_ATTN_NORM, s->phase, cls, s->p->cls[cls].alike, c);
 }
 
-static void ops_compressed(const struct pass *s, uint32_t cls)
+static void compressed_attend(const struct pass *s, uint32_t cls)
 {
-    const struct plan_class *c = &s->p->cls[cls];
-    const struct kvp_layer_class *m = c->model;
-    const uint64_t D = s->p->model->width, q = (uint64_t)m->heads * m->head_dim, low = (uint64_t)m->o_groups * m->o_rank;
-    const uint64_t first = NUM_PROD(&s->o->over, 2, s->N, q, m->o_rank); /* each group's heads to its own o_rank */
-    struct cost out = {.flops = first, .read = sum(s, prod3(s, F, s->N, q + low), prod3(s, F, s->N, D)), .written = prod3(s, F, s->N, low)};
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
 
-    streams(s, m, cls);
-    compressed_projections(s, m, cls);
     pass_append(s, cls);
     if (s->phase == KVP_DECODE)
         pass_grow(s, cls);
@@ -227,9 +221,46 @@ static void ops_compressed(const struct pass *s, uint32_t cls)
         compressed_index(s, m, cls);
     compressed_attention(s, m, cls);
     pass_technique_ops(s, cls);
-    out.read = sum(s, out.read, store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_ATTN, low, q / m->o_groups, true));
+}
+
+/* Each group's heads to its own o_rank, then all of those to the width. */
+static void compressed_out(const struct pass *s, const struct kvp_layer_class *m, uint32_t cls)
+{
+    const uint64_t D = s->p->model->width, q = (uint64_t)m->heads * m->head_dim, low = (uint64_t)m->o_groups * m->o_rank;
+    struct cost out = {.flops = NUM_PROD(&s->o->over, 2, s->N, q, m->o_rank), .read = sum(s, prod3(s, F, s->N, q + low), prod3(s, F, s->N, D)),
+                       .written = prod3(s, F, s->N, low)};
+
+    out.read = sum(s, out.read, pass_weights(s, KVP_ROLE_ATTN, low, q / m->o_groups));
     matrix(s, KVP_ROLE_ATTN, low, D, false, &out);
-    ops_add(s->o, KVP_OP_O_PROJ, s->phase, cls, c->count, out);
+    ops_add(s->o, KVP_OP_O_PROJ, s->phase, cls, s->p->cls[cls].alike, out);
+}
+
+static void ops_compressed(const struct pass *s, uint32_t cls)
+{
+    const struct kvp_layer_class *m = s->p->cls[cls].model;
+
+    if (!s->moving) {
+        streams(s, m, cls);
+        compressed_projections(s, m, cls);
+    }
+    pass_each(s, cls, compressed_attend);
+    if (!s->moving)
+        compressed_out(s, m, cls);
+}
+
+static void attend(const struct pass *s, uint32_t cls)
+{
+    const struct plan_class *c = &s->p->cls[cls];
+    const struct dims d = dims_of(s, c->model);
+    const bool expands = s->phase == KVP_PREFILL || c->expanded;
+
+    pass_append(s, cls);
+    if (s->phase == KVP_DECODE)
+        pass_grow(s, cls);
+    ops_indexer(s, cls);
+    ops_add(s->o, KVP_OP_ABSORB, s->phase, cls, c->count, expands ? expand(s, &d, c->expanded) : absorb(s, &d));
+    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count, expands ? expanded(s, &d, cls) : attend_absorbed(s, &d, pass_keys(s, cls), pass_cache_read(s, cls)));
+    pass_technique_ops(s, cls);
 }
 
 void ops_mla(const struct pass *s, uint32_t cls)
@@ -237,7 +268,6 @@ void ops_mla(const struct pass *s, uint32_t cls)
     const struct plan_class *c = &s->p->cls[cls];
     const struct kvp_layer_class *m = c->model;
     const struct dims d = dims_of(s, m);
-    const bool prefill = s->phase == KVP_PREFILL;
 
     if (m->mixer != KVP_MIX_MLA)
         return;
@@ -245,14 +275,11 @@ void ops_mla(const struct pass *s, uint32_t cls)
         ops_compressed(s, cls);
         return;
     }
-    pass_stream(s, KVP_OP_ATTN_NORM, cls, c->count, s->N, d.D, d.D, pass_norm_weights(s));
-    projections(s, m, cls);
-    pass_append(s, cls);
-    if (!prefill)
-        pass_grow(s, cls);
-    ops_indexer(s, cls);
-    ops_add(s->o, KVP_OP_ABSORB, s->phase, cls, c->count, prefill || c->expanded ? expand(s, &d, c->expanded) : absorb(s, &d));
-    ops_add(s->o, KVP_OP_ATTN, s->phase, cls, c->count, prefill || c->expanded ? expanded(s, &d, cls) : attend_absorbed(s, &d, pass_keys(s, cls), pass_cache_read(s, cls)));
-    pass_technique_ops(s, cls);
-    pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, c->count, s->N, d.H * d.v, d.D, m->o_bias, true);
+    if (!s->moving) {
+        pass_stream(s, KVP_OP_ATTN_NORM, cls, c->alike, s->N, d.D, d.D, pass_norm_weights(s));
+        projections(s, m, cls);
+    }
+    pass_each(s, cls, attend);
+    if (!s->moving)
+        pass_linear(s, KVP_OP_O_PROJ, KVP_ROLE_ATTN, cls, c->alike, s->N, d.H * d.v, d.D, m->o_bias, true);
 }

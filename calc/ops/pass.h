@@ -13,9 +13,10 @@ struct pass {
     uint64_t B, T, N; /* sequences; tokens seen by the last query; rows of activations */
     uint64_t logit_rows;
     uint64_t before; /* tokens of each sequence that earlier passes, or another sequence, left in the cache */
-    bool first, last; /* of the prefill: its first pass; the one that ends these sequences' prompts */
+    bool first, last; /* of these sequences' prompts: the pass that begins them; the one that ends them */
     bool whole;       /* the last pass of all: work that is counted for a whole prompt and batch is listed here */
     bool kv_done;     /* k and v of the class are projected and stored already */
+    bool moving;      /* list only what hangs on the place in the prompt; the rest is as it was in the chunk before */
 };
 
 static inline uint64_t prod3(const struct pass *s, uint64_t a, uint64_t b, uint64_t c)
@@ -33,6 +34,11 @@ void pass_linear(const struct pass *s, enum kvp_op op, enum kvp_role role, uint3
                  uint64_t out, bool bias, bool residual);
 /* rows of `in` f32 read and of `out` written, beside `extra` bytes read. */
 void pass_stream(const struct pass *s, enum kvp_op op, uint32_t cls, uint64_t calls, uint64_t rows, uint64_t in, uint64_t out, uint64_t extra);
+/* Bytes of a weight matrix [rows, cols] as stored. */
+uint64_t pass_weights(const struct pass *s, enum kvp_role role, uint64_t rows, uint64_t cols);
+/* List what differs between classes whose layers are otherwise alike, class by class, and add them up in the ops of
+ * `cls`, the first of them. Ops that are the same in all count plan_class.alike layers. */
+void pass_each(const struct pass *s, uint32_t cls, void (*each)(const struct pass *s, uint32_t cls));
 /* Bytes of `n` unquantized weights. */
 uint64_t pass_plain(const struct pass *s, uint64_t n);
 uint64_t pass_norm_weights(const struct pass *s);

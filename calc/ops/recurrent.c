@@ -34,7 +34,7 @@ static void add(const struct pass *s, struct cost *to, struct cost x)
 static void linear(const struct rec *r, struct cost *to, uint64_t in, uint64_t out, bool bias)
 {
     const struct pass *s = r->s;
-    const uint64_t weights = store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_RECURRENT, out, in, true);
+    const uint64_t weights = pass_weights(s, KVP_ROLE_RECURRENT, out, in);
 
     if (!in || !out)
         return;
@@ -175,7 +175,7 @@ static void stateful(const struct rec *r, enum kvp_op op, uint64_t in, uint64_t 
     const struct pass *s = r->s;
     const uint64_t work = prod3(s, s->N, flops, 1), before = s->phase == KVP_DECODE ? state : 0;
 
-    ops_add(s->o, op, s->phase, r->cls, s->p->cls[r->cls].count,
+    ops_add(s->o, op, s->phase, r->cls, s->p->cls[r->cls].alike,
             (struct cost){work, work, sum(s, sum(s, prod3(s, F, s->N, in), pass_plain(s, weights)), before),
                           sum(s, prod3(s, F, s->N, out), state)});
 }
@@ -185,7 +185,7 @@ static void stateful(const struct rec *r, enum kvp_op op, uint64_t in, uint64_t 
 static void channel_mix(const struct rec *r)
 {
     const struct pass *s = r->s;
-    const uint64_t n = s->p->cls[r->cls].count, I = r->c->ffn_width, gate = r->c->recurrent == KVP_REC_RWKV7 ? 0 : r->D;
+    const uint64_t n = s->p->cls[r->cls].alike, I = r->c->ffn_width, gate = r->c->recurrent == KVP_REC_RWKV7 ? 0 : r->D;
 
     pass_stream(s, KVP_OP_MLP_NORM, r->cls, n, s->N, r->D, r->D, pass_norm_weights(s));
     pass_linear(s, KVP_OP_MLP_UP, KVP_ROLE_FFN, r->cls, n, s->N, r->D, I + gate, false, false);
@@ -207,14 +207,14 @@ void ops_recurrent(const struct pass *s, uint32_t cls)
 
     if (r.c->recurrent) {
         if (r.c->mixer == KVP_MIX_NONE) /* side by side with attention one norm serves both */
-            pass_stream(s, KVP_OP_ATTN_NORM, cls, pc->count, s->N, r.D, r.D, pass_norm_weights(s));
+            pass_stream(s, KVP_OP_ATTN_NORM, cls, pc->alike, s->N, r.D, r.D, pass_norm_weights(s));
         in[r.c->recurrent](&r, &first);
-        ops_add(s->o, KVP_OP_REC_IN, s->phase, cls, pc->count, first);
+        ops_add(s->o, KVP_OP_REC_IN, s->phase, cls, pc->alike, first);
         if (x.channels)
             stateful(&r, KVP_OP_REC_CONV, x.channels, x.channels, 2 * x.channels * r.c->conv,
                      x.channels * (r.c->conv + (r.c->conv_bias ? 1 : 0)), state_bytes(&r, true));
         stateful(&r, KVP_OP_REC_SCAN, x.scan_in, x.out, x.flops, x.small, state_bytes(&r, false));
-        pass_linear(s, KVP_OP_REC_OUT, KVP_ROLE_RECURRENT, cls, pc->count, s->N, x.out, r.D,
+        pass_linear(s, KVP_OP_REC_OUT, KVP_ROLE_RECURRENT, cls, pc->alike, s->N, x.out, r.D,
                     r.c->rec_bias && r.c->recurrent != KVP_REC_KDA, true);
     }
     if (r.c->ffn == KVP_FFN_RWKV)

@@ -73,6 +73,7 @@ static bool make_room(struct ops *o)
 
 void ops_forget(struct ops *o)
 {
+    memset(o->weights, 0, sizeof(o->weights));
     if (o->memo)
         memset(o->memo, 0, o->cap * sizeof(*o->memo));
 }
@@ -156,6 +157,21 @@ void pass_stream(const struct pass *s, enum kvp_op op, uint32_t cls, uint64_t ca
     put(s->o, op, s->phase, cls, calls, 0, 0, read, NUM_PROD(&s->o->over, F, rows, out, calls));
 }
 
+/* Which weights there are, and how stored, changes rarely: a sum of a few tensors each is remembered. */
+uint64_t pass_weights(const struct pass *s, enum kvp_role role, uint64_t rows, uint64_t cols)
+{
+    struct ops_weights *w = &s->o->weights[(rows * 7 + cols + role) % OPS_WEIGHTS];
+    bool over = false;
+
+    if (w->role == role && w->rows == rows && w->cols == cols)
+        return w->bytes;
+    *w = (struct ops_weights){role, rows, cols, store_bytes(&over, &s->p->weights, role, rows, cols, true)};
+    if (over)
+        *w = (struct ops_weights){0};
+    s->o->over |= over;
+    return over ? NUM_MAX : w->bytes;
+}
+
 uint64_t pass_plain(const struct pass *s, uint64_t n)
 {
     return format_bytes(&s->o->over, s->p->weights.plain, n);
@@ -179,6 +195,8 @@ static void mix_and_feed(const struct pass *s, uint32_t c)
 {
     ops_attention(s, c);
     ops_mla(s, c);
+    if (s->moving)
+        return;
     ops_recurrent(s, c);
     ops_cross(s, c);
     ops_ffn(s, c);
@@ -198,6 +216,13 @@ static void class_of_last(const struct pass *s, uint32_t c)
         mix_and_feed(&last, c);
 }
 
+static void layers(const struct pass *s)
+{
+    for (uint32_t c = 0; c < s->p->n_classes; c++)
+        if (s->p->cls[c].alike)
+            (s->phase == KVP_PREFILL && s->p->cls[c].last_only ? class_of_last : mix_and_feed)(s, c);
+}
+
 static void forward(const struct pass *s)
 {
     const struct kvp_model *m = s->p->model;
@@ -206,22 +231,21 @@ static void forward(const struct pass *s)
         ops_encoder(s);
     if (!m->no_embed)
         embed(s);
-    for (uint32_t c = 0; c < s->p->n_classes; c++)
-        (s->phase == KVP_PREFILL && s->p->cls[c].last_only ? class_of_last : mix_and_feed)(s, c);
+    layers(s);
     if (m->no_logits || !s->logit_rows)
         return;
     pass_stream(s, KVP_OP_FINAL_NORM, UINT32_MAX, 1, s->logit_rows, m->width, m->width, pass_norm_weights(s));
     pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->embed_width ? m->embed_width : m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
 }
 
-/* Ops of the pass that begins at `from` into the same ops of the passes before it. */
-static void fold(struct ops *o, uint32_t from)
+/* Ops from `from` on into the same ops of [first, from). */
+static void fold(struct ops *o, uint32_t first, uint32_t from)
 {
     uint32_t n = from;
 
     for (uint32_t i = from; i < o->n; i++) {
         struct kvp_op_cost *x = &o->v[i];
-        uint32_t k = 0;
+        uint32_t k = first;
 
         while (k < from && (o->v[k].op != x->op || o->v[k].cls != x->cls))
             k++;
@@ -229,44 +253,102 @@ static void fold(struct ops *o, uint32_t from)
             o->v[n++] = *x;
             continue;
         }
-        o->v[k].calls += x->calls;
+        o->v[k].calls = num_add(&o->over, o->v[k].calls, x->calls);
         accumulate(o, &o->v[k], (struct cost){x->flops, x->flops_full, x->read_bytes, x->written_bytes});
     }
     o->n = n;
 }
 
-/* `B` sequences side by side, their tokens from `from` to the prompt's end, a chunk at a time. */
-static void prefill_together(struct ops *o, struct plan *p, uint64_t B, uint64_t from, bool all_logits, bool *first, bool very_last)
+void pass_each(const struct pass *s, uint32_t cls, void (*each)(const struct pass *s, uint32_t cls))
 {
-    for (uint64_t at = from; at < p->w.prompt; at += p->chunk) {
-        const uint64_t end = num_min(p->w.prompt, num_add(&o->over, at, p->chunk)), N = num_mul(&o->over, B, end - at);
-        const bool last = end == p->w.prompt;
-        const uint32_t before = o->n;
+    const uint32_t first = s->o->n;
 
-        forward(&(struct pass){.o = o, .p = p, .phase = KVP_PREFILL, .B = B, .T = end, .N = N, .before = at, .first = *first,
-                               .last = last, .whole = last && very_last, .logit_rows = all_logits ? N : last ? B : 0});
-        fold(o, before);
-        *first = false;
+    each(s, cls);
+    for (uint32_t c = s->p->cls[cls].next; c; c = s->p->cls[c].next) {
+        const uint32_t from = s->o->n;
+
+        each(s, c);
+        for (uint32_t i = from; i < s->o->n; i++)
+            s->o->v[i].cls = cls;
+        fold(s->o, first, from);
     }
+}
+
+static void times(struct ops *o, struct kvp_op_cost *x, uint64_t n)
+{
+    x->calls = num_mul(&o->over, x->calls, n);
+    x->flops = num_mul(&o->over, x->flops, n);
+    x->flops_full = num_mul(&o->over, x->flops_full, n);
+    x->read_bytes = num_mul(&o->over, x->read_bytes, n);
+    x->written_bytes = num_mul(&o->over, x->written_bytes, n);
+}
+
+/* What one pass over a chunk costs otherwise than the pass over the chunk before it. */
+static bool moves(enum kvp_op op)
+{
+    return op == KVP_OP_APPEND || op == KVP_OP_ATTN || op == KVP_OP_INDEX || op == KVP_OP_ABSORB;
+}
+
+/* The ops from `from` on are those of pass `s`. List `more` passes behind it, each a chunk later: what does not hang on
+ * the place in the prompt is the same. */
+static void go_on(const struct pass *s, uint32_t from, uint64_t more)
+{
+    struct pass next = *s;
+
+    for (uint32_t i = from; i < s->o->n && more; i++)
+        if (!moves(s->o->v[i].op))
+            times(s->o, &s->o->v[i], more + 1);
+    next.moving = true;
+    for (uint64_t i = 0; i < more; i++) {
+        const uint32_t n = s->o->n;
+
+        next.before = next.T;
+        next.T += s->T - s->before;
+        layers(&next);
+        fold(s->o, from, n);
+    }
+}
+
+/* `B` sequences side by side, `count` times over, from token `from` of the prompt on. */
+struct lot {
+    uint64_t B, count, from;
+    bool whole; /* the last of all */
+};
+
+/* A chunk at a time. */
+static void prefill_lot(struct ops *o, struct plan *p, const struct lot *l, bool all_logits)
+{
+    const uint32_t base = o->n;
+    uint64_t at = l->from, more = 0;
+
+    for (; at < p->w.prompt; at += (more + 1) * p->chunk) {
+        const uint64_t end = num_min(p->w.prompt, num_add(&o->over, at, p->chunk)), N = num_mul(&o->over, l->B, end - at);
+        const bool first = at == l->from, last = end == p->w.prompt;
+        const uint32_t from = o->n;
+        const struct pass s = {.o = o, .p = p, .phase = KVP_PREFILL, .B = l->B, .T = end, .N = N, .before = at, .first = first,
+                               .last = last, .whole = last && l->whole, .logit_rows = all_logits ? N : last ? l->B : 0};
+
+        forward(&s);
+        more = first || last ? 0 : (p->w.prompt - end - 1) / p->chunk;
+        go_on(&s, from, more);
+        fold(o, base, from);
+    }
+    for (uint32_t i = base; i < o->n && l->count > 1; i++)
+        times(o, &o->v[i], l->count);
+    fold(o, 0, base);
 }
 
 /* With a prefix in the cache the first sequence computes it, and the others begin behind it. */
 static void prefill(struct ops *o, struct plan *p, bool all_logits)
 {
-    const uint64_t width = plan_pass_width(p);
-    uint64_t left = p->w.batch;
-    bool first = true;
+    const uint64_t width = plan_pass_width(p), alone = p->hit && p->w.batch > 1, batch = p->w.batch - alone;
+    const uint64_t rest = (batch - 1) % width + 1, full = (batch - rest) / width;
 
-    if (p->hit && left > 1) {
-        prefill_together(o, p, 1, 0, all_logits, &first, false);
-        left--;
-    }
-    while (left > 0) {
-        const uint64_t B = num_min(left, width);
-
-        left -= B;
-        prefill_together(o, p, B, B == p->w.batch ? 0 : p->hit, all_logits, &first, left == 0);
-    }
+    if (alone)
+        prefill_lot(o, p, &(struct lot){1, 1, 0, false}, all_logits);
+    if (full)
+        prefill_lot(o, p, &(struct lot){width, full, alone ? p->hit : 0, false}, all_logits);
+    prefill_lot(o, p, &(struct lot){rest, 1, alone ? p->hit : 0, true}, all_logits);
 }
 
 kvp_err ops_build(struct ops *o, struct plan *p, uint64_t logit_rows, struct kvp_error *e)

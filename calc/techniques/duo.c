@@ -78,24 +78,36 @@ static kvp_err check(const struct plan *p, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* Full heads of each layer: the whole model's, spread evenly. */
+static void spread(struct plan *p, double ratio)
+{
+    uint64_t n = 0, full, before = 0;
+
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        n += select_acts(p, &p->cls[i]) ? select_heads(&p->cls[i]) * p->cls[i].count : 0;
+    full = full_heads(ratio, n);
+    for (uint32_t l = 0; l < p->model->layers; l++) {
+        const struct plan_class *c = &p->cls[plan_class_of(p, l)];
+        const uint64_t first = before;
+
+        before += select_acts(p, c) ? select_heads(c) : 0;
+        p->opened.kind[l] = n ? (uint32_t)(full * before / n - full * first / n) : 0;
+    }
+}
+
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     const uint64_t slots = num_add(&p->over, spec_int(s, "sink"), spec_int(s, "recent"));
-    uint64_t n = 0, full, before = 0;
 
     KVP_TRY(check(p, e));
-    KVP_TRY(plan_split(p, e));
-    for (uint32_t i = 0; i < p->n_classes; i++)
-        n += select_acts(p, &p->cls[i]) ? select_heads(&p->cls[i]) : 0;
-    full = full_heads(kvp_spec_param(s, "ratio")->r, n);
+    spread(p, kvp_spec_param(s, "ratio")->r);
+    KVP_TRY(plan_group(p, p->opened.kind, e));
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];
-        const uint64_t first = before;
 
         if (!select_acts(p, c))
             continue;
-        before += select_heads(c);
-        divide(p, c, full * before / n - full * first / n, slots);
+        divide(p, c, c->kind, slots);
         c->band = num_min(c->band, slots); /* of the streaming heads; extra_ops adds what the full ones see */
         c->span = num_min(c->span, slots);
     }

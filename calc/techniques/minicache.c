@@ -15,7 +15,6 @@
 #include "calc/technique.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 static const char *const granularity[] = {"head", "token", NULL};
 
@@ -72,7 +71,7 @@ static void add_side(struct plan_class *c, const struct part *like, const char *
 {
     struct part *x = add(c, names[0], like, true);
 
-    x->layers = lower; /* the upper layer reads the lower one's */
+    x->layers = lower ? c->count : 0; /* the upper layer reads the lower one's */
     x = add(c, names[1], like, false);
     x->tag = KVP_TAG_METADATA;
     x->heads = n->per_token ? 1 : like->heads;
@@ -88,7 +87,7 @@ static void add_index(struct plan_class *c, const char *name, const struct part 
     x->tag = KVP_TAG_METADATA;
     x->format = n->index;
     x->width = 1;
-    x->layers = lower;
+    x->layers = lower ? c->count : 0;
     x->law = (struct law){.held = law_share, .cap = like->law.cap, .dropped = like->law.dropped, .share = n->gamma};
 }
 
@@ -113,31 +112,38 @@ static void merge(struct plan *p, struct plan_class *c, const struct numbers *n,
 
 /* ---- which layers pair up ------------------------------------------------------------------------------- */
 
-/* The next unpaired layer above `l` of its kind, or n_classes. */
-static uint32_t partner(const struct plan *p, const bool *paired, uint32_t l)
+enum { ALONE, LOWER, UPPER };
+
+/* The next unpaired layer above `l` of its kind, or the number of layers. */
+static uint32_t partner(const struct plan *p, uint32_t l)
 {
+    const struct plan_class *mine = &p->cls[plan_class_of(p, l)];
     uint32_t u = l + 1;
 
-    while (u < p->n_classes && (paired[u] || !class_has_rows(&p->cls[u]) || !alike(&p->cls[l], &p->cls[u])))
-        u++;
+    for (; u < p->model->layers; u++) {
+        const struct plan_class *c = &p->cls[plan_class_of(p, u)];
+
+        if (p->opened.kind[u] == ALONE && class_has_rows(c) && alike(mine, c))
+            break;
+    }
     return u;
 }
 
-static uint32_t pair_up(struct plan *p, const struct numbers *n, bool *paired)
+static uint32_t pair_up(struct plan *p, const struct numbers *n)
 {
-    uint32_t pairs = 0;
+    uint32_t *kind = p->opened.kind, pairs = 0;
 
-    for (uint32_t l = (uint32_t)num_min(n->start, p->n_classes); l < p->n_classes; l++) {
+    memset(kind, 0, p->model->layers * sizeof(*kind));
+    for (uint32_t l = (uint32_t)n->start; l < p->model->layers; l++) {
         uint32_t u;
 
-        if (paired[l] || !class_has_rows(&p->cls[l]))
+        if (kind[l] != ALONE || !class_has_rows(&p->cls[plan_class_of(p, l)]))
             continue;
-        u = partner(p, paired, l);
-        if (u == p->n_classes)
+        u = partner(p, l);
+        if (u == p->model->layers)
             continue;
-        merge(p, &p->cls[l], n, true);
-        merge(p, &p->cls[u], n, false);
-        paired[l] = paired[u] = true;
+        kind[l] = LOWER;
+        kind[u] = UPPER;
         pairs++;
     }
     return pairs;
@@ -157,19 +163,15 @@ static kvp_err check(const struct plan *p, const struct numbers *n, struct kvp_e
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     const struct numbers n = numbers(p, s);
-    uint32_t pairs;
-    bool *paired;
 
     KVP_TRY(check(p, &n, e));
-    KVP_TRY(plan_split(p, e));
-    paired = calloc(p->n_classes, sizeof(*paired));
-    if (!paired)
-        return kvp_fail(e, KVP_ENOMEM, "minicache: out of memory for %u layers", p->n_classes);
-    pairs = pair_up(p, &n, paired);
-    free(paired);
-    if (pairs)
-        return KVP_OK;
-    return kvp_fail(e, KVP_ENOTSUP, "minicache: not applicable: no two layers of %s from %" PRIu64 " on keep the same kind of cache", p->model->name, n.start);
+    if (!pair_up(p, &n))
+        return kvp_fail(e, KVP_ENOTSUP, "minicache: not applicable: no two layers of %s from %" PRIu64 " on keep the same kind of cache", p->model->name, n.start);
+    KVP_TRY(plan_group(p, p->opened.kind, e));
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        if (p->cls[i].kind != ALONE)
+            merge(p, &p->cls[i], &n, p->cls[i].kind == LOWER);
+    return KVP_OK;
 }
 
 /* ---- work ----------------------------------------------------------------------------------------------- */

@@ -72,7 +72,9 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     const struct choice x = choice_of(s);
 
     KVP_TRY(select_check(p, "quest", e));
-    KVP_TRY(plan_split(p, e));
+    for (uint32_t l = 0; l < p->model->layers; l++)
+        p->opened.kind[l] = l >= spec_int(s, "dense");
+    KVP_TRY(plan_group(p, p->opened.kind, e));
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];
 
@@ -80,7 +82,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
             continue;
         if (c->model->mixer == KVP_MIX_MLA)
             return kvp_fail(e, KVP_ENOTSUP, "quest: bounds are of a head's key channels, and MLA keeps a latent");
-        if (c->first >= spec_int(s, "dense"))
+        if (c->kind)
             read_pages(c, &x, p->w.context);
         if (class_has_rows(c))
             add_bounds(p, c, &x);
@@ -115,7 +117,7 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
         return;
     }
     ops_more(o, KVP_OP_APPEND, phase, cls, (struct cost){.read = (p->w.context - 1) % x.page ? bounds : 0, .written = bounds});
-    if (c->first >= spec_int(s, "dense"))
+    if (c->kind)
         decode_ops(o, p, cls, &x, bounds);
 }
 

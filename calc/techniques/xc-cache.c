@@ -65,7 +65,7 @@ static uint64_t context_of(const struct plan *p)
 
 static uint32_t last_class(const struct plan *p)
 {
-    return p->n_classes == p->model->layers ? p->model->layers - 1 : p->model->class_of[p->model->layers - 1];
+    return plan_class_of(p, p->model->layers - 1);
 }
 
 static void add(struct plan *p, struct plan_class *c, const char *name, uint64_t width, uint64_t layers)
