@@ -21,7 +21,7 @@ B      := build/$(CONFIG)
 ifeq ($(origin CC),default)
 CC := gcc
 endif
-OPT_release := -O2 -g
+OPT_release := -O2 -g -fno-semantic-interposition
 OPT_debug   := -O0 -g3
 OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPT_tsan    := -O1 -g -fsanitize=thread

@@ -16,7 +16,10 @@ uint64_t law_ring_before(const struct law *l, uint64_t seen)
 
 uint64_t law_share(const struct law *l, uint64_t seen)
 {
-    return (uint64_t)ceil(l->share * (double)law_ring(l, seen));
+    const double x = l->share * (double)law_ring(l, seen);
+    const uint64_t n = (uint64_t)x;
+
+    return n + ((double)n < x);
 }
 
 /* ---- building ------------------------------------------------------------------------------------ */
@@ -53,9 +56,9 @@ struct part *plan_add_fixed(struct plan *p, struct plan_class *c, const char *na
     return x;
 }
 
-static kvp_err room_to_split(struct plan *p, struct kvp_error *e)
+kvp_err plan_begin_split(struct plan *p, struct kvp_error *e)
 {
-    const uint32_t layers = p->model->layers ? p->model->layers : 1;
+    const uint32_t layers = p->model->layers + SELECT_SIDES * 3 * p->model->classes + 1;
 
     if (!p->opened.split) {
         p->opened.split = calloc(layers, sizeof(*p->opened.split));
@@ -96,11 +99,22 @@ static bool any_reader(const struct kvp_model *m)
     return false;
 }
 
+struct plan_class *plan_put(struct plan *p, uint32_t layer, uint32_t count)
+{
+    struct plan_class *c = &p->cls[p->n_classes];
+
+    begin_class(p, layer, 0);
+    c->count = count;
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        c->parts[i].layers = count;
+    return c;
+}
+
 kvp_err plan_group(struct plan *p, const uint32_t *kind, struct kvp_error *e)
 {
     const bool apart = any_reader(p->model);
 
-    KVP_TRY(room_to_split(p, e));
+    KVP_TRY(plan_begin_split(p, e));
     for (uint32_t l = 0; l < p->model->layers; l++) {
         const struct kvp_layer_class *model = &p->model->cls[p->model->class_of[l]];
         uint32_t c = apart ? p->n_classes : 0;
@@ -116,7 +130,7 @@ kvp_err plan_group(struct plan *p, const uint32_t *kind, struct kvp_error *e)
 
 kvp_err plan_split(struct plan *p, struct kvp_error *e)
 {
-    KVP_TRY(room_to_split(p, e));
+    KVP_TRY(plan_begin_split(p, e));
     for (uint32_t l = 0; l < p->model->layers; l++) {
         begin_class(p, l, l);
         join_class(p, l, l);
@@ -146,9 +160,13 @@ static void join_alike(struct plan *p)
     }
 }
 
-void plan_drop_parts(struct plan_class *c)
+uint32_t plan_take_parts(struct plan_class *c, struct part was[PLAN_MAX_PARTS])
 {
+    const uint32_t n = c->n_parts;
+
+    memcpy(was, c->parts, n * sizeof(*was));
     c->n_parts = 0;
+    return n;
 }
 
 struct part *plan_find_part(struct plan_class *c, const char *name)
@@ -295,6 +313,15 @@ static kvp_err rewrite(struct plan *p, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* Bytes of one token in all heads, where another token always adds as much. */
+static uint64_t row_bytes(const struct part *x)
+{
+    bool over = false;
+    const uint64_t n = x->channels_first || x->width < 2 ? 0 : num_mul(&over, x->heads, format_bytes(&over, x->format, x->width));
+
+    return over ? 0 : n;
+}
+
 /* Without a store a tensor has room for exactly what it will hold. */
 static void exact_room(struct plan *p)
 {
@@ -302,6 +329,7 @@ static void exact_room(struct plan *p)
         for (uint32_t i = 0; i < p->cls[c].n_parts; i++) {
             struct part *x = &p->cls[c].parts[i];
 
+            x->row = row_bytes(x);
             if (x->slots)
                 continue;
             if (x->tag == KVP_TAG_STATE) {
@@ -347,7 +375,8 @@ static kvp_err make_room(struct plan *p, struct kvp_error *e)
     p->opened.tables = calloc(l > n ? l : n, sizeof(*p->opened.tables));
     p->opened.head = calloc(n, sizeof(*p->opened.head));
     p->opened.kind = calloc(l ? l : 1, sizeof(*p->opened.kind));
-    if (!p->opened.unsplit || !p->opened.tables || !p->opened.head || !p->opened.kind)
+    p->opened.tally = calloc((size_t)SELECT_SIDES * n, sizeof(*p->opened.tally));
+    if (!p->opened.unsplit || !p->opened.tables || !p->opened.head || !p->opened.kind || !p->opened.tally)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a plan");
     while (l-- > 0)
         p->opened.unsplit[p->model->class_of[l]].first = l;
@@ -427,6 +456,7 @@ void plan_free(struct plan *p)
     free(p->opened.group_of);
     free(p->opened.head);
     free(p->opened.kind);
+    free(p->opened.tally);
     free(p->opened.tables);
     kvp_model_free(&p->rewritten);
     *p = (struct plan){0};
@@ -445,8 +475,10 @@ kvp_err kvp_stack_check(const struct kvp_stack *s, const struct kvp_model *m, co
 
 uint64_t part_bytes(bool *over, const struct part *p, uint64_t tokens)
 {
-    const uint64_t n = tokens / p->unit;
+    const uint64_t n = p->unit == 1 ? tokens : tokens / p->unit;
 
+    if (p->row)
+        return num_mul(over, p->row, n);
     if (p->channels_first)
         return NUM_PROD(over, p->heads, p->width, format_bytes(over, p->format, n));
     return p->width > 1 ? NUM_PROD(over, p->heads, n, format_bytes(over, p->format, p->width)) : num_mul(over, p->heads, format_bytes(over, p->format, n));
@@ -459,7 +491,7 @@ uint64_t part_read(const struct part *p, uint64_t seen)
 
 static void lower_as(const char *name, uint32_t cls, const struct part *x, uint64_t first, uint64_t tokens, struct tensors *out)
 {
-    tokens /= x->unit;
+    tokens = x->unit == 1 ? tokens : tokens / x->unit;
     if (x->channels_first)
         TENSOR(out, name, x->tag, cls, x->layers, x->format, first, x->heads, x->width, tokens);
     else if (x->width > 1)
@@ -486,6 +518,8 @@ static void lower(struct plan *p, uint32_t cls, const struct part *x, struct ten
         return;
     }
     lower_as(x->name, cls, x, p->w.batch, x->slots - x->shared, out);
+    if (!x->shared)
+        return;
     snprintf(name, sizeof(name), "%s.shared", x->name);
     lower_as(name, cls, x, 1, x->shared, out);
 }
@@ -616,19 +650,20 @@ static struct growth growth_of(struct plan *p, const struct plan_class *c, uint6
 static uint64_t growth_peak(struct plan *p, uint64_t seen)
 {
     uint64_t now = held_sum(p, seen - 1), peak = 0;
-    uint32_t last = UINT32_MAX;
-    struct growth g = {.n = 0};
+    struct growth known[4]; /* of the classes met last: kinds of layers take turns */
+    uint32_t whose[4] = {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX};
 
     for (uint32_t l = 0; l < p->model->layers; l++) {
         const uint32_t c = plan_class_of(p, l);
+        struct growth *g = &known[c % 4];
 
-        if (c != last)
-            g = growth_of(p, &p->cls[c], seen);
-        last = c;
-        for (uint32_t i = 0; i < g.n; i++) {
-            now = num_add(&p->over, now, g.new[i]);
+        if (whose[c % 4] != c)
+            *g = growth_of(p, &p->cls[c], seen);
+        whose[c % 4] = c;
+        for (uint32_t i = 0; i < g->n; i++) {
+            now = num_add(&p->over, now, g->new[i]);
             peak = num_max(peak, now);
-            now = num_less(now, g.old[i]);
+            now = num_less(now, g->old[i]);
         }
     }
     return peak;

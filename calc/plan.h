@@ -55,6 +55,8 @@ struct part {
     bool follows_growth;  /* reallocated along with the rows of a growing store */
     bool strips;          /* a store that reserves a strip reserves it for this too */
     uint32_t paged_as;    /* index of the part whose tokens decide the pages; UINT32_MAX: never paged */
+    bool merged;          /* its technique counts what is written to it */
+    uint64_t row;         /* set last: bytes of `unit` tokens, when so many more always add as much; else 0 */
     /* Set by the store, or by plan_build when there is none. */
     uint64_t slots, slots_most; /* tokens' room per sequence: at rest, and at its highest */
     uint64_t block, pages;      /* pages > 0: slots = pages * block */
@@ -96,6 +98,13 @@ struct plan_scratch {
     uint64_t shape[3];
 };
 
+/* Layers of a class that are on one side of what bends a cost (select.c). */
+struct plan_tally {
+    uint32_t first, count;
+    uint64_t sum, most; /* prompt tokens that they keep: all together, one */
+};
+enum { SELECT_SIDES = 4 };
+
 /* What plan_open() found, and room that plan_fill() uses again. */
 struct plan_opened {
     const struct technique *technique[KVP_AXES]; /* of each spec of the stack */
@@ -105,6 +114,8 @@ struct plan_opened {
     struct plan_class *unsplit, *split; /* owned: the model's classes; room for one a layer */
     uint32_t *group_of, *head;          /* owned: [layers] in `split`; [model classes] room */
     uint32_t *kind;                     /* owned: [layers] room for whoever calls plan_group() */
+    struct plan_tally *tally;           /* owned: [model classes][SELECT_SIDES] room */
+    bool sums;                          /* nobody will ask for single layers, only for sums over them */
     uint64_t *tables;                   /* owned: room for plan.tables */
 };
 
@@ -152,12 +163,15 @@ kvp_err plan_fill(struct plan *p, const struct kvp_workload *w, struct kvp_error
  * plan_split(): each layer its own, for techniques whose budgets differ from layer to layer. KVP_ENOMEM. */
 kvp_err plan_group(struct plan *p, const uint32_t *kind, struct kvp_error *e);
 kvp_err plan_split(struct plan *p, struct kvp_error *e);
+/* Or one by one: forget the classes, then put in `count` layers like this one. Only where single layers do not matter. */
+kvp_err plan_begin_split(struct plan *p, struct kvp_error *e);
+struct plan_class *plan_put(struct plan *p, uint32_t layer, uint32_t count);
 uint32_t plan_class_of(const struct plan *p, uint32_t layer);
 
 /* For techniques: a new part, at most PLAN_MAX_PARTS a class: tokens whole, never paged, its law a ring
  * without a limit. */
 struct part *plan_add_part(struct plan_class *c, const char *name);
-void plan_drop_parts(struct plan_class *c);
+uint32_t plan_take_parts(struct plan_class *c, struct part was[PLAN_MAX_PARTS]); /* copy them out and drop them; how many */
 struct part *plan_find_part(struct plan_class *c, const char *name); /* NULL: none */
 
 /* Rows that attention reads: k and v, or an MLA latent; not a state, not an encoder's keys. */

@@ -197,6 +197,7 @@ static kvp_err share_point(struct share *x, const struct kvp_program *p, const s
 {
     uint64_t logit_rows;
 
+    x->plan.opened.sums = x->whole.opened.sums = !list;
     KVP_TRY(plan_fill(&x->plan, w, e));
     if (x->divided) {
         KVP_TRY(plan_fill(&x->whole, w, e));

@@ -264,5 +264,6 @@ void ranks_replicate(struct plan *rank, const struct plan *stage)
                 continue;
             x->heads = stage->cls[c].parts[i].heads;
             x->width = stage->cls[c].parts[i].width;
+            x->row = stage->cls[c].parts[i].row;
         }
 }

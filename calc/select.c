@@ -78,6 +78,106 @@ void select_keep(struct plan *p, struct plan_class *c, uint64_t kept)
     c->span = num_min(c->span, p->w.context - dropped);
 }
 
+/* ---- budgets that differ from layer to layer ------------------------------------------------------------ */
+
+uint64_t select_layers(const struct plan *p)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        n += select_acts(p, &p->cls[i]) ? p->cls[i].count : 0;
+    return n;
+}
+
+static kvp_err each_layer(struct plan *p, uint64_t (*budget)(const void *rule, uint64_t l), const void *rule, struct kvp_error *e)
+{
+    uint64_t l = 0;
+
+    KVP_TRY(plan_split(p, e));
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const bool owner = select_acts(p, &p->cls[i]);
+        const uint64_t at = owner || !l ? l : l - 1;
+
+        l += owner;
+        if (select_sees_all(p, &p->cls[i]))
+            select_keep(p, &p->cls[i], budget(rule, at));
+    }
+    return KVP_OK;
+}
+
+/* Sums over layers that keep different numbers of tokens are sums over layers that keep the mean, as long as every
+ * byte and FLOP is a constant times the tokens: rows, not pages or groups, and nobody's rows read by others. */
+static bool adds_up(const struct plan *p)
+{
+    const unsigned plain = 1u << KVP_AXIS_MIXER | 1u << KVP_AXIS_SELECT | 1u << KVP_AXIS_RANK | 1u << KVP_AXIS_WEIGHTS | 1u << KVP_AXIS_BATCHING;
+    bool yes = p->opened.sums;
+
+    for (uint32_t i = 0; i < p->stack->n; i++)
+        yes = yes && p->opened.technique[i] && plain >> p->opened.technique[i]->info.axis & 1;
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        yes = yes && !p->cls[i].model->no_kv;
+    return yes;
+}
+
+/* Where a cost bends: a layer that keeps the whole prompt chooses nothing, an indexer reads no more than it may. */
+static uint32_t side(const struct plan *p, const struct kvp_layer_class *m, uint64_t kept)
+{
+    const uint64_t held = p->w.context - num_less(p->w.prompt, kept);
+
+    return (kept >= p->w.prompt ? 1 : 0) | (m->index_topk && held > m->index_topk ? 2 : 0);
+}
+
+static void count_layers(struct plan *p, uint64_t (*budget)(const void *rule, uint64_t l), const void *rule)
+{
+    uint64_t l = 0;
+
+    memset(p->opened.tally, 0, SELECT_SIDES * p->model->classes * sizeof(*p->opened.tally));
+    for (uint32_t i = 0; i < p->model->layers; i++) {
+        const uint32_t c = p->model->class_of[i];
+        const uint64_t kept = p->cls[c].kind ? budget(rule, l++) : p->w.prompt;
+        struct plan_tally *t = &p->opened.tally[SELECT_SIDES * c + (p->cls[c].kind ? side(p, p->cls[c].model, kept) : 0)];
+
+        t->first = t->count ? t->first : i;
+        t->count++;
+        t->sum += kept;
+        t->most = num_max(t->most, kept);
+    }
+}
+
+/* The layer that keeps most, and the others at the mean, rounded down for some and up for the rest. */
+static void put_layers(struct plan *p, const struct plan_tally *t)
+{
+    const uint64_t n = t->count - 1, sum = t->sum - t->most, mean = n ? sum / n : 0, up = n ? sum % n : 0;
+    const struct {
+        uint64_t count, kept;
+    } put[] = {{1, t->most}, {n - up, mean}, {up, mean + 1}};
+
+    for (int i = 0; i < 3; i++)
+        if (put[i].count)
+            select_keep(p, plan_put(p, t->first, (uint32_t)put[i].count), put[i].kept);
+}
+
+kvp_err select_budgets(struct plan *p, uint64_t (*budget)(const void *rule, uint64_t l), const void *rule, struct kvp_error *e)
+{
+    const uint32_t n = p->n_classes;
+
+    if (!adds_up(p))
+        return each_layer(p, budget, rule, e);
+    for (uint32_t i = 0; i < n; i++)
+        p->cls[i].kind = select_acts(p, &p->cls[i]);
+    count_layers(p, budget, rule);
+    KVP_TRY(plan_begin_split(p, e));
+    for (uint32_t i = 0; i < SELECT_SIDES * n; i++) {
+        const struct plan_tally *t = &p->opened.tally[i];
+
+        if (t->count && p->opened.unsplit[i / SELECT_SIDES].kind)
+            put_layers(p, t);
+        else if (t->count)
+            plan_put(p, t->first, (uint32_t)t->count);
+    }
+    return KVP_OK;
+}
+
 /* ---- by the last queries of the prompt ------------------------------------------------------------------ */
 
 static kvp_err store_query_heads(struct plan *p, const char *technique, struct kvp_error *e)

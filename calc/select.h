@@ -28,6 +28,11 @@ void select_ring(struct plan_class *c, uint64_t slots, bool evicts_last);
 /* `kept` tokens of the prompt, chosen once, and all that are generated. */
 void select_keep(struct plan *p, struct plan_class *c, uint64_t kept);
 
+/* Layers that it acts on, before they are divided; and select_keep() for each of them: budget(rule, l) tokens of the
+ * prompt in the l-th. Layers without rows of their own follow the owner below them. Divides the plan's classes. */
+uint64_t select_layers(const struct plan *p);
+kvp_err select_budgets(struct plan *p, uint64_t (*budget)(const void *rule, uint64_t l), const void *rule, struct kvp_error *e);
+
 /* Choosing by the attention of the prompt's last `window` queries (SnapKV and its kin). */
 struct select_window {
     const char *technique;

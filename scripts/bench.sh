@@ -12,7 +12,9 @@ ${CC:-gcc} -std=c11 -O2 -fopenmp -D_GNU_SOURCE -I. -Iinclude $blas tests/bench/b
 # shellcheck disable=SC2086
 ${CC:-gcc} -std=c11 -O2 -fopenmp -D_GNU_SOURCE -I. -Iinclude $(pkg-config --cflags jansson) tests/bench/sweep.c "$B/libkvproof.a" \
     $(pkg-config --libs jansson gsl) $libs -ldl -lm -o "$B/bench-sweep"
-KVPROOF_DATA="${KVPROOF_DATA:-data}" "$B/bench-sweep" llama-2-7b
+export KVPROOF_DATA="${KVPROOF_DATA:-data}"
+"$B/bench-sweep" h200 llama-2-7b
+(cd "$KVPROOF_DATA/models" && ls) | sed 's/\.json$//' | xargs "$B/bench-sweep" h200
 # A waiting thread that spins takes a shared core from the one it waits for.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 exec "$B/bench" "$@"

@@ -238,25 +238,37 @@ static void forward(const struct pass *s)
     pass_linear(s, KVP_OP_HEAD, KVP_ROLE_HEAD, UINT32_MAX, 1, s->logit_rows, m->embed_width ? m->embed_width : m->width, m->head_rows ? m->head_rows : m->vocab, false, false);
 }
 
+/* Where in [first, from) is this op? Passes list alike, so it is looked for behind the one before. */
+static uint32_t same_op(const struct ops *o, uint32_t first, uint32_t from, uint32_t behind, const struct kvp_op_cost *x)
+{
+    for (uint32_t i = first; i < from; i++) {
+        const uint32_t k = behind < from ? behind : first;
+
+        if (o->v[k].op == x->op && o->v[k].cls == x->cls)
+            return k;
+        behind = k + 1;
+    }
+    return from;
+}
+
 /* Ops from `from` on into the same ops of [first, from). */
 static void fold(struct ops *o, uint32_t first, uint32_t from)
 {
-    uint32_t n = from;
+    uint32_t n = from, k = first;
 
-    for (uint32_t i = from; i < o->n; i++) {
-        struct kvp_op_cost *x = &o->v[i];
-        uint32_t k = first;
+    for (uint32_t i = from; i < o->n && first < from; i++) {
+        const struct kvp_op_cost *x = &o->v[i];
 
-        while (k < from && (o->v[k].op != x->op || o->v[k].cls != x->cls))
-            k++;
+        k = same_op(o, first, from, k, x);
         if (k == from) {
             o->v[n++] = *x;
             continue;
         }
         o->v[k].calls = num_add(&o->over, o->v[k].calls, x->calls);
         accumulate(o, &o->v[k], (struct cost){x->flops, x->flops_full, x->read_bytes, x->written_bytes});
+        k++;
     }
-    o->n = n;
+    o->n = first < from ? n : o->n;
 }
 
 void pass_each(const struct pass *s, uint32_t cls, void (*each)(const struct pass *s, uint32_t cls))
@@ -329,7 +341,7 @@ static void prefill_lot(struct ops *o, struct plan *p, const struct lot *l, bool
                                .last = last, .whole = last && l->whole, .logit_rows = all_logits ? N : last ? l->B : 0};
 
         forward(&s);
-        more = first || last ? 0 : (p->w.prompt - end - 1) / p->chunk;
+        more = last || (first && p->encoder_tokens) ? 0 : (p->w.prompt - end - 1) / p->chunk;
         go_on(&s, from, more);
         fold(o, base, from);
     }

@@ -46,12 +46,12 @@ static void divide(struct plan *p, struct plan_class *c, uint64_t full, uint64_t
 {
     static const char *const names[][2] = {{"k_full", "v_full"}, {"k_streaming", "v_streaming"}};
     const struct law all = {.held = law_ring, .cap = PLAN_NO_LIMIT, .endless = true}, ring = {.held = law_ring, .strip = all_slots, .cap = slots};
-    const struct plan_class was = *c;
+    struct part was[PLAN_MAX_PARTS];
+    const uint32_t parts = plan_take_parts(c, was);
     uint32_t k = 0;
 
-    plan_drop_parts(c);
-    for (uint32_t i = 0; i < was.n_parts && k < 2; i++) {
-        const struct part *x = &was.parts[i];
+    for (uint32_t i = 0; i < parts && k < 2; i++) {
+        const struct part *x = &was[i];
 
         if (!part_is_row(x))
             continue;
@@ -62,9 +62,9 @@ static void divide(struct plan *p, struct plan_class *c, uint64_t full, uint64_t
         c->parts[c->n_parts - 1].slots = slots;
         c->parts[c->n_parts - 1].slots_most = p->chunk < p->w.prompt ? num_add(&p->over, slots, p->chunk) : slots;
     }
-    for (uint32_t i = 0; i < was.n_parts; i++)
-        if (!part_is_row(&was.parts[i]))
-            *plan_add_part(c, was.parts[i].name) = was.parts[i];
+    for (uint32_t i = 0; i < parts; i++)
+        if (!part_is_row(&was[i]))
+            *plan_add_part(c, was[i].name) = was[i];
 }
 
 static kvp_err check(const struct plan *p, struct kvp_error *e)

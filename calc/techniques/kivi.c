@@ -160,8 +160,9 @@ static const struct part *row(const struct plan_class *c, uint32_t nth)
 static void pack(struct plan *p, struct plan_class *c, const struct numbers *n)
 {
     static const char *const k_names[] = {"k_codes", "k_scale", "k_min"}, *const v_names[] = {"v_codes", "v_scale", "v_min"};
-    const struct plan_class was = *c;
-    const struct part *k = row(&was, 0), *v = row(&was, 1);
+    const struct part k_row = *row(c, 0), v_row = *row(c, 1), *k = &k_row, *v = &v_row;
+    struct part was[PLAN_MAX_PARTS];
+    const uint32_t parts = plan_take_parts(c, was);
     const uint64_t R = n->residual, cap = k->law.cap, dropped = k->law.dropped;
     const bool ring = cap != PLAN_NO_LIMIT;
     const uint64_t groups = ring ? num_mul(&p->over, num_cdiv(cap, n->group), n->group) : PLAN_NO_LIMIT;
@@ -170,18 +171,17 @@ static void pack(struct plan *p, struct plan_class *c, const struct numbers *n)
 
     keys.held = keys_packed, keys.read = keys_packed_before, keys.cap = groups;
     values.held = values_packed, values.read = values_packed_before, values.cap = ring ? num_less(cap, R) : PLAN_NO_LIMIT;
-    plan_drop_parts(c);
     add_packed(p, c, k_names, k, &keys, true, n);
     add_packed(p, c, v_names, v, &values, false, n);
     add_rows(p, c, "k_residual", k, &(struct law){.held = keys_full, .read = keys_full_during, .most = keys_full_most, .strip = whole_residual, .residual = R, .dropped = dropped});
     add_rows(p, c, "v_residual", v, &(struct law){.held = values_full, .read = values_full_before, .strip = whole_residual, .cap = cap, .residual = R, .dropped = dropped});
-    for (uint32_t i = 0; i < was.n_parts; i++) {
+    for (uint32_t i = 0; i < parts; i++) {
         struct part *x;
 
-        if (part_is_row(&was.parts[i]))
+        if (part_is_row(&was[i]))
             continue;
-        x = plan_add_part(c, was.parts[i].name);
-        *x = was.parts[i];
+        x = plan_add_part(c, was[i].name);
+        *x = was[i];
         if (x->paged_as != UINT32_MAX)
             x->paged_as = c->n_parts - 1;
     }

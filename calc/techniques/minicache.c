@@ -53,6 +53,9 @@ static bool alike(const struct plan_class *a, const struct plan_class *b)
     return a->model->mixer == b->model->mixer && a->model->window == b->model->window && a->model->chunk == b->model->chunk;
 }
 
+/* What a layer is to its pair; BOTH: a class that holds lower and upper layers, as many of each. */
+enum { ALONE, LOWER, UPPER, BOTH };
+
 /* ---- what a pair keeps ---------------------------------------------------------------------------------- */
 
 static struct part *add(struct plan_class *c, const char *name, const struct part *like, bool rows)
@@ -61,17 +64,24 @@ static struct part *add(struct plan_class *c, const char *name, const struct par
 
     *x = *like;
     x->name = name;
-    x->append_prefill = x->append_decode = false; /* the merge writes */
+    x->append_prefill = x->append_decode = false;
+    x->merged = true;
     x->rows = rows;
     x->paged_as = rows ? like->paged_as : UINT32_MAX;
     return x;
 }
 
-static void add_side(struct plan_class *c, const struct part *like, const char *const names[3], const struct numbers *n, bool lower)
+/* Of the class's layers, how many store what a pair has once: a pair's lower one. */
+static uint64_t pairs_of(const struct plan_class *c)
+{
+    return c->kind == BOTH ? c->count / 2 : c->kind == LOWER ? c->count : 0;
+}
+
+static void add_side(struct plan_class *c, const struct part *like, const char *const names[3], const struct numbers *n)
 {
     struct part *x = add(c, names[0], like, true);
 
-    x->layers = lower ? c->count : 0; /* the upper layer reads the lower one's */
+    x->layers = pairs_of(c);
     x = add(c, names[1], like, false);
     x->tag = KVP_TAG_METADATA;
     x->heads = n->per_token ? 1 : like->heads;
@@ -80,39 +90,36 @@ static void add_side(struct plan_class *c, const struct part *like, const char *
     x->law = (struct law){.held = law_share, .cap = like->law.cap, .dropped = like->law.dropped, .share = n->gamma};
 }
 
-static void add_index(struct plan_class *c, const char *name, const struct part *like, const struct numbers *n, bool lower)
+static void add_index(struct plan_class *c, const char *name, const struct part *like, const struct numbers *n)
 {
     struct part *x = add(c, name, like, false);
 
     x->tag = KVP_TAG_METADATA;
     x->format = n->index;
     x->width = 1;
-    x->layers = lower ? c->count : 0;
+    x->layers = pairs_of(c);
     x->law = (struct law){.held = law_share, .cap = like->law.cap, .dropped = like->law.dropped, .share = n->gamma};
 }
 
-static void merge(struct plan *p, struct plan_class *c, const struct numbers *n, bool lower)
+static void merge(struct plan *p, struct plan_class *c, const struct numbers *n)
 {
     static const char *const k_names[] = {"k_direction", "k_magnitude", "k_retained"}, *const v_names[] = {"v_direction", "v_magnitude", "v_retained"};
     static const char *const index_names[] = {"retained_index", "v_retained_index"};
-    const struct plan_class was = *c;
-    const struct part k = *row(&was, 0), v = *row(&was, 1);
+    const struct part k = *row(c, 0), v = *row(c, 1);
+    struct part was[PLAN_MAX_PARTS];
+    const uint32_t parts = plan_take_parts(c, was);
 
-    plan_drop_parts(c);
-    add_side(c, &k, k_names, n, lower);
-    add_side(c, &v, v_names, n, lower);
+    add_side(c, &k, k_names, n);
+    add_side(c, &v, v_names, n);
     for (uint32_t i = 0; i < n->indices; i++)
-        add_index(c, index_names[i], i ? &v : &k, n, lower);
-    for (uint32_t i = 0; i < was.n_parts; i++)
-        if (!part_is_row(&was.parts[i]))
-            *plan_add_part(c, was.parts[i].name) = was.parts[i];
-    if (lower)
-        plan_add_scratch(p, "pair_rows", KVP_F32, p->w.batch, p->w.prompt, num_add(&p->over, k.heads * k.width, v.heads * v.width));
+        add_index(c, index_names[i], i ? &v : &k, n);
+    for (uint32_t i = 0; i < parts; i++)
+        if (!part_is_row(&was[i]))
+            *plan_add_part(c, was[i].name) = was[i];
+    plan_add_scratch(p, "pair_rows", KVP_F32, p->w.batch, p->w.prompt, num_add(&p->over, k.heads * k.width, v.heads * v.width));
 }
 
 /* ---- which layers pair up ------------------------------------------------------------------------------- */
-
-enum { ALONE, LOWER, UPPER };
 
 /* The next unpaired layer above `l` of its kind, or the number of layers. */
 static uint32_t partner(const struct plan *p, uint32_t l)
@@ -149,6 +156,25 @@ static uint32_t pair_up(struct plan *p, const struct numbers *n)
     return pairs;
 }
 
+/* Lower and upper layers are of different classes somewhere, so that a class would not hold as many of each. */
+static bool pairs_differ(const struct plan *p)
+{
+    const uint32_t *kind = p->opened.kind;
+    bool differ = false;
+
+    for (uint32_t i = 0; i < p->model->classes; i++)
+        differ = differ || p->model->cls[i].no_kv;
+    for (uint32_t c = 0; c < p->model->classes && !differ; c++) {
+        int64_t more = 0;
+
+        for (uint32_t l = 0; l < p->model->layers; l++)
+            if (p->model->class_of[l] == c)
+                more += kind[l] == LOWER ? 1 : kind[l] == UPPER ? -1 : 0;
+        differ = more != 0;
+    }
+    return differ;
+}
+
 static kvp_err check(const struct plan *p, const struct numbers *n, struct kvp_error *e)
 {
     KVP_TRY(plan_has_rows(p, e));
@@ -167,28 +193,32 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     KVP_TRY(check(p, &n, e));
     if (!pair_up(p, &n))
         return kvp_fail(e, KVP_ENOTSUP, "minicache: not applicable: no two layers of %s from %" PRIu64 " on keep the same kind of cache", p->model->name, n.start);
+    if (!pairs_differ(p))
+        for (uint32_t l = 0; l < p->model->layers; l++)
+            p->opened.kind[l] = p->opened.kind[l] == ALONE ? ALONE : BOTH;
     KVP_TRY(plan_group(p, p->opened.kind, e));
     for (uint32_t i = 0; i < p->n_classes; i++)
         if (p->cls[i].kind != ALONE)
-            merge(p, &p->cls[i], &n, p->cls[i].kind == LOWER);
+            merge(p, &p->cls[i], &n);
     return KVP_OK;
 }
 
 /* ---- work ----------------------------------------------------------------------------------------------- */
 
-/* What merging writes on behalf of one layer while its cache grows from `before` to `after`. */
-static uint64_t written(struct plan *p, const struct plan_class *c, uint64_t before, uint64_t after)
+/* What merging writes on behalf of one layer while its cache grows from `before` to `after`; the upper layers' own. */
+static uint64_t written(struct plan *p, const struct plan_class *c, bool upper, uint64_t before, uint64_t after)
 {
     uint64_t sum = 0;
 
     for (uint32_t i = 0; i < c->n_parts; i++) {
         const struct part *x = &c->parts[i];
-        const bool mine = x->law.share > 0 || strstr(x->name, "_direction") || strstr(x->name, "_magnitude");
-        const uint64_t held = x->law.held(&x->law, after), was = before ? x->law.held(&x->law, before) : 0;
-        const uint64_t tokens = before && x->law.share <= 0 ? 1 : held - was;
+        uint64_t tokens = 1;
 
-        if (mine && x->layers)
-            sum = num_add(&p->over, sum, part_bytes(&p->over, x, tokens));
+        if (!x->merged || (upper && x->layers != c->count))
+            continue;
+        if (!before || x->law.held == law_share)
+            tokens = x->law.held(&x->law, after) - (before ? x->law.held(&x->law, before) : 0);
+        sum = num_add(&p->over, sum, part_bytes(&p->over, x, tokens));
     }
     return num_mul(&p->over, sum, p->w.batch);
 }
@@ -201,24 +231,33 @@ static uint64_t elements(const struct plan_class *c)
     return k && v ? k->heads * k->width + v->heads * v->width : 0;
 }
 
+/* Directions meet when the upper layer's rows are there: `n` upper layers of the class, or lower ones. */
+static void merge_ops(struct ops *o, struct plan *p, uint32_t cls, enum kvp_phase phase, uint64_t n, bool upper, uint64_t tokens)
+{
+    const struct plan_class *c = &p->cls[cls];
+    const uint64_t B = p->w.batch, T = p->w.context, flops = upper ? NUM_PROD(&o->over, 14, B, tokens, elements(c)) : 0;
+
+    if (n)
+        ops_add(o, KVP_OP_MERGE, phase, cls, n,
+                (struct cost){flops, flops, NUM_PROD(&o->over, 4, B, tokens, elements(c)),
+                              phase == KVP_PREFILL ? written(p, c, upper, 0, p->w.prompt) : written(p, c, upper, T - 1, T)});
+}
+
 static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
 {
     struct plan_class *c = &p->cls[cls];
-    const struct part *k = plan_find_part(c, "k_direction");
-    const uint64_t B = p->w.batch, T = p->w.context, tokens = phase == KVP_PREFILL && k ? k->law.held(&k->law, p->w.prompt) : 1;
-    bool *over = &o->over;
-    uint64_t flops, restore;
+    const struct part *k = c->kind != ALONE ? plan_find_part(c, "k_direction") : NULL;
+    uint64_t tokens, restore;
 
     (void)s;
     if (!k)
         return;
-    flops = k->layers ? 0 : NUM_PROD(over, 14, B, tokens, elements(c)); /* once both layers' rows are there */
-    ops_add(o, KVP_OP_MERGE, phase, cls, c->count,
-            (struct cost){flops, flops, NUM_PROD(over, 4, B, tokens, elements(c)),
-                          phase == KVP_PREFILL ? written(p, c, 0, p->w.prompt) : written(p, c, T - 1, T)});
+    tokens = phase == KVP_PREFILL ? k->law.held(&k->law, p->w.prompt) : 1;
+    merge_ops(o, p, cls, phase, pairs_of(c), false, tokens);
+    merge_ops(o, p, cls, phase, c->count - pairs_of(c), true, tokens);
     if (phase == KVP_PREFILL)
         return;
-    restore = NUM_PROD(over, B, elements(c), part_read(k, T));
+    restore = NUM_PROD(&o->over, p->w.batch, elements(c), part_read(k, p->w.context));
     ops_more(o, KVP_OP_ATTN, phase, cls, (struct cost){.flops = restore, .flops_full = restore});
 }
 

@@ -21,37 +21,53 @@ struct rule {
     bool kvpress;
     uint64_t cap, window, beta, q, layers;
     double ratio;
+    bool flat; /* the same everywhere: hi */
+    uint64_t hi, step;
+    double top, slope;
 };
 
-static uint64_t official(const struct rule *r, uint64_t l)
+/* Before anything is asked of a layer: where the budgets begin, and how they fall. */
+static void official(struct rule *r)
 {
     const uint64_t C = r->cap - r->window;
-    uint64_t lo = C / r->beta, hi = 2 * C - lo, step;
+    uint64_t lo = C / r->beta;
 
-    if (r->q < r->cap)
-        return r->q;
-    if (r->q < 2 * C)
-        return r->cap;
-    if (hi >= r->q - r->window) {
-        hi = r->q - r->window;
-        lo = 2 * C - hi;
+    r->hi = 2 * C - lo;
+    if (r->q < r->cap || r->q < 2 * C) {
+        r->flat = true;
+        r->hi = num_min(r->q, r->cap);
+        return;
     }
-    step = r->layers > 1 ? (hi - lo) / (r->layers - 1) : 0;
-    return hi - l * step + r->window;
+    if (r->hi >= r->q - r->window) {
+        r->hi = r->q - r->window;
+        lo = 2 * C - r->hi;
+    }
+    r->step = r->layers > 1 ? (r->hi - lo) / (r->layers - 1) : 0;
+    r->hi += r->window;
 }
 
-static uint64_t kvpress(const struct rule *r, uint64_t l)
+static void kvpress(struct rule *r)
 {
     const double q = (double)r->q, w = (double)r->window, C = q * (1 - r->ratio);
-    double lo = C / (double)r->beta, hi = 2 * C - lo;
+    double lo = C / (double)r->beta;
 
-    if (hi >= q - w) {
-        hi = q - w;
-        lo = 2 * C - hi;
+    r->top = 2 * C - lo;
+    if (r->top >= q - w) {
+        r->top = q - w;
+        lo = 2 * C - r->top;
     }
-    if (!(q >= hi && hi >= lo && lo >= w) || r->layers < 2)
-        return (uint64_t)rint(C);
-    return (uint64_t)rint(hi - (double)l * ((hi - lo) / (double)(r->layers - 1)));
+    r->flat = !(q >= r->top && r->top >= lo && lo >= w) || r->layers < 2;
+    r->hi = (uint64_t)rint(C);
+    r->slope = r->flat ? 0 : (r->top - lo) / (double)(r->layers - 1);
+}
+
+static uint64_t budget(const void *rule, uint64_t l)
+{
+    const struct rule *r = rule;
+
+    if (r->flat)
+        return r->hi;
+    return r->kvpress ? (uint64_t)rint(r->top - (double)l * r->slope) : r->hi - l * r->step;
 }
 
 static kvp_err check(const struct rule *r, const struct kvp_spec *s, struct kvp_error *e)
@@ -67,25 +83,6 @@ static kvp_err check(const struct rule *r, const struct kvp_spec *s, struct kvp_
     return KVP_OK;
 }
 
-/* Layers without rows of their own follow the owner below them. */
-static kvp_err set_budgets(struct plan *p, struct rule *r, struct kvp_error *e)
-{
-    uint64_t l = 0;
-
-    KVP_TRY(plan_split(p, e));
-    for (uint32_t i = 0; i < p->n_classes; i++)
-        r->layers += select_acts(p, &p->cls[i]);
-    for (uint32_t i = 0; i < p->n_classes; i++) {
-        const bool owner = select_acts(p, &p->cls[i]);
-        const uint64_t at = owner || !l ? l : l - 1;
-
-        l += owner;
-        if (select_sees_all(p, &p->cls[i]))
-            select_keep(p, &p->cls[i], (r->kvpress ? kvpress : official)(r, at));
-    }
-    return KVP_OK;
-}
-
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     struct rule r = {.kvpress = kvp_spec_param(s, "rule")->i == KVPRESS, .cap = spec_int(s, "cap"), .beta = spec_int(s, "beta"),
@@ -97,7 +94,9 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     if (!r.kvpress)
         KVP_TRY(select_window_cap(&w, r.cap, e));
     r.window = w.window;
-    KVP_TRY(set_budgets(p, &r, e));
+    r.layers = select_layers(p);
+    (r.kvpress ? kvpress : official)(&r);
+    KVP_TRY(select_budgets(p, budget, &r, e));
     select_window_scratch(p);
     return KVP_OK;
 }
