@@ -3,6 +3,7 @@
 #include "tests/calc/calc_test.h"
 
 #include "calc/family.h"
+#include "calc/weights.h"
 
 #include <ftw.h>
 
@@ -192,6 +193,72 @@ START_TEST(model_types_are_unique)
 }
 END_TEST
 
+/* ---- work and weights tell the same story --------------------------------------------------------------- */
+
+/* Elements of matrices that one token is multiplied with. Cross-attention's k and v are the encoder's tokens'; the
+ * gates of an RG-LRU are matrices that no format counts as linear layers. */
+static void add_active(struct walk *w, const struct weight *x)
+{
+    const bool gate = strcmp(x->name, "input_gate") == 0 || strcmp(x->name, "recurrent_gate") == 0;
+    uint64_t *sum = w->to;
+
+    if ((!x->linear && !(gate && x->cols)) || x->bias || (x->cls >= ENCODER_CLASS && x->cls != WHOLE_MODEL))
+        return;
+    if (x->role != KVP_ROLE_HEAD && strncmp(x->name, "cross_k", 7) != 0 && strncmp(x->name, "cross_v", 7) != 0)
+        *sum += x->count * x->rows * x->cols / (x->active ? x->active_of : 1) * (x->active ? x->active : 1);
+}
+
+/* FLOPs of a decode step of one sequence, without the head, scans, convolutions and the encoder's keys. */
+static uint64_t step_flops(const struct kvp_model *m, uint64_t context)
+{
+    static const bool other[KVP_OPS] = {[KVP_OP_CROSS_ATTN] = true, [KVP_OP_REC_SCAN] = true, [KVP_OP_REC_CONV] = true, [KVP_OP_HEAD] = true};
+    struct kvp_error e = {0};
+    struct kvp_stack s = {0};
+    struct kvp_estimate est;
+    uint64_t sum = 0;
+
+    ck_assert_msg(kvp_estimate(&est, m, &s, &(struct kvp_workload){.context = context}, &(struct kvp_options){0}, NULL, &e) == KVP_OK, "%s", e.text);
+    for (uint32_t k = 0; k < est.n_ops; k++)
+        if (est.ops[k].phase == KVP_DECODE && !other[est.ops[k].op])
+            sum += est.ops[k].flops;
+    kvp_estimate_free(&est);
+    return sum;
+}
+
+/* Zamba2 multiplies one block's weights in many layers; DeepSeek-V4 merges rows of several tokens. */
+static bool once_each(const struct kvp_model *m)
+{
+    for (uint32_t i = 0; i < m->classes; i++)
+        if (m->cls[i].shared_attn || m->cls[i].compress)
+            return false;
+    return true;
+}
+
+/* What attention does grows with the context, in a line for a few tokens; what is left at no tokens is 2 FLOPs a weight. */
+START_TEST(every_active_weight_is_multiplied_once)
+{
+    int seen = 0;
+
+    for (int i = 0; i < n_files; i++) {
+        struct kvp_error e = {0};
+        struct kvp_model m;
+        uint64_t weights = 0, flops;
+        struct walk w = {.m = &m, .each = add_active, .to = &weights};
+
+        if (refusal_of(files[i]) || kvp_model_load(&m, files[i], &e) != KVP_OK)
+            continue;
+        if (once_each(&m)) {
+            weights_each(&w);
+            flops = 2 * step_flops(&m, 2) - step_flops(&m, 4);
+            ck_assert_msg(flops == 2 * weights, "%s: %" PRIu64 " FLOPs, expected 2 * %" PRIu64, files[i], flops, weights);
+            seen++;
+        }
+        kvp_model_free(&m);
+    }
+    ck_assert_int_gt(seen, 200);
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("configs");
@@ -199,6 +266,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_checked_fixture(t, find_files, free_files);
     tcase_add_test(t, loads_and_adds_up);
+    tcase_add_test(t, every_active_weight_is_multiplied_once);
     tcase_add_test(t, unknown_keys_are_named);
     tcase_add_loop_test(t, keeps, 0, COUNT(kept));
     tcase_add_test(t, model_types_are_unique);
