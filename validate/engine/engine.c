@@ -1,5 +1,7 @@
 #include "validate/engine/internal.h"
 
+#include "validate/caches/layout.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -168,7 +170,7 @@ static bool runs_layer(const struct kvp_layer_class *c)
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
-    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = false;
+    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -216,6 +218,23 @@ static kvp_err check_options(const struct eng_options *o, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* A prefill hands a layer's k and v on to the layers after it as they are: nobody may have overwritten them. */
+static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
+{
+    uint32_t last = 0;
+
+    for (uint32_t l = 0; l < m->layers; l++) {
+        uint32_t owner;
+
+        KVP_TRY(rows_owner(&owner, m, l, e));
+        if (owner != l && owner != last)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: layer %" PRIu32 " reads the keys of layer %" PRIu32 ", but layer %" PRIu32
+                            " has others in between: the engine does not run this yet", m->name, l, owner, last);
+        last = owner;
+    }
+    return KVP_OK;
+}
+
 static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 {
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
@@ -223,6 +242,11 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
                                 .run = eng_run, .copy = eng_copy, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
     KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)
+        if (!cache_is_plain(g->m, &g->m->cls[g->m->class_of[l]]))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with layer %" PRIu32 "'s kind of attention yet",
+                            g->cache_ops->name, l);
+    KVP_TRY(check_readers(g->m, e));
     return g->cache_ops->open(&g->cache, &g->env, e);
 }
 
@@ -257,10 +281,12 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g = calloc(1, sizeof(*g));
     if (!g)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the engine");
-    g->m = m;
     g->stack = *s;
     g->o = *o;
-    rc = open_all(g, e);
+    rc = rewrite_model(&g->own, m, s, e);
+    g->m = &g->own.m;
+    if (rc == KVP_OK)
+        rc = open_all(g, e);
     if (rc != KVP_OK) {
         eng_close(g);
         return rc;
@@ -284,6 +310,7 @@ void eng_close(struct eng *g)
         weights_close(&g->w);
         g->o.backend->close(g->dev);
     }
+    rewrite_free(&g->own);
     free(g->host_ids);
     free(g);
 }
@@ -310,7 +337,7 @@ static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
 }
 
-static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *tokens, float *all, float *last,
+static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, float *all, float *last,
                        struct kvp_error *e)
 {
     const struct kb_backend *be = g->o.backend;
@@ -321,7 +348,7 @@ static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *token
     memset(g->op[g->phase], 0, sizeof(g->op[g->phase]));
     KVP_TRY(be->now(g->dev, &began, e));
     KVP_TRY(upload(g, tokens, p, e));
-    KVP_TRY(eng_layers(g, p, e));
+    KVP_TRY(eng_layers(g, p, !all, e));
     KVP_TRY(eng_head(g, p, all, last, e));
     KVP_TRY(be->now(g->dev, &ended, e));
     g->forward_ns[g->phase] = ended - began;
@@ -331,7 +358,7 @@ static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *token
 
 kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, float *logits, struct kvp_error *e)
 {
-    const struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
+    struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
 
     g->position = 0;
     KVP_TRY(g->cache_ops->reset(g->cache, e));
@@ -340,7 +367,7 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
 
 kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e)
 {
-    const struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
+    struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
 
     if (g->position == 0)
         return kvp_fail(e, KVP_EINPUT, "a decode step needs a prefill first");

@@ -3,7 +3,7 @@
 /* ---- shapes ------------------------------------------------------------------------------------- */
 
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIMS };
-enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, NEEDS };
+enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, KV, KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -19,13 +19,13 @@ static const struct {
     [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
     [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ALWAYS},
-    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, ALWAYS},
-    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, ALWAYS},
+    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
+    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
     [WP_Q_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_Q, DIM_VEC, QKV_BIAS},
-    [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, QKV_BIAS},
-    [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, QKV_BIAS},
+    [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
+    [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
     [WP_Q_NORM] = {WT_Q_NORM, WF_NORM, DIM_HEAD, DIM_VEC, QK_NORM},
-    [WP_K_NORM] = {WT_K_NORM, WF_NORM, DIM_HEAD, DIM_VEC, QK_NORM},
+    [WP_K_NORM] = {WT_K_NORM, WF_NORM, DIM_HEAD, DIM_VEC, K_NORM},
     [WP_O] = {WT_O, WF_MATRIX, DIM_WIDTH, DIM_Q, ALWAYS},
     [WP_O_BIAS] = {WT_O_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, O_BIAS},
     [WP_MLP_NORM] = {WT_MLP_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
@@ -50,6 +50,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool has[NEEDS] = {
         [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [LAYER_NORM] = m->norm == KVP_NORM_LAYER, [QKV_BIAS] = l->qkv_bias, [QK_NORM] = l->qk_norm,
+        [KV] = !l->no_kv, [KV_BIAS] = !l->no_kv && l->qkv_bias, [K_NORM] = !l->no_kv && l->qk_norm,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
