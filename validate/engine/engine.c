@@ -1,6 +1,7 @@
 #include "validate/engine/internal.h"
 
 #include "validate/caches/layout.h"
+#include "validate/engine/shapes.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -155,11 +156,13 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 
 /* What the engine runs is attention and a dense feed-forward, a pair a layer. A new field of a layer class is
  * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
-static bool runs_layer(const struct kvp_layer_class *c)
+static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     static const struct kvp_layer_class none;
     struct kvp_layer_class left;
 
+    if (c->recurrent)
+        return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if (c->mixer != KVP_MIX_ATTENTION || c->v_head_dim != c->head_dim || c->norms != 2 || c->act == KVP_ACT_RELU2 ||
         (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED))
@@ -176,15 +179,15 @@ static bool runs_layer(const struct kvp_layer_class *c)
 
 static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e)
 {
-    const uint32_t once = m->head_rows + m->encoders + (m->extra[0].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
+    const uint32_t once = m->head_rows + m->encoders + (m->extra[rec_has_pre_norm(m)].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
                           (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
-    if (once || m->position > KVP_POS_LEARNED || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+    if (once || m->position == KVP_POS_ALIBI || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
-        if (!runs_layer(&m->cls[c]))
+        if (!runs_layer(m, &m->cls[c]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run layers of class %" PRIu32 " of model_type %s yet", m->name, c,
                             m->model_type);
     return KVP_OK;
@@ -261,6 +264,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
+    KVP_TRY(mixers_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
@@ -307,6 +311,7 @@ void eng_close(struct eng *g)
             g->cache_ops->close(g->cache);
         for (size_t i = 0; i < sizeof(mem) / sizeof(mem[0]); i++)
             led_free(&g->led, mem[i]);
+        mixers_close(g);
         weights_close(&g->w);
         g->o.backend->close(g->dev);
     }
@@ -362,6 +367,7 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
 
     g->position = 0;
     KVP_TRY(g->cache_ops->reset(g->cache, e));
+    KVP_TRY(mixers_reset(g, e));
     return forward(g, &p, tokens, all_logits, logits, e);
 }
 

@@ -206,6 +206,22 @@ static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct k
 
 /* ---- whole passes ------------------------------------------------------------------------------- */
 
+static kvp_err mix(struct eng *g, uint32_t layer, struct pass *p, bool last_only, struct kvp_error *e)
+{
+    if (g->m->cls[g->m->class_of[layer]].recurrent)
+        return mixers_layer(g, layer, p, e);
+    return last_only && p->prefill && layer == g->own.last_only_from ? turn_to_last(g, layer, p, e) : attention(g, layer, p, e);
+}
+
+static kvp_err feed_forward(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+{
+    const enum kvp_ffn kind = g->m->cls[g->m->class_of[layer]].ffn;
+
+    if (kind == KVP_FFN_NONE)
+        return KVP_OK;
+    return kind == KVP_FFN_RWKV ? mixers_channels(g, layer, p, e) : mlp(g, layer, p, e);
+}
+
 kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
 {
     const bool learned = g->m->position == KVP_POS_LEARNED;
@@ -215,9 +231,10 @@ kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_err
                                    .position_table = weight(g, WT_POSITION, 0), .out = at(&g->x, 0)};
 
     KVP_TRY(eng_run(g, KVP_OP_EMBED, KB_EMBED, &embed, e));
+    KVP_TRY(mixers_embedded(g, p, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
-        KVP_TRY((last_only && p->prefill && l == g->own.last_only_from ? turn_to_last : attention)(g, l, p, e));
-        KVP_TRY(mlp(g, l, p, e));
+        KVP_TRY(mix(g, l, p, last_only, e));
+        KVP_TRY(feed_forward(g, l, p, e));
     }
     return KVP_OK;
 }

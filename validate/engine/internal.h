@@ -5,6 +5,7 @@
 #include "kernels/ops.h"
 #include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
+#include "validate/engine/mixer.h"
 #include "validate/engine/rewrite.h"
 #include "validate/engine/weights.h"
 
@@ -34,6 +35,7 @@ struct eng {
     /* activations, all f32 but the ids, for N = batch * prompt rows */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem scratch, inv_freq;
+    struct mixers mix;  /* recurrent layers */
     int32_t *host_ids;  /* [batch * prompt] */
     uint64_t position;  /* tokens seen per sequence */
     bool timed;
