@@ -29,7 +29,7 @@ struct mixer_ops {
     void (*start)(const struct kvp_layer_class *c, float *matrix, uint64_t batch);
 };
 
-extern const struct mixer_ops mixer_mamba, mixer_mamba2, mixer_rwkv4;
+extern const struct mixer_ops mixer_mamba, mixer_mamba2, mixer_rwkv4, mixer_rwkv5, mixer_rwkv6, mixer_rwkv7;
 
 /* What the engine holds for its recurrent layers. */
 struct mixer_layer {
@@ -61,7 +61,8 @@ kvp_err mixers_channels(struct eng *g, uint32_t layer, const struct pass *p, str
 struct mixer_product {
     enum kvp_op op;
     enum wt_role w;
-    int bias; /* a role, or -1 */
+    uint64_t w_at; /* its first element, where it is one of several */
+    int bias;      /* a role, or -1 */
     uint64_t rows;
     uint64_t n, k;
     struct kb_span x, out;

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4};
+static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4, &mixer_rwkv5, &mixer_rwkv6, &mixer_rwkv7};
 enum { KINDS = sizeof(table) / sizeof(table[0]) };
 
 static const struct mixer_ops *ops_of(const struct kvp_layer_class *c)
@@ -34,12 +34,13 @@ struct kb_span mixer_weight(const struct eng *g, enum wt_role role, uint32_t lay
 
 kvp_err mixer_product(struct eng *g, uint32_t layer, const struct mixer_product *l, struct kvp_error *e)
 {
-    const struct kb_gemm a = {.m = l->rows, .n = (uint32_t)l->n, .k = (uint32_t)l->k, .x_stride = l->x_stride,
-                              .out_stride = l->out_stride, .accumulate = l->residual, .format = g->o.weights, .x = l->x,
-                              .w = mixer_weight(g, l->w, layer),
-                              .bias = l->bias < 0 ? (struct kb_span){NULL, 0} : mixer_weight(g, (enum wt_role)l->bias, layer),
-                              .out = l->out, .work = {g->scratch.buf, 0}, .work_bytes = g->scratch.bytes};
+    struct kb_gemm a = {.m = l->rows, .n = (uint32_t)l->n, .k = (uint32_t)l->k, .x_stride = l->x_stride,
+                        .out_stride = l->out_stride, .accumulate = l->residual, .format = g->o.weights, .x = l->x,
+                        .w = mixer_weight(g, l->w, layer),
+                        .bias = l->bias < 0 ? (struct kb_span){NULL, 0} : mixer_weight(g, (enum wt_role)l->bias, layer),
+                        .out = l->out, .work = {g->scratch.buf, 0}, .work_bytes = g->scratch.bytes};
 
+    a.w.offset += l->w_at * cvt_size(g->o.weights);
     return eng_run(g, l->op, KB_GEMM, &a, e);
 }
 
@@ -98,11 +99,6 @@ static kvp_err product(uint64_t *out, uint64_t a, uint64_t b, uint64_t c, struct
     return KVP_OK;
 }
 
-static uint64_t size_of(enum kvp_format f)
-{
-    return f == KVP_F32 ? 4 : 2; /* F16 and BF16 else: checked at open */
-}
-
 static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = mixer_class(g, l);
@@ -113,9 +109,9 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
     if (!c->recurrent)
         return KVP_OK;
     s = ops_of(c)->size(g->m, c);
-    KVP_TRY(product(&bytes, g->o.batch, s.window, size_of(g->o.weights), e));
+    KVP_TRY(product(&bytes, g->o.batch, s.window, cvt_size(g->o.weights), e));
     KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->window, e));
-    KVP_TRY(product(&bytes, g->o.batch, s.matrix, size_of(g->mix.matrix), e));
+    KVP_TRY(product(&bytes, g->o.batch, s.matrix, cvt_size(g->mix.matrix), e));
     return led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e);
 }
 

@@ -125,13 +125,23 @@ bool rec_has_pre_norm(const struct kvp_model *m)
     {WP_FINAL_NORM, 1, false, "norm_f.weight"},                                        \
     {WP_HEAD, 1, false, "lm_head.weight"}
 
+#define MAMBA1_MIXER                                                                      \
+    {WP_REC_X_PROJ, 1, false, "layers.%u.mixer.x_proj.weight"},                           \
+    {WP_REC_DT, 1, false, "layers.%u.mixer.dt_proj.weight"},                              \
+    {WP_REC_DT_BIAS, 1, false, "layers.%u.mixer.dt_proj.bias"}
+
 /* transformers, models/mamba/modeling_mamba.py: MambaModel. */
 static const struct wt_name mamba_names[] = {
     {WP_EMBED, 1, false, "embeddings.weight"},
     MAMBA_MIXER,
-    {WP_REC_X_PROJ, 1, false, "layers.%u.mixer.x_proj.weight"},
-    {WP_REC_DT, 1, false, "layers.%u.mixer.dt_proj.weight"},
-    {WP_REC_DT_BIAS, 1, false, "layers.%u.mixer.dt_proj.bias"},
+    MAMBA1_MIXER,
+};
+
+/* mamba_ssm/models/mixer_seq_simple.py of state-spaces/mamba, with Mamba-1 layers. */
+static const struct wt_name mamba_ssm_names[] = {
+    {WP_EMBED, 1, false, "embedding.weight"},
+    MAMBA_MIXER,
+    MAMBA1_MIXER,
 };
 
 /* transformers, models/mamba2/modeling_mamba2.py: Mamba2Model. */
@@ -170,11 +180,110 @@ static const struct wt_name rwkv4_names[] = {
     {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"},
 };
 
+#define RWKV56_BLOCK                                                                \
+    {WP_EMBED, 1, false, "embeddings.weight"},                                            \
+    {WP_EMBED_NORM, 1, false, "blocks.0.pre_ln.weight"},                                  \
+    {WP_EMBED_NORM_BIAS, 1, false, "blocks.0.pre_ln.bias"},                               \
+    {WP_FINAL_NORM, 1, false, "ln_out.weight"},                                           \
+    {WP_FINAL_NORM_BIAS, 1, false, "ln_out.bias"},                                        \
+    {WP_HEAD, 1, false, "head.weight"},                                                   \
+    {WP_ATTN_NORM, 1, false, "blocks.%u.ln1.weight"},                                     \
+    {WP_ATTN_NORM_BIAS, 1, false, "blocks.%u.ln1.bias"},                                  \
+    {WP_MLP_NORM, 1, false, "blocks.%u.ln2.weight"},                                      \
+    {WP_MLP_NORM_BIAS, 1, false, "blocks.%u.ln2.bias"},                                   \
+    {WP_REC_DECAY, 1, false, "blocks.%u.attention.time_decay"},                           \
+    {WP_REC_FIRST, 1, false, "blocks.%u.attention.time_faaaa"},                           \
+    {WP_REC_K, 1, false, "blocks.%u.attention.key.weight"},                               \
+    {WP_REC_V, 1, false, "blocks.%u.attention.value.weight"},                             \
+    {WP_REC_R, 1, false, "blocks.%u.attention.receptance.weight"},                        \
+    {WP_REC_G, 1, false, "blocks.%u.attention.gate.weight"},                              \
+    {WP_REC_OUT, 1, false, "blocks.%u.attention.output.weight"},                          \
+    {WP_REC_NORM, 1, false, "blocks.%u.attention.ln_x.weight"},                           \
+    {WP_REC_NORM_BIAS, 1, false, "blocks.%u.attention.ln_x.bias"},                        \
+    {WP_REC_FFN_K, 1, false, "blocks.%u.feed_forward.key.weight"},                        \
+    {WP_REC_FFN_R, 1, false, "blocks.%u.feed_forward.receptance.weight"},                 \
+    {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"}
+
+/* modeling_rwkv5.py beside RWKV/rwkv-5-world. */
+static const struct wt_name rwkv5_names[] = {
+    RWKV56_BLOCK,
+    {WP_REC_MIX_K, 1, false, "blocks.%u.attention.time_mix_key"},
+    {WP_REC_MIX_V, 1, false, "blocks.%u.attention.time_mix_value"},
+    {WP_REC_MIX_R, 1, false, "blocks.%u.attention.time_mix_receptance"},
+    {WP_REC_MIX_G, 1, false, "blocks.%u.attention.time_mix_gate"},
+    {WP_REC_FFN_MIX_K, 1, false, "blocks.%u.feed_forward.time_mix_key"},
+    {WP_REC_FFN_MIX_R, 1, false, "blocks.%u.feed_forward.time_mix_receptance"},
+};
+
+/* modeling_rwkv6.py beside RWKV/rwkv-6-world. */
+static const struct wt_name rwkv6_names[] = {
+    RWKV56_BLOCK,
+    {WP_REC_MIX_X, 1, false, "blocks.%u.attention.time_maa_x"},
+    {WP_REC_MIX_W, 1, false, "blocks.%u.attention.time_maa_w"},
+    {WP_REC_MIX_K, 1, false, "blocks.%u.attention.time_maa_k"},
+    {WP_REC_MIX_V, 1, false, "blocks.%u.attention.time_maa_v"},
+    {WP_REC_MIX_R, 1, false, "blocks.%u.attention.time_maa_r"},
+    {WP_REC_MIX_G, 1, false, "blocks.%u.attention.time_maa_g"},
+    {WP_REC_MIX_DOWN, 1, 1, "blocks.%u.attention.time_maa_w1"},
+    {WP_REC_MIX_UP, 1, 5, "blocks.%u.attention.time_maa_w2"},
+    {WP_REC_W_DOWN, 1, 1, "blocks.%u.attention.time_decay_w1"},
+    {WP_REC_W_UP, 1, 1, "blocks.%u.attention.time_decay_w2"},
+    {WP_REC_FFN_MIX_K, 1, false, "blocks.%u.feed_forward.time_maa_k"},
+    {WP_REC_FFN_MIX_R, 1, false, "blocks.%u.feed_forward.time_maa_r"},
+};
+
+/* fla/models/rwkv7 and fla/layers/rwkv7.py of fla-org/flash-linear-attention. */
+static const struct wt_name rwkv7_names[] = {
+    {WP_EMBED, 1, false, "embeddings.weight"},
+    {WP_EMBED_NORM, 1, false, "layers.0.pre_norm.weight"},
+    {WP_EMBED_NORM_BIAS, 1, false, "layers.0.pre_norm.bias"},
+    {WP_FINAL_NORM, 1, false, "norm.weight"},
+    {WP_FINAL_NORM_BIAS, 1, false, "norm.bias"},
+    {WP_HEAD, 1, false, "lm_head.weight"},
+    {WP_ATTN_NORM, 1, false, "layers.%u.attn_norm.weight"},
+    {WP_ATTN_NORM_BIAS, 1, false, "layers.%u.attn_norm.bias"},
+    {WP_MLP_NORM, 1, false, "layers.%u.ffn_norm.weight"},
+    {WP_MLP_NORM_BIAS, 1, false, "layers.%u.ffn_norm.bias"},
+    {WP_REC_MIX_R, 1, false, "layers.%u.attn.x_r"},
+    {WP_REC_MIX_W, 1, false, "layers.%u.attn.x_w"},
+    {WP_REC_MIX_K, 1, false, "layers.%u.attn.x_k"},
+    {WP_REC_MIX_V, 1, false, "layers.%u.attn.x_v"},
+    {WP_REC_MIX_A, 1, false, "layers.%u.attn.x_a"},
+    {WP_REC_MIX_G, 1, false, "layers.%u.attn.x_g"},
+    {WP_REC_R, 1, false, "layers.%u.attn.r_proj.weight"},
+    {WP_REC_K, 1, false, "layers.%u.attn.k_proj.weight"},
+    {WP_REC_V, 1, false, "layers.%u.attn.v_proj.weight"},
+    {WP_REC_OUT, 1, false, "layers.%u.attn.o_proj.weight"},
+    {WP_REC_W_DOWN, 1, false, "layers.%u.attn.w_lora.lora.0.weight"},
+    {WP_REC_W_UP, 1, false, "layers.%u.attn.w_lora.lora.2.weight"},
+    {WP_REC_W_BIAS, 1, false, "layers.%u.attn.w_lora.lora.2.bias"},
+    {WP_REC_A_DOWN, 1, false, "layers.%u.attn.a_lora.lora.0.weight"},
+    {WP_REC_A_UP, 1, false, "layers.%u.attn.a_lora.lora.2.weight"},
+    {WP_REC_A_BIAS, 1, false, "layers.%u.attn.a_lora.lora.2.bias"},
+    {WP_REC_V_DOWN, 1, false, "layers.%u.attn.v_lora.lora.0.weight"},
+    {WP_REC_V_UP, 1, false, "layers.%u.attn.v_lora.lora.2.weight"},
+    {WP_REC_V_BIAS, 1, false, "layers.%u.attn.v_lora.lora.2.bias"},
+    {WP_REC_G_DOWN, 1, false, "layers.%u.attn.g_lora.lora.0.weight"},
+    {WP_REC_G_UP, 1, false, "layers.%u.attn.g_lora.lora.2.weight"},
+    {WP_REC_K_K, 1, false, "layers.%u.attn.k_k"},
+    {WP_REC_K_A, 1, false, "layers.%u.attn.k_a"},
+    {WP_REC_R_K, 1, false, "layers.%u.attn.r_k"},
+    {WP_REC_NORM, 1, false, "layers.%u.attn.g_norm.weight"},
+    {WP_REC_NORM_BIAS, 1, false, "layers.%u.attn.g_norm.bias"},
+    {WP_REC_FFN_MIX_K, 1, false, "layers.%u.ffn.x_k"},
+    {WP_REC_FFN_K, 1, false, "layers.%u.ffn.key.weight"},
+    {WP_REC_FFN_V, 1, false, "layers.%u.ffn.value.weight"},
+};
+
 #define NAMES(a) a, sizeof(a) / sizeof((a)[0])
 static const struct wt_family families[] = {
     {"mamba", "backbone.", NAMES(mamba_names)},
+    {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names)},
     {"mamba2", "backbone.", NAMES(mamba2_names)},
     {"rwkv", "rwkv.", NAMES(rwkv4_names)},
+    {"rwkv5", "rwkv.", NAMES(rwkv5_names)},
+    {"rwkv6", "rwkv.", NAMES(rwkv6_names)},
+    {"rwkv7", "model.", NAMES(rwkv7_names)},
 };
 #undef NAMES
 
