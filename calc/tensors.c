@@ -168,10 +168,11 @@ static uint64_t recurrent_in(const struct kvp_layer_class *c)
     case KVP_REC_RWKV4:
         return 3 * E;
     case KVP_REC_RWKV5:
-    case KVP_REC_RWKV6:
-        return 5 * E;
-    case KVP_REC_RWKV7:
-        return 7 * E;
+        return 4 * E;
+    case KVP_REC_RWKV6: /* beside its projections the low-rank mixes, then the decay's */
+        return 5 * E + num_max(5ull * c->low_rank[1], c->low_rank[0]);
+    case KVP_REC_RWKV7: /* the first layer's v, and the widest low rank */
+        return 7 * E + num_max(num_max(c->low_rank[0], c->low_rank[1]), num_max(c->low_rank[2], c->low_rank[3]));
     case KVP_REC_DELTA:
         return bc + 2 * A + 2ull * c->rec_heads;
     case KVP_REC_KDA:

@@ -34,6 +34,8 @@ struct kb_span {
     X(ATTN_PREFILL, attn_prefill) X(ATTN_DECODE, attn_decode) X(CACHE_WRITE, cache_write)        \
     X(H2O_SCORES, h2o_scores) X(H2O_SELECT, h2o_select) X(H2O_STEP, h2o_step)                    \
     X(KIVI_PACK_K, kivi_pack_k) X(KIVI_PACK_V, kivi_pack_v) X(ATTN_KIVI, attn_kivi)              \
+    X(CONV, conv) X(SHIFT, shift) X(GATE, gate) X(SSM_SCAN, ssm_scan) X(SSD_SCAN, ssd_scan)      \
+    X(WKV4, wkv4) X(WKV6, wkv6) X(WKV7, wkv7) X(HEAD_NORM, head_norm)                            \
     X(READ_PROBE, read_probe)
 
 enum kb_kernel {

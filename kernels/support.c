@@ -1,21 +1,7 @@
 /* support.c - kb_host_supports: one small question per kernel, in a table */
 #include "kernels/host.h"
 
-#include "kernels/ops/act.h"
-#include "kernels/ops/attn_decode.h"
-#include "kernels/ops/attn_kivi.h"
-#include "kernels/ops/attn_prefill.h"
-#include "kernels/ops/cache_write.h"
-#include "kernels/ops/embed.h"
-#include "kernels/ops/gemm.h"
-#include "kernels/ops/h2o_scores.h"
-#include "kernels/ops/h2o_select.h"
-#include "kernels/ops/h2o_step.h"
-#include "kernels/ops/kivi_pack_k.h"
-#include "kernels/ops/kivi_pack_v.h"
-#include "kernels/ops/norm.h"
-#include "kernels/ops/read_probe.h"
-#include "kernels/ops/rope.h"
+#include "kernels/ops.h"
 
 static bool is_float(enum kvp_format f)
 {
@@ -76,7 +62,7 @@ static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_RELU;
+    return a->width && (unsigned)a->kind <= KB_ACT_SIGMOID;
 }
 
 static bool attn_prefill(const void *args)
@@ -155,6 +141,70 @@ static bool attn_kivi(const void *args)
            is_kivi(a->bits, a->group, a->head_dim) && tokens == values && a->first < tokens &&
            a->k_packed % a->group == 0 && a->k_full <= a->k_res_slots && a->v_full <= a->v_res_slots &&
            (a->k_packed <= a->first || is_placed(&a->k, a->group)) && (a->v_packed <= a->first || is_placed(&a->v, 1));
+}
+
+/* ---- recurrences --------------------------------------------------------------------------------- */
+
+static bool conv(const void *args)
+{
+    const struct kb_conv *a = args;
+
+    return a->channels && a->taps && a->columns + 1 >= a->taps && is_float(a->format) && is_float(a->state_format) &&
+           (a->taps == 1 || a->state.buf);
+}
+
+static bool shift(const void *args)
+{
+    const struct kb_shift *a = args;
+
+    return a->width && a->tokens && is_float(a->format) && is_float(a->state_format) && a->state_stride >= a->width;
+}
+
+static bool gate(const void *args)
+{
+    return ((const struct kb_gate *)args)->width;
+}
+
+static bool ssm_scan(const void *args)
+{
+    const struct kb_ssm_scan *a = args;
+
+    return a->channels && a->n && is_float(a->format) && is_float(a->state_format);
+}
+
+static bool ssd_scan(const void *args)
+{
+    const struct kb_ssd_scan *a = args;
+
+    return is_grouped(a->heads, a->groups, a->head_dim) && a->n && is_float(a->format) && is_float(a->state_format);
+}
+
+static bool wkv4(const void *args)
+{
+    const struct kb_wkv4 *a = args;
+
+    return a->channels && is_float(a->format) && is_float(a->state_format);
+}
+
+static bool wkv6(const void *args)
+{
+    const struct kb_wkv6 *a = args;
+
+    return a->heads && a->dim && is_float(a->format) && is_float(a->state_format);
+}
+
+static bool wkv7(const void *args)
+{
+    const struct kb_wkv7 *a = args;
+
+    return a->heads && a->dim && is_float(a->format) && is_float(a->state_format) && !a->v_first.buf == !a->v_mix.buf;
+}
+
+static bool head_norm(const void *args)
+{
+    const struct kb_head_norm *a = args;
+
+    return a->heads && a->dim && is_float(a->format) && (!a->r_k.buf || (a->r.buf && a->k.buf && a->v.buf));
 }
 
 static bool read_probe(const void *args)

@@ -92,7 +92,8 @@ static kvp_err byte_rows(json_t *res, const struct kvp_memory *p, const struct l
         {"cache at rest", "bytes", p->cache_bytes, now[LED_CACHE] + now[LED_METADATA], "exact: closed form | ledger"},
         {"cache at peak", "bytes", p->cache_peak_bytes, l->cache_peak, "exact: closed form | ledger high water"},
         {"metadata", "bytes", p->metadata_bytes, now[LED_METADATA], "exact: part of the cache | ledger"},
-        {"state", "bytes", p->state_bytes, now[LED_STATE], "exact: no recurrent layers | ledger"},
+        {"state", "bytes", p->state_bytes, now[LED_STATE], p->state_bytes ? "exact: columns and matrices | ledger"
+                                                                          : "exact: no recurrent layers | ledger"},
         {"activation", "bound", p->activation_bytes, l->peak[LED_ACTIVATION], "upper bound | ledger high water"},
         {"workspace", "bound", p->workspace_bytes, l->peak[LED_WORKSPACE], "upper bound | ledger high water"},
         {"total at peak", "bound", p->peak_bytes, l->total_peak, "upper bound: sum | ledger high water"},
@@ -161,7 +162,8 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
                         uint64_t measured, struct kvp_error *e)
 {
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
-                                            [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true};
+                                            [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true,
+                                            [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
@@ -228,7 +230,9 @@ static uint64_t fold_real(uint64_t hash, double x)
 static uint64_t fold_class(uint64_t hash, const struct kvp_layer_class *c)
 {
     const uint64_t words[] = {c->mixer, c->heads, c->kv_heads, c->head_dim, c->window, c->qkv_bias, c->o_bias, c->qk_norm,
-                              c->ffn, c->ffn_width, c->act, c->ffn_bias};
+                              c->ffn, c->ffn_width, c->act, c->ffn_bias, c->recurrent, c->inner, c->state, c->conv, c->groups,
+                              c->rec_heads, c->rec_head_dim, c->dt_rank, c->low_rank[0], c->low_rank[1], c->low_rank[2],
+                              c->low_rank[3], c->conv_bias, c->rec_bias, c->rec_norm};
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         hash = fold(hash, words[i]);

@@ -52,11 +52,12 @@ struct cpu_ops {
     float (*exps)(float *x, uint64_t n, float minus); /* x = exp(x - minus), returns their sum */
     void (*scale)(float *x, uint64_t n, float by);
     /* out = act(gate) * up, up NULL: act(gate); by enum kb_act_kind */
-    void (*act[4])(float *out, const float *gate, const float *up, uint64_t n);
+    void (*act[7])(float *out, const float *gate, const float *up, uint64_t n);
     float (*sum)(const float *x, uint64_t n);                 /* sum of x */
     float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
     uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
     const struct cpu_kivi_ops *kivi;
+    const struct cpu_rec_ops *rec; /* kernels/cpu/recurrent.h */
 };
 
 extern const struct cpu_ops cpu_ops_plain;

@@ -1,6 +1,6 @@
 /* ops_avx2.c - the inner loops with AVX2, FMA and F16C. Compiled for any x86-64: each function carries its
  * target, and best_ops() in cpu.c asks the processor first. */
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/recurrent.h"
 
 #if defined(__x86_64__)
 
@@ -335,6 +335,18 @@ FAST_INLINE __m256 relu(__m256 x)
     return _mm256_max_ps(x, _mm256_setzero_ps());
 }
 
+FAST_INLINE __m256 relu2(__m256 x)
+{
+    return _mm256_mul_ps(relu(x), relu(x));
+}
+
+FAST_INLINE __m256 sigmoid(__m256 x)
+{
+    __m256 one = _mm256_set1_ps(1);
+
+    return _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_sub_ps(_mm256_setzero_ps(), x))));
+}
+
 #define ACT_OPS(name)                                                                                          \
     FAST static void act_##name(float *out, const float *gate, const float *up, uint64_t n)                    \
     {                                                                                                          \
@@ -354,11 +366,18 @@ FAST_INLINE __m256 relu(__m256 x)
 ACT_OPS(silu)
 ACT_OPS(gelu_tanh)
 ACT_OPS(relu)
+ACT_OPS(relu2)
+ACT_OPS(sigmoid)
 
-/* The C library's erfc has no vector form. */
+/* The C library's erfc and tanh have no vector form. */
 static void act_gelu(float *out, const float *gate, const float *up, uint64_t n)
 {
     cpu_ops_plain.act[2](out, gate, up, n);
+}
+
+static void act_tanh(float *out, const float *gate, const float *up, uint64_t n)
+{
+    cpu_ops_plain.act[5](out, gate, up, n);
 }
 
 FAST static float sum_avx2(const float *x, uint64_t n)
@@ -413,11 +432,12 @@ const struct cpu_ops cpu_ops_avx2 = {
     .max = max_avx2,
     .exps = exps_avx2,
     .scale = scale_avx2,
-    .act = {act_silu, act_gelu_tanh, act_gelu, act_relu},
+    .act = {act_silu, act_gelu_tanh, act_gelu, act_relu, act_relu2, act_tanh, act_sigmoid},
     .sum = sum_avx2,
     .squares = squares_avx2,
     .words = words_avx2,
     .kivi = &cpu_kivi_avx2,
+    .rec = &cpu_rec_avx2,
 };
 
 #endif

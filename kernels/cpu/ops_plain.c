@@ -1,4 +1,4 @@
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/recurrent.h"
 
 #include "kernels/half.h"
 
@@ -162,6 +162,16 @@ static inline float relu(float x)
     return x > 0 ? x : 0;
 }
 
+static inline float relu2(float x)
+{
+    return x > 0 ? x * x : 0;
+}
+
+static inline float sigmoid(float x)
+{
+    return 1 / (1 + expf(-x));
+}
+
 #define ACT_OPS(name)                                                                                          \
     static void act_##name(float *out, const float *gate, const float *up, uint64_t n)                         \
     {                                                                                                          \
@@ -172,6 +182,9 @@ ACT_OPS(silu)
 ACT_OPS(gelu_tanh)
 ACT_OPS(gelu)
 ACT_OPS(relu)
+ACT_OPS(relu2)
+ACT_OPS(tanhf)
+ACT_OPS(sigmoid)
 
 static float sum_plain(const float *x, uint64_t n)
 {
@@ -280,9 +293,10 @@ const struct cpu_ops cpu_ops_plain = {
     .max = max_plain,
     .exps = exps_plain,
     .scale = scale_plain,
-    .act = {act_silu, act_gelu_tanh, act_gelu, act_relu},
+    .act = {act_silu, act_gelu_tanh, act_gelu, act_relu, act_relu2, act_tanhf, act_sigmoid},
     .sum = sum_plain,
     .squares = squares_plain,
     .words = words_plain,
     .kivi = &kivi_plain,
+    .rec = &cpu_rec_plain,
 };

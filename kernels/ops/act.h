@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum kb_act_kind { KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU };
+enum kb_act_kind { KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU, KB_ACT_RELU2, KB_ACT_TANH, KB_ACT_SIGMOID };
 struct kb_act {
     uint64_t rows;
     uint32_t width;       /* of out */

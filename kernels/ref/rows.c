@@ -126,10 +126,21 @@ static double relu(double x)
     return x > 0 ? x : 0;
 }
 
+static double relu2(double x)
+{
+    return x > 0 ? x * x : 0;
+}
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
 kvp_err ref_act(const void *args, struct kvp_error *e)
 {
     static double (*const table[])(double) = {
-        [KB_ACT_SILU] = silu, [KB_ACT_GELU_TANH] = gelu_tanh, [KB_ACT_GELU] = gelu, [KB_ACT_RELU] = relu};
+        [KB_ACT_SILU] = silu, [KB_ACT_GELU_TANH] = gelu_tanh, [KB_ACT_GELU] = gelu, [KB_ACT_RELU] = relu,
+        [KB_ACT_RELU2] = relu2, [KB_ACT_TANH] = tanh, [KB_ACT_SIGMOID] = sigmoid};
     const struct kb_act *a = args;
 
     (void)e;

@@ -172,7 +172,7 @@ START_TEST(act_cpu)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_act, out, KVP_F32, 1e-5, true)};
 
-    for (int kind = KB_ACT_SILU; kind <= KB_ACT_RELU; kind++)
+    for (int kind = KB_ACT_SILU; kind <= KB_ACT_SIGMOID; kind++)
         for (int form = 0; form < 4; form++) { /* gated or not; apart or in place in the same rows */
             uint64_t rows = shapes[_i].rows, width = shapes[_i].width, in = width * (form & 1 ? 2 : 1);
             struct kb_act a = {.rows = rows, .width = shapes[_i].width, .gated = form & 1, .kind = (enum kb_act_kind)kind,
@@ -212,7 +212,8 @@ START_TEST(act_by_hand)
         {KB_ACT_SILU, 0, 0}, {KB_ACT_SILU, 1, 0.7310586f}, {KB_ACT_SILU, -1, -0.2689414f}, {KB_ACT_SILU, 20, 20},
         {KB_ACT_GELU, 1, 0.8413447f}, {KB_ACT_GELU, -2, -0.0455003f}, {KB_ACT_GELU, 0, 0},
         {KB_ACT_GELU_TANH, 1, 0.8411920f}, {KB_ACT_GELU_TANH, -1, -0.1588080f}, {KB_ACT_GELU_TANH, 3, 2.9963627f},
-        {KB_ACT_RELU, 3, 3}, {KB_ACT_RELU, -3, 0},
+        {KB_ACT_RELU, 3, 3}, {KB_ACT_RELU, -3, 0}, {KB_ACT_RELU2, 3, 9}, {KB_ACT_RELU2, -3, 0},
+        {KB_ACT_TANH, 1, 0.7615942f}, {KB_ACT_TANH, -0.5f, -0.4621172f}, {KB_ACT_SIGMOID, 1, 0.7310586f}, {KB_ACT_SIGMOID, -2, 0.1192029f},
     };
     struct kb_act a = {.rows = 1, .width = 1, .gated = true, .in_stride = 2, .out_stride = 1};
 

@@ -1,4 +1,5 @@
-/* golden.c - logits and cache bytes against the public transformers package (tests/golden/make_golden.py). */
+/* golden.c - logits, cache and state bytes against public implementations (tests/golden/make_golden.py and
+ * make_recurrent.py). */
 #include "tests/validate/tiny.h"
 
 #include <dirent.h>
@@ -101,7 +102,7 @@ START_TEST(logits_agree_with_transformers)
         ck_assert_msg(apart < 1e-3, "%s on %s, %d of %d tokens as the prompt: off by %g", goldens[_i / BACKENDS], backend,
                       (int)prompts[cut], (int)g.n, apart);
         if (cut == 2)
-            printf("  %-16s %s: within %.1e of transformers\n", goldens[_i / BACKENDS], backend, apart);
+            printf("  %-16s %s: within %.1e of the public implementation\n", goldens[_i / BACKENDS], backend, apart);
         eng_close(e);
     }
     free(ours);
@@ -126,6 +127,27 @@ static uint64_t expected_bytes(const struct golden *g)
     return sum;
 }
 
+static uint64_t number(const json_t *o, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(o, key));
+}
+
+/* A convolution keeps d_conv columns there, of which the oldest is never read again; d_conv - 1 here. */
+static uint64_t expected_state(const struct golden *g)
+{
+    uint64_t sum = 0;
+    size_t i;
+    json_t *l;
+
+    json_array_foreach(json_object_get(g->meta, "state_layers"), i, l) {
+        const uint64_t columns = number(l, "columns");
+
+        sum += number(l, "matrix_bytes") + number(l, "shift_bytes");
+        sum += columns ? number(l, "conv_bytes") / columns * (columns - 1) : 0;
+    }
+    return sum;
+}
+
 START_TEST(cache_bytes_agree_with_transformers)
 {
     struct kvp_error err = {0};
@@ -135,7 +157,9 @@ START_TEST(cache_bytes_agree_with_transformers)
     golden_load(&g, _i);
     e = open_golden(&g, "ref", g.n);
     must(eng_prefill(e, g.ids, NULL, NULL, &err));
-    ck_assert_uint_eq(json_array_size(json_object_get(g.meta, "cache_layers")), g.m.layers);
+    if (!json_object_get(g.meta, "state_layers"))
+        ck_assert_uint_eq(json_array_size(json_object_get(g.meta, "cache_layers")), g.m.layers);
+    ck_assert_uint_eq(eng_ledger(e)->now[LED_STATE], expected_state(&g));
     ck_assert_uint_eq(eng_ledger(e)->now[LED_CACHE], expected_bytes(&g));
     ck_assert_uint_eq(eng_ledger(e)->now[LED_WEIGHTS],
                       4 * (uint64_t)json_integer_value(json_object_get(g.meta, "parameters")));
@@ -147,7 +171,7 @@ END_TEST
 /* The test above must not pass for want of goldens. */
 START_TEST(every_dialect_has_a_golden)
 {
-    static const char *const dialects[] = {"gpt2", "llama", "mistral", "qwen2", "qwen3"};
+    static const char *const dialects[] = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "mamba", "mamba2", "rwkv", "rwkv5", "rwkv6", "rwkv7"};
 
     for (size_t d = 0; d < sizeof(dialects) / sizeof(dialects[0]); d++) {
         bool found = false;

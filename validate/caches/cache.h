@@ -35,7 +35,7 @@ struct cache_qkv {
     uint64_t tokens; /* per sequence: the prompt, or 1 */
     uint64_t position; /* of the first */
     uint64_t stride;
-    struct kb_span q, k, v;
+    struct kb_span q, k, v; /* q.buf NULL: only store k and v; k.buf NULL: only attend to what is stored, this token's row too */
     uint64_t out_stride;
     struct kb_span out; /* f32 [batch*tokens, heads*head_dim] */
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
@@ -45,6 +45,7 @@ struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
     enum kvp_axis axis;     /* SELECT or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
+    bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */
@@ -62,6 +63,9 @@ struct cache_ops {
 /* The cache for a stack: the one whose technique is on the SELECT or ENCODE axis, else dense. Stores
  * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
+
+/* Is the layer plain attention over keys and values of its own, of one size? */
+bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c);
 
 /* Does the engine run this stack: every technique, and every parameter that was given? KVP_ENOTSUP naming
  * the first that it does not. A parameter left at its default is the behaviour that the cache has. */

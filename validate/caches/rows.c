@@ -2,6 +2,7 @@
 #include "validate/caches/rows.h"
 
 #include "validate/caches/dump.h"
+#include "validate/caches/layout.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
 #include "validate/caches/store.h"
@@ -12,6 +13,7 @@ struct cache {
     const struct cache_env *env;
     struct store *store;
     uint64_t *window; /* [layers]; 0: none */
+    uint32_t *owner;  /* [layers] whose rows a layer attends to */
     uint64_t seen;    /* tokens */
 };
 
@@ -22,8 +24,11 @@ static kvp_err build(struct cache *c, struct kvp_error *e)
     kvp_err rc;
 
     c->window = calloc(layers, sizeof(*c->window));
-    rc = cap && c->window ? window_of_layers(c->window, c->env, e)
+    c->owner = calloc(layers, sizeof(*c->owner));
+    rc = cap && c->window && c->owner ? window_of_layers(c->window, c->env, e)
                           : kvp_fail(e, KVP_ENOMEM, "out of memory for a cache of %u layers", layers);
+    for (uint32_t i = 0; rc == KVP_OK && i < layers; i++)
+        rc = rows_owner(&c->owner[i], c->env->model, i, e);
     for (uint32_t i = 0; rc == KVP_OK && i < layers; i++)
         cap[i] = c->window[i] ? c->window[i] : UINT64_MAX;
     if (rc == KVP_OK)
@@ -56,6 +61,7 @@ void rows_close(struct cache *c)
         return;
     store_close(c->store);
     free(c->window);
+    free(c->owner);
     free(c);
 }
 
@@ -92,8 +98,9 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
 
 kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
-    KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
-    return append(c, layer, x, e);
+    if (x->q.buf)
+        KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
+    return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
 }
 
 kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
@@ -103,9 +110,10 @@ kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
                                .head_dim = cls->head_dim, .scale = cache_scale(c->env, layer),
                                .q_stride = x->stride, .q = x->q, .out_stride = x->out_stride, .out = x->out};
 
-    KVP_TRY(append(c, layer, x, e));
+    if (c->owner[layer] == layer && x->k.buf)
+        KVP_TRY(append(c, layer, x, e));
     a.used = kept(c, layer, c->seen);
-    store_view(c->store, layer, &a.k, &a.v);
+    store_view(c->store, c->owner[layer], &a.k, &a.v);
     return c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_DECODE, &a, e);
 }
 
@@ -120,21 +128,24 @@ kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, FILE *f,
                          struct kvp_error *e)
 {
-    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    const struct layer_rows rows = layer_rows(c->env, layer);
+    const struct row_shape shape = part == STORE_K ? rows.k : rows.v;
     const uint64_t n = kept(c, layer, c->seen);
     void *host;
     struct dump d;
 
+    if (!shape.heads)
+        return KVP_OK;
     KVP_TRY(store_fetch(&host, c->store, layer, part, e));
     dump_begin(&d, f, layer, name, c->env->format,
-               (uint64_t[]){c->env->batch, cls->kv_heads, n, cls->head_dim});
+               (uint64_t[]){c->env->batch, shape.heads, n, shape.dim});
     for (uint64_t b = 0; b < c->env->batch; b++)
-        for (uint32_t h = 0; h < cls->kv_heads; h++)
+        for (uint32_t h = 0; h < shape.heads; h++)
             for (uint64_t p = c->seen - n; p < c->seen; p++)
                 dump_values(&d, c->env->format,
                             (char *)host +
                                 store_row(c->store, layer, part, b, h, slot_of(c, layer, p)).offset,
-                            cls->head_dim);
+                            shape.dim);
     dump_end(&d);
     free(host);
     return KVP_OK;

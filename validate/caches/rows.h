@@ -19,6 +19,7 @@ kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e);
 kvp_err rows_poison(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
 
 #define ROWS_OPS                                                                                        \
+    .any_attention = true,                                                                              \
     .open = rows_open, .close = rows_close, .reset = rows_reset, .prefill = rows_prefill,               \
     .decode = rows_decode, .dump_kept = rows_dump_kept, .dump_cache = rows_dump_cache, .poison = rows_poison
 

@@ -50,11 +50,11 @@ kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct k
     return ops->plan(out, spec, env, e);
 }
 
-const struct kvp_layer_class *store_class(const struct store *s, uint32_t layer)
+struct row_shape store_shape(const struct store *s, uint32_t layer, int part)
 {
-    const struct kvp_model *m = s->env->model;
+    const struct layer_rows r = layer_rows(s->env, layer);
 
-    return &m->cls[m->class_of[layer]];
+    return part == STORE_V ? r.v : (struct row_shape){r.k.heads, part == STORE_K ? r.k.dim : 1};
 }
 
 int store_parts(const struct store *s)
@@ -66,7 +66,7 @@ uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part)
 {
     if (part == STORE_SCORE)
         return size_of_format(s->score_format);
-    return size_of_format(s->env->format) * store_class(s, layer)->head_dim;
+    return size_of_format(s->env->format) * store_shape(s, layer, part).dim;
 }
 
 kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
@@ -74,7 +74,7 @@ kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t sl
 {
     uint64_t bytes;
 
-    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_class(s, layer)->kv_heads, slots,
+    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_shape(s, layer, part).heads, slots,
                          store_row_bytes(s, layer, part)));
     return led_alloc(s->env->led, part == STORE_SCORE ? LED_METADATA : LED_CACHE, bytes, out, e);
 }
@@ -156,9 +156,9 @@ kvp_err store_reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp
 static struct kb_kv view(const struct store *s, uint32_t layer, int part)
 {
     const struct store_layer *l = &s->layer[layer];
-    const struct kvp_layer_class *c = store_class(s, layer);
-    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = s->env->format, .heads = c->kv_heads,
-                      .dim = c->head_dim, .slots = l->slots[part], .block = s->plan.block};
+    const struct row_shape shape = store_shape(s, layer, part);
+    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = s->env->format, .heads = shape.heads,
+                      .dim = shape.dim, .slots = l->slots[part], .block = s->plan.block};
 
     if (s->pages)
         v.table = pages_table(s->pages, layer, &v.table_stride);
@@ -183,7 +183,7 @@ struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part 
     const struct store_layer *l = &s->layer[layer];
     const uint64_t block = part == STORE_SCORE || !s->pages ? l->slots[part] : s->plan.block;
     const uint64_t first = part == STORE_SCORE || !s->pages ? b : pages_at(s->pages, layer, b, slot / block);
-    const uint64_t row = (first * store_class(s, layer)->kv_heads + head) * block + slot % block;
+    const uint64_t row = (first * store_shape(s, layer, (int)part).heads + head) * block + slot % block;
 
     return (struct kb_span){l->mem[part].buf, row * store_row_bytes(s, layer, (int)part)};
 }
@@ -214,7 +214,7 @@ kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, stru
 {
     for (int p = 0; p < store_parts(s); p++)
         for (uint64_t b = 0; b < s->env->batch; b++)
-            for (uint32_t h = 0; h < store_class(s, layer)->kv_heads; h++)
+            for (uint32_t h = 0; h < store_shape(s, layer, p).heads; h++)
                 KVP_TRY(poison_run(s, layer, p, b, h, used, e));
     return KVP_OK;
 }

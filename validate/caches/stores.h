@@ -2,6 +2,7 @@
 #ifndef KVPROOF_CACHES_STORES_H
 #define KVPROOF_CACHES_STORES_H
 
+#include "validate/caches/layout.h"
 #include "validate/caches/pages.h"
 #include "validate/caches/store.h"
 
@@ -34,7 +35,8 @@ struct store_ops {
 
 extern const struct store_ops store_contiguous, store_growing, store_paged;
 
-const struct kvp_layer_class *store_class(const struct store *s, uint32_t layer);
+/* Heads and width of a part of a layer. */
+struct row_shape store_shape(const struct store *s, uint32_t layer, int part);
 /* Parts that exist: K, V and, when asked for, scores. */
 int store_parts(const struct store *s);
 /* Bytes of one slot of one head. */

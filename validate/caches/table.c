@@ -1,6 +1,7 @@
 /* table.c - which cache serves a stack: a new technique is one file and one row here */
 #include "validate/caches/caches.h"
 #include "validate/caches/store.h"
+#include "validate/engine/rewrite.h"
 
 static const struct cache_ops *const caches[] = {&cache_dense, &cache_window, &cache_h2o, &cache_kivi};
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
@@ -36,6 +37,8 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
 
     if (spec->axis == KVP_AXIS_STORE) {
         KVP_TRY(store_params(&params, spec, e));
+    } else if (spec->axis == KVP_AXIS_MIXER || spec->axis == KVP_AXIS_SHARE) {
+        KVP_TRY(rewrite_params(&params, spec, e));
     } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_ENCODE) {
         KVP_TRY(cache_find(&cache, &alone, e));
         params = cache->params;

@@ -1,5 +1,8 @@
 #include "validate/engine/internal.h"
 
+#include "validate/caches/layout.h"
+#include "validate/engine/shapes.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -153,11 +156,13 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 
 /* What the engine runs is attention and a dense feed-forward, a pair a layer. A new field of a layer class is
  * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
-static bool runs_layer(const struct kvp_layer_class *c)
+static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     static const struct kvp_layer_class none;
     struct kvp_layer_class left;
 
+    if (c->recurrent)
+        return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if (c->mixer != KVP_MIX_ATTENTION || c->v_head_dim != c->head_dim || c->norms != 2 || c->act == KVP_ACT_RELU2 ||
         (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED))
@@ -168,21 +173,21 @@ static bool runs_layer(const struct kvp_layer_class *c)
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
-    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = false;
+    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
 static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e)
 {
-    const uint32_t once = m->head_rows + m->encoders + (m->extra[0].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
+    const uint32_t once = m->head_rows + m->encoders + (m->extra[rec_has_pre_norm(m)].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
                           (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
-    if (once || m->position > KVP_POS_LEARNED || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+    if (once || m->position == KVP_POS_ALIBI || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
-        if (!runs_layer(&m->cls[c]))
+        if (!runs_layer(m, &m->cls[c]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run layers of class %" PRIu32 " of model_type %s yet", m->name, c,
                             m->model_type);
     return KVP_OK;
@@ -216,6 +221,23 @@ static kvp_err check_options(const struct eng_options *o, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* A prefill hands a layer's k and v on to the layers after it as they are: nobody may have overwritten them. */
+static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
+{
+    uint32_t last = 0;
+
+    for (uint32_t l = 0; l < m->layers; l++) {
+        uint32_t owner;
+
+        KVP_TRY(rows_owner(&owner, m, l, e));
+        if (owner != l && owner != last)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: layer %" PRIu32 " reads the keys of layer %" PRIu32 ", but layer %" PRIu32
+                            " has others in between: the engine does not run this yet", m->name, l, owner, last);
+        last = owner;
+    }
+    return KVP_OK;
+}
+
 static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 {
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
@@ -223,6 +245,11 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
                                 .run = eng_run, .copy = eng_copy, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
     KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)
+        if (!cache_is_plain(g->m, &g->m->cls[g->m->class_of[l]]))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with layer %" PRIu32 "'s kind of attention yet",
+                            g->cache_ops->name, l);
+    KVP_TRY(check_readers(g->m, e));
     return g->cache_ops->open(&g->cache, &g->env, e);
 }
 
@@ -237,6 +264,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
+    KVP_TRY(mixers_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
@@ -257,10 +285,12 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g = calloc(1, sizeof(*g));
     if (!g)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the engine");
-    g->m = m;
     g->stack = *s;
     g->o = *o;
-    rc = open_all(g, e);
+    rc = rewrite_model(&g->own, m, s, e);
+    g->m = &g->own.m;
+    if (rc == KVP_OK)
+        rc = open_all(g, e);
     if (rc != KVP_OK) {
         eng_close(g);
         return rc;
@@ -281,9 +311,11 @@ void eng_close(struct eng *g)
             g->cache_ops->close(g->cache);
         for (size_t i = 0; i < sizeof(mem) / sizeof(mem[0]); i++)
             led_free(&g->led, mem[i]);
+        mixers_close(g);
         weights_close(&g->w);
         g->o.backend->close(g->dev);
     }
+    rewrite_free(&g->own);
     free(g->host_ids);
     free(g);
 }
@@ -310,7 +342,7 @@ static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
 }
 
-static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *tokens, float *all, float *last,
+static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, float *all, float *last,
                        struct kvp_error *e)
 {
     const struct kb_backend *be = g->o.backend;
@@ -321,7 +353,7 @@ static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *token
     memset(g->op[g->phase], 0, sizeof(g->op[g->phase]));
     KVP_TRY(be->now(g->dev, &began, e));
     KVP_TRY(upload(g, tokens, p, e));
-    KVP_TRY(eng_layers(g, p, e));
+    KVP_TRY(eng_layers(g, p, !all, e));
     KVP_TRY(eng_head(g, p, all, last, e));
     KVP_TRY(be->now(g->dev, &ended, e));
     g->forward_ns[g->phase] = ended - began;
@@ -331,16 +363,17 @@ static kvp_err forward(struct eng *g, const struct pass *p, const int32_t *token
 
 kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, float *logits, struct kvp_error *e)
 {
-    const struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
+    struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
 
     g->position = 0;
     KVP_TRY(g->cache_ops->reset(g->cache, e));
+    KVP_TRY(mixers_reset(g, e));
     return forward(g, &p, tokens, all_logits, logits, e);
 }
 
 kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e)
 {
-    const struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
+    struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
 
     if (g->position == 0)
         return kvp_fail(e, KVP_EINPUT, "a decode step needs a prefill first");

@@ -1,5 +1,7 @@
 #include "validate/engine/internal.h"
 
+#include "validate/engine/convert.h"
+
 #include <math.h>
 
 static struct kb_span at(const struct led_mem *m, uint64_t f32_elements)
@@ -48,13 +50,14 @@ static kvp_err linear(struct eng *g, const struct linear *l, struct kvp_error *e
 struct heads {
     const struct kvp_layer_class *c;
     uint64_t k, v, stride;
+    bool has_q, has_kv; /* what a pass projects */
 };
 
 static struct heads heads_of(const struct kvp_layer_class *c)
 {
     const uint64_t q = (uint64_t)c->heads * c->head_dim, kv = (uint64_t)c->kv_heads * c->head_dim;
 
-    return (struct heads){.c = c, .k = q, .v = q + kv, .stride = q + 2 * kv};
+    return (struct heads){.c = c, .k = q, .v = q + kv, .stride = q + 2 * kv, .has_q = true, .has_kv = !c->no_kv};
 }
 
 static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uint64_t rows, struct kvp_error *e)
@@ -65,7 +68,7 @@ static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uin
         uint64_t first;
     } parts[] = {{WT_Q_NORM, h->c->heads, 0}, {WT_K_NORM, h->c->kv_heads, h->k}};
 
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = h->has_q ? 0 : 1; i < (h->has_kv ? 2 : 1); i++) {
         const struct kb_norm a = {.rows = rows, .groups = parts[i].groups, .width = h->c->head_dim,
                                   .in_stride = h->stride, .out_stride = h->stride, .eps = g->m->norm_eps,
                                   .format = g->o.weights, .weight = weight(g, parts[i].role, layer),
@@ -79,8 +82,9 @@ static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uin
 /* q's and k's heads lie side by side, so one call turns both. */
 static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct kvp_error *e)
 {
-    const struct kb_rope a = {.rows = rows, .heads = h->c->heads + h->c->kv_heads, .head_dim = h->c->head_dim,
-                              .stride = h->stride, .x = at(&g->qkv, 0), .positions = {g->positions.buf, 0},
+    const uint32_t heads = (h->has_q ? h->c->heads : 0) + (h->has_kv ? h->c->kv_heads : 0);
+    const struct kb_rope a = {.rows = rows, .heads = heads, .head_dim = h->c->head_dim,
+                              .stride = h->stride, .x = at(&g->qkv, h->has_q ? 0 : h->k), .positions = {g->positions.buf, 0},
                               .inv_freq = at(&g->inv_freq, 0)};
 
     return eng_run(g, KVP_OP_ROPE, KB_ROPE, &a, e);
@@ -88,32 +92,84 @@ static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct 
 
 static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
-    const struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
+    struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
                                 .k = at(&g->qkv, h->k), .v = at(&g->qkv, h->v), .out_stride = h->k,
                                 .out = at(&g->out, 0), .lse = at(&g->lse, 0)};
 
+    if (!h->has_q)
+        a.q.buf = NULL;
+    if (!h->has_kv && !p->prefill)
+        a.k.buf = a.v.buf = NULL;
     return p->prefill ? g->cache_ops->prefill(g->cache, layer, &a, e) : g->cache_ops->decode(g->cache, layer, &a, e);
 }
 
-static kvp_err attention(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+/* q, k and v of every row, or the part of them that h says, normed and rotated, in g->qkv. */
+static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
-    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
     const uint32_t width = g->m->width;
-    const struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)h.stride, .k = width,
-                               .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer),
-                               .x = at(&g->h, 0), .x_stride = width, .out = at(&g->qkv, 0), .out_stride = h.stride};
-    const struct linear o = {.op = KVP_OP_O_PROJ, .rows = p->rows, .n = width, .k = (uint32_t)h.k,
-                             .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
-                             .x_stride = h.k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
+    const uint64_t first = h->has_q ? 0 : h->k, end = h->has_kv ? h->stride : h->k, size = cvt_size(g->o.weights);
+    struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)(end - first), .k = width,
+                         .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0),
+                         .x_stride = width, .out = at(&g->qkv, first), .out_stride = h->stride};
 
+    qkv.w.offset += first * width * size;
+    qkv.bias.offset += first * size;
     KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
     KVP_TRY(linear(g, &qkv, e));
-    if (h.c->qk_norm)
-        KVP_TRY(qk_norm(g, layer, &h, p->rows, e));
-    if (g->m->position == KVP_POS_ROPE)
-        KVP_TRY(rope(g, &h, p->rows, e));
-    KVP_TRY(attend(g, layer, p, &h, e));
-    return linear(g, &o, e);
+    if (h->c->qk_norm)
+        KVP_TRY(qk_norm(g, layer, h, p->rows, e));
+    return g->m->position == KVP_POS_ROPE ? rope(g, h, p->rows, e) : KVP_OK;
+}
+
+static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
+{
+    const uint32_t width = g->m->width;
+    const struct linear o = {.op = KVP_OP_O_PROJ, .rows = p->rows, .n = width, .k = (uint32_t)h->k,
+                             .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
+                             .x_stride = h->k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
+
+    KVP_TRY(project(g, layer, p, h, e));
+    KVP_TRY(attend(g, layer, p, h, e));
+    return h->has_q ? linear(g, &o, e) : KVP_OK;
+}
+
+static kvp_err attention(struct eng *g, uint32_t layer, struct pass *p, struct kvp_error *e)
+{
+    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+
+    return attention_with(g, layer, p, &h, e);
+}
+
+/* ---- the upper half, for the last token only ------------------------------------------------------ */
+
+/* Row b of the residual and of the positions becomes what row (b + 1) * tokens - 1 was. */
+static kvp_err keep_last_rows(struct eng *g, const struct pass *p, struct kvp_error *e)
+{
+    const struct {
+        struct kb_buf *buf;
+        uint64_t bytes;
+    } rows[] = {{g->x.buf, g->m->width * sizeof(float)}, {g->positions.buf, sizeof(int32_t)}};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (uint64_t b = 0; b < g->o.batch && p->tokens > 1; b++)
+            KVP_TRY(g->o.backend->copy(g->dev, (struct kb_span){rows[i].buf, b * rows[i].bytes},
+                                       (struct kb_span){rows[i].buf, ((b + 1) * p->tokens - 1) * rows[i].bytes}, rows[i].bytes, e));
+    return KVP_OK;
+}
+
+/* The layer stores every token's k and v; from its queries on, the pass is a step with each sequence's last token
+ * (Sun et al. 2024, arXiv:2405.05254, section 2.3). */
+static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struct kvp_error *e)
+{
+    struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+
+    h.has_q = false;
+    KVP_TRY(attention_with(g, layer, p, &h, e));
+    KVP_TRY(keep_last_rows(g, p, e));
+    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .position = p->position + p->tokens - 1};
+    h.has_q = true;
+    h.has_kv = false;
+    return attention_with(g, layer, p, &h, e);
 }
 
 /* ---- feed-forward ------------------------------------------------------------------------------- */
@@ -150,7 +206,23 @@ static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct k
 
 /* ---- whole passes ------------------------------------------------------------------------------- */
 
-kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e)
+static kvp_err mix(struct eng *g, uint32_t layer, struct pass *p, bool last_only, struct kvp_error *e)
+{
+    if (g->m->cls[g->m->class_of[layer]].recurrent)
+        return mixers_layer(g, layer, p, e);
+    return last_only && p->prefill && layer == g->own.last_only_from ? turn_to_last(g, layer, p, e) : attention(g, layer, p, e);
+}
+
+static kvp_err feed_forward(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+{
+    const enum kvp_ffn kind = g->m->cls[g->m->class_of[layer]].ffn;
+
+    if (kind == KVP_FFN_NONE)
+        return KVP_OK;
+    return kind == KVP_FFN_RWKV ? mixers_channels(g, layer, p, e) : mlp(g, layer, p, e);
+}
+
+kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
 {
     const bool learned = g->m->position == KVP_POS_LEARNED;
     const struct kb_embed embed = {.rows = p->rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->o.weights,
@@ -159,9 +231,10 @@ kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e)
                                    .position_table = weight(g, WT_POSITION, 0), .out = at(&g->x, 0)};
 
     KVP_TRY(eng_run(g, KVP_OP_EMBED, KB_EMBED, &embed, e));
+    KVP_TRY(mixers_embedded(g, p, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
-        KVP_TRY(attention(g, l, p, e));
-        KVP_TRY(mlp(g, l, p, e));
+        KVP_TRY(mix(g, l, p, last_only, e));
+        KVP_TRY(feed_forward(g, l, p, e));
     }
     return KVP_OK;
 }

@@ -5,6 +5,8 @@
 #include "kernels/ops.h"
 #include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
+#include "validate/engine/mixer.h"
+#include "validate/engine/rewrite.h"
 #include "validate/engine/weights.h"
 
 enum {
@@ -19,7 +21,8 @@ struct widest {
 };
 
 struct eng {
-    const struct kvp_model *m;
+    const struct kvp_model *m; /* own.m: the stack has changed it */
+    struct rewritten own;
     struct kvp_stack stack;
     struct eng_options o;
     struct kb_dev *dev;
@@ -32,6 +35,7 @@ struct eng {
     /* activations, all f32 but the ids, for N = batch * prompt rows */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem scratch, inv_freq;
+    struct mixers mix;  /* recurrent layers */
     int32_t *host_ids;  /* [batch * prompt] */
     uint64_t position;  /* tokens seen per sequence */
     bool timed;
@@ -53,8 +57,9 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
 kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
                  uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
 
-/* Embedding and all layers; leaves the residual in g->x. */
-kvp_err eng_layers(struct eng *g, const struct pass *p, struct kvp_error *e);
+/* Embedding and all layers; leaves the residual in g->x. With `last_only` a prefill may go on with each sequence's last
+ * token alone: *p then says so. */
+kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e);
 
 /* Final norm and head for each sequence's last row -> `last` ([batch, vocab], may be NULL), and when `all`
  * is not NULL for every row -> all [rows, vocab]. */

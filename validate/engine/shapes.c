@@ -3,7 +3,7 @@
 /* ---- shapes ------------------------------------------------------------------------------------- */
 
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIMS };
-enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, NEEDS };
+enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, KV, KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, EMBED_NORM, EMBED_NORM_BIAS, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -16,16 +16,18 @@ static const struct {
     [WP_FINAL_NORM] = {WT_FINAL_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
     [WP_FINAL_NORM_BIAS] = {WT_FINAL_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
     [WP_HEAD] = {WT_HEAD, WF_MATRIX, DIM_VOCAB, DIM_WIDTH, UNTIED},
+    [WP_EMBED_NORM] = {WT_EMBED_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, EMBED_NORM},
+    [WP_EMBED_NORM_BIAS] = {WT_EMBED_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, EMBED_NORM_BIAS},
     [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
     [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ALWAYS},
-    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, ALWAYS},
-    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, ALWAYS},
+    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
+    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
     [WP_Q_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_Q, DIM_VEC, QKV_BIAS},
-    [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, QKV_BIAS},
-    [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, QKV_BIAS},
+    [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
+    [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
     [WP_Q_NORM] = {WT_Q_NORM, WF_NORM, DIM_HEAD, DIM_VEC, QK_NORM},
-    [WP_K_NORM] = {WT_K_NORM, WF_NORM, DIM_HEAD, DIM_VEC, QK_NORM},
+    [WP_K_NORM] = {WT_K_NORM, WF_NORM, DIM_HEAD, DIM_VEC, K_NORM},
     [WP_O] = {WT_O, WF_MATRIX, DIM_WIDTH, DIM_Q, ALWAYS},
     [WP_O_BIAS] = {WT_O_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, O_BIAS},
     [WP_MLP_NORM] = {WT_MLP_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
@@ -37,6 +39,16 @@ static const struct {
     [WP_DOWN] = {WT_DOWN, WF_MATRIX, DIM_WIDTH, DIM_FFN, ALWAYS},
     [WP_DOWN_BIAS] = {WT_DOWN_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, FFN_BIAS},
 };
+
+/* A layer that mixes by a recurrence, or that has no feed-forward of this kind. */
+static bool lacks(const struct kvp_layer_class *c, enum wt_piece p)
+{
+    if (p >= WP_Q && p <= WP_O_BIAS)
+        return c->mixer == KVP_MIX_NONE;
+    if (p == WP_MLP_NORM || p == WP_MLP_NORM_BIAS)
+        return c->norms < 2;
+    return p >= WP_GATE && p <= WP_DOWN_BIAS && (c->ffn == KVP_FFN_NONE || c->ffn == KVP_FFN_RWKV);
+}
 
 struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p)
 {
@@ -50,12 +62,16 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool has[NEEDS] = {
         [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [LAYER_NORM] = m->norm == KVP_NORM_LAYER, [QKV_BIAS] = l->qkv_bias, [QK_NORM] = l->qk_norm,
+        [KV] = !l->no_kv, [KV_BIAS] = !l->no_kv && l->qkv_bias, [K_NORM] = !l->no_kv && l->qk_norm,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
+        [EMBED_NORM] = rec_has_pre_norm(m), [EMBED_NORM_BIAS] = rec_has_pre_norm(m) && m->norm == KVP_NORM_LAYER,
     };
 
+    if (p >= WP_REC_IN)
+        return rec_shape_of(m, l, p);
     return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,
-                             .rows = has[pieces[p].need] ? dim[pieces[p].rows] : 0, .cols = dim[pieces[p].cols]};
+                             .rows = has[pieces[p].need] && !lacks(l, p) ? dim[pieces[p].rows] : 0, .cols = dim[pieces[p].cols]};
 }
 
 /* ---- names -------------------------------------------------------------------------------------- */
@@ -114,7 +130,7 @@ static const struct wt_family families[] = {
 };
 #undef NAMES
 
-static bool is_word_of(const char *list, const char *word)
+bool wt_is_word_of(const char *list, const char *word)
 {
     const size_t len = strlen(word);
 
@@ -127,9 +143,9 @@ static bool is_word_of(const char *list, const char *word)
 const struct wt_family *wt_family_of(const char *model_type)
 {
     for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
-        if (is_word_of(families[i].model_types, model_type))
+        if (wt_is_word_of(families[i].model_types, model_type))
             return &families[i];
-    return NULL;
+    return rec_family_of(model_type);
 }
 
 bool wt_is_buffer(const char *name)

@@ -7,13 +7,17 @@
 
 /* One tensor of the model as most files hold it; several make up a role's buffer, in this order. */
 enum wt_piece {
-    WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD,
+    WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD, WP_EMBED_NORM, WP_EMBED_NORM_BIAS,
     WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
     WP_O, WP_O_BIAS, WP_MLP_NORM, WP_MLP_NORM_BIAS, WP_GATE, WP_UP, WP_GATE_BIAS, WP_UP_BIAS, WP_DOWN,
-    WP_DOWN_BIAS, WP_PIECES
+    WP_DOWN_BIAS,
+#define REC_X(name) WP_REC_##name,
+    REC_MAP(REC_X)
+#undef REC_X
+    WP_PIECES
 };
 
-enum wt_fill { WF_MATRIX, WF_NORM, WF_BIAS }; /* how random values are drawn */
+enum wt_fill { WF_MATRIX, WF_NORM, WF_BIAS, WF_MIX }; /* how random values are drawn */
 
 struct wt_shape {
     enum wt_role role;
@@ -24,11 +28,15 @@ struct wt_shape {
 /* `c` may be NULL for pieces of the whole model. */
 struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
 
+/* The same for the pieces WP_REC_... (rec_shapes.c). */
+bool rec_has_pre_norm(const struct kvp_model *m); /* a norm right behind the embedding (RWKV) */
+struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
 /* What a file calls `count` pieces from `first` on, stacked; "%u" stands for the layer. */
 struct wt_name {
     enum wt_piece first;
     uint32_t count;
-    bool transposed; /* the file has [in, out] */
+    uint32_t transposed; /* the file has [in, out]; more than 1: [transposed, in, out], as many matrices stacked */
     const char *pattern;
 };
 
@@ -40,6 +48,8 @@ struct wt_family {
 };
 
 const struct wt_family *wt_family_of(const char *model_type); /* NULL: no such family */
+const struct wt_family *rec_family_of(const char *model_type); /* of recurrent models; wt_family_of() asks it */
+bool wt_is_word_of(const char *list, const char *word); /* is it one of the space-separated words? */
 
 /* Is `name` a buffer that files of this family carry beside the weights (causal masks, RoPE tables)? */
 bool wt_is_buffer(const char *name);

@@ -124,12 +124,13 @@ static kvp_err fill_random(const struct filling *f, const struct wt_shape *s, en
                            struct kb_span dst, struct kvp_error *e)
 {
     /* matrices: a uniform value within +-sqrt(3 / in) has variance 1 / in */
-    const double half[] = {[WF_MATRIX] = sqrt(3.0 / (double)(s->cols ? s->cols : 1)), [WF_NORM] = 0.1, [WF_BIAS] = 0.1};
+    const double half[] = {[WF_MATRIX] = sqrt(3.0 / (double)(s->cols ? s->cols : 1)), [WF_NORM] = 0.1, [WF_BIAS] = 0.1, [WF_MIX] = 0.5};
+    static const double middle[] = {[WF_NORM] = 1, [WF_MIX] = 0.5};
     const uint64_t key = mix(mix(f->seed) + ((uint64_t)layer * WP_PIECES + p + 1));
     const uint64_t total = elements(s), step = CHUNK_ELEMENTS - CHUNK_ELEMENTS % VALUES_PER_DRAW;
     uint32_t table[VALUES];
 
-    value_table((unsigned char *)table, f->w->format, s->fill == WF_NORM, half[s->fill]);
+    value_table((unsigned char *)table, f->w->format, middle[s->fill], half[s->fill]);
     for (uint64_t at = 0; at < total; at += step) {
         const uint64_t n = total - at < step ? total - at : step;
 
@@ -165,23 +166,39 @@ static struct st_tensor *find_tensor(const struct filling *f, const char *name)
     return t ? t : st_find(f->files, name);
 }
 
-static kvp_err check_tensor(const struct st_tensor *t, uint64_t rows, uint64_t cols, bool transposed, struct kvp_error *e)
+/* Recurrent layers' files write [1, 1, n] or [heads, dim] for a vector, [n, 1, m] for a matrix. */
+static bool same_but_for_ones(const struct st_tensor *t, uint64_t rows, uint64_t cols)
 {
-    const uint64_t want[2] = {transposed ? cols : rows, transposed ? rows : cols};
-    const uint32_t dims = cols ? 2 : 1;
+    uint64_t left[ST_DIMS];
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < t->dims; i++)
+        if (t->shape[i] != 1)
+            left[n++] = t->shape[i];
+    return cols ? n == 2 && left[0] == rows && left[1] == cols : t->count == rows;
+}
+
+static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, uint64_t rows, uint64_t cols, struct kvp_error *e)
+{
+    const uint64_t stacked[3] = {n->transposed, cols, n->transposed ? rows / n->transposed : 0};
+    const uint64_t plain[2] = {n->transposed ? cols : rows, n->transposed ? rows : cols};
+    const uint64_t *want = n->transposed > 1 ? stacked : plain;
+    const uint32_t dims = n->transposed > 1 ? 3 : cols ? 2 : 1;
     char has[128], expected[64];
 
     if (t->format == KVP_FORMATS)
         return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
     if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
         return KVP_OK;
+    if (n->first >= WP_REC_IN && !n->transposed && same_but_for_ones(t, rows, cols))
+        return KVP_OK;
     st_shape_text(t->dims, t->shape, has, sizeof(has));
     st_shape_text(dims, want, expected, sizeof(expected));
     return kvp_fail(e, KVP_EINPUT, "%s: %s: shape %s, the model expects %s", t->file, t->name, has, expected);
 }
 
-/* All rows of one tensor of the file to dst, some rows at a time. */
-static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, uint64_t rows, uint64_t cols,
+/* All rows of one tensor of the file, from its element `first` on, to dst, some rows at a time. */
+static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, uint64_t first, uint64_t rows, uint64_t cols,
                            bool transposed, struct kb_span dst, uint64_t element, struct kvp_error *e)
 {
     const uint64_t width = cols ? cols : 1, size = cvt_size(t->format), out = cvt_size(f->w->format);
@@ -192,7 +209,7 @@ static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, u
 
         for (uint64_t i = 0; i < n; i++)
             cvt_run(f->w->format, f->chunk + i * width * out, t->format,
-                    t->data + (transposed ? r + i : (r + i) * width) * size, transposed ? rows : 1, width);
+                    t->data + (first + (transposed ? r + i : (r + i) * width)) * size, transposed ? rows : 1, width);
         KVP_TRY(put(f, dst, element + r * width, f->chunk, n * width, e));
     }
     return KVP_OK;
@@ -203,7 +220,7 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
 {
     const struct wt_shape first = wt_shape_of(f->m, c, n->first);
     struct st_tensor *t;
-    uint64_t rows = 0, before;
+    uint64_t rows = 0, before, part;
     char name[128];
 
     for (uint32_t i = 0; i < n->count; i++)
@@ -214,10 +231,14 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
     t = find_tensor(f, name);
     if (!t)
         return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
-    KVP_TRY(check_tensor(t, rows, first.cols, n->transposed, e));
+    KVP_TRY(check_tensor(t, n, rows, first.cols, e));
     t->used = true;
+    part = n->transposed ? rows / n->transposed : rows;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
-    return copy_tensor(f, t, rows, first.cols, n->transposed, weights_of(f->w, first.role, layer), before, e);
+    for (uint64_t at = 0; at < rows; at += part)
+        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->transposed, weights_of(f->w, first.role, layer),
+                            before + at * first.cols, e));
+    return KVP_OK;
 }
 
 /* Tensors that the model does not have would make its numbers another model's. */
@@ -303,6 +324,7 @@ static uint64_t longest_row(const struct kvp_model *m)
 
         longest = q > longest ? q : longest;
         longest = ffn > longest ? ffn : longest;
+        longest = m->cls[i].inner > longest ? m->cls[i].inner : longest;
     }
     return longest;
 }

@@ -5,6 +5,7 @@
 #ifndef KVPROOF_WEIGHTS_H
 #define KVPROOF_WEIGHTS_H
 
+#include "validate/engine/rec_shapes.h"
 #include "validate/ledger.h"
 #include <kvproof/model.h>
 
@@ -14,6 +15,8 @@ enum wt_role {
     WT_FINAL_NORM,      /* [D] */
     WT_FINAL_NORM_BIAS,
     WT_HEAD,            /* [vocab, D]; asking for it when tied gives the embedding */
+    WT_EMBED_NORM,      /* [D], right behind the embedding (RWKV) */
+    WT_EMBED_NORM_BIAS,
     WT_LAYER_ROLES,     /* those below exist once per layer */
     WT_ATTN_NORM = WT_LAYER_ROLES,
     WT_ATTN_NORM_BIAS,
@@ -29,6 +32,9 @@ enum wt_role {
     WT_UP_BIAS,
     WT_DOWN,            /* [D, I] */
     WT_DOWN_BIAS,
+#define REC_X(name) WT_REC_##name,
+    REC_MAP(REC_X)
+#undef REC_X
     WT_ROLES
 };
 

@@ -1,0 +1,39 @@
+#include "validate/caches/layout.h"
+
+#include "validate/caches/steps.h"
+
+#include <inttypes.h>
+
+struct layer_rows layer_rows(const struct cache_env *env, uint32_t layer)
+{
+    const struct kvp_layer_class *c = cache_class(env, layer);
+
+    if (c->no_kv)
+        return (struct layer_rows){.latent = false};
+    return (struct layer_rows){.k = {c->kv_heads, c->head_dim}, .v = {c->kv_heads, c->v_head_dim ? c->v_head_dim : c->head_dim}};
+}
+
+kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, struct kvp_error *e)
+{
+    const struct kvp_layer_class *c = &m->cls[m->class_of[layer]];
+
+    *out = layer;
+    if (!c->no_kv)
+        return KVP_OK;
+    for (uint32_t l = layer; l-- > 0;) {
+        const struct kvp_layer_class *x = &m->cls[m->class_of[l]];
+
+        if (x->mixer == c->mixer && !x->no_kv && x->window == c->window && x->chunk == c->chunk && x->kv_heads == c->kv_heads &&
+            x->head_dim == c->head_dim && x->v_head_dim == c->v_head_dim) {
+            *out = l;
+            return KVP_OK;
+        }
+    }
+    return kvp_fail(e, KVP_EINPUT, "%s: no layer before %" PRIu32 " stores the keys that it reads", m->name, layer);
+}
+
+bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    (void)m;
+    return c->mixer == KVP_MIX_ATTENTION && !c->no_kv && c->v_head_dim == c->head_dim;
+}
