@@ -34,7 +34,8 @@ struct kb_span {
     X(ATTN_PREFILL, attn_prefill) X(ATTN_DECODE, attn_decode) X(CACHE_WRITE, cache_write)        \
     X(H2O_SCORES, h2o_scores) X(H2O_SELECT, h2o_select) X(H2O_STEP, h2o_step)                    \
     X(KIVI_PACK_K, kivi_pack_k) X(KIVI_PACK_V, kivi_pack_v) X(ATTN_KIVI, attn_kivi)              \
-    X(READ_PROBE, read_probe)
+    X(READ_PROBE, read_probe)                                                                    \
+    X(ATTN_LATENT, attn_latent) X(HEAD_GEMM, head_gemm) X(MOE_ROUTE, moe_route) X(MOE_GEMM, moe_gemm)
 
 enum kb_kernel {
 #define KB_X(sym, name) KB_##sym,

@@ -4,6 +4,7 @@
 #include "kernels/ops/act.h"
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_kivi.h"
+#include "kernels/ops/attn_latent.h"
 #include "kernels/ops/attn_prefill.h"
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/embed.h"
@@ -11,8 +12,11 @@
 #include "kernels/ops/h2o_scores.h"
 #include "kernels/ops/h2o_select.h"
 #include "kernels/ops/h2o_step.h"
+#include "kernels/ops/head_gemm.h"
 #include "kernels/ops/kivi_pack_k.h"
 #include "kernels/ops/kivi_pack_v.h"
+#include "kernels/ops/moe_gemm.h"
+#include "kernels/ops/moe_route.h"
 #include "kernels/ops/norm.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
@@ -69,21 +73,23 @@ static bool rope(const void *args)
 {
     const struct kb_rope *a = args;
 
-    return a->heads && a->head_dim && a->head_dim % 2 == 0;
+    return a->heads && a->head_dim && a->head_dim % 2 == 0 && (!a->head_stride || a->head_stride >= a->head_dim);
 }
 
 static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_RELU;
+    return a->width && (unsigned)a->kind <= KB_ACT_SOFTCAP && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
+           (a->kind != KB_ACT_SOFTCAP || (!a->gated && a->limit > 0));
 }
 
 static bool attn_prefill(const void *args)
 {
     const struct kb_attn_prefill *a = args;
 
-    return is_grouped(a->heads, a->kv_heads, a->head_dim);
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->shared_dim < a->head_dim && !a->shared_dim == !a->shared.buf &&
+           (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool attn_decode(const void *args)
@@ -92,14 +98,16 @@ static bool attn_decode(const void *args)
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) &&
-           is_kv(&a->v, a->kv_heads, a->head_dim) && !a->tail_k.buf == !a->tail_v.buf && (a->used || tail);
+           is_kv(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
+           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool cache_write(const void *args)
 {
     const struct kb_cache_write *a = args;
 
-    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim);
+    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim) && a->first <= a->dst.dim &&
+           a->width <= a->dst.dim - a->first && (a->width || !a->first);
 }
 
 static bool h2o_scores(const void *args)
@@ -155,6 +163,36 @@ static bool attn_kivi(const void *args)
            is_kivi(a->bits, a->group, a->head_dim) && tokens == values && a->first < tokens &&
            a->k_packed % a->group == 0 && a->k_full <= a->k_res_slots && a->v_full <= a->v_res_slots &&
            (a->k_packed <= a->first || is_placed(&a->k, a->group)) && (a->v_packed <= a->first || is_placed(&a->v, 1));
+}
+
+static bool attn_latent(const void *args)
+{
+    const struct kb_attn_latent *a = args;
+
+    return a->heads && a->rank && a->rope_dim && a->used && is_kv(&a->latent, 1, a->rank) && is_kv(&a->rope, 1, a->rope_dim);
+}
+
+static bool head_gemm(const void *args)
+{
+    const struct kb_head_gemm *a = args;
+
+    return a->heads && a->rows && a->cols && is_float(a->format);
+}
+
+static bool moe_route(const void *args)
+{
+    const struct kb_moe_route *a = args;
+    const uint32_t per_group = a->groups ? a->experts / a->groups : a->experts, open = a->groups ? per_group * a->groups_kept : a->experts;
+
+    return a->experts && a->chosen && a->chosen <= open && (!a->groups || (a->experts % a->groups == 0 && a->groups_kept <= a->groups)) &&
+           (!a->group_pairs || per_group >= 2) && (unsigned)a->kind <= KB_ROUTE_CHOSEN && (!a->bias.buf || is_float(a->format));
+}
+
+static bool moe_gemm(const void *args)
+{
+    const struct kb_moe_gemm *a = args;
+
+    return a->experts && a->chosen && a->n && a->k && is_float(a->format);
 }
 
 static bool read_probe(const void *args)
