@@ -36,7 +36,8 @@ struct kb_span {
     X(KIVI_PACK_K, kivi_pack_k) X(KIVI_PACK_V, kivi_pack_v) X(ATTN_KIVI, attn_kivi)              \
     X(CONV, conv) X(SHIFT, shift) X(GATE, gate) X(SSM_SCAN, ssm_scan) X(SSD_SCAN, ssd_scan)      \
     X(WKV4, wkv4) X(WKV6, wkv6) X(WKV7, wkv7) X(HEAD_NORM, head_norm)                            \
-    X(READ_PROBE, read_probe)
+    X(READ_PROBE, read_probe)                                                                    \
+    X(ATTN_LATENT, attn_latent) X(HEAD_GEMM, head_gemm) X(MOE_ROUTE, moe_route) X(MOE_GEMM, moe_gemm)
 
 enum kb_kernel {
 #define KB_X(sym, name) KB_##sym,

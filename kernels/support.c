@@ -55,21 +55,23 @@ static bool rope(const void *args)
 {
     const struct kb_rope *a = args;
 
-    return a->heads && a->head_dim && a->head_dim % 2 == 0;
+    return a->heads && a->head_dim && a->head_dim % 2 == 0 && (!a->head_stride || a->head_stride >= a->head_dim);
 }
 
 static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_SIGMOID;
+    return a->width && (unsigned)a->kind <= KB_ACT_SOFTCAP && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
+           (a->kind != KB_ACT_SOFTCAP || (!a->gated && a->limit > 0));
 }
 
 static bool attn_prefill(const void *args)
 {
     const struct kb_attn_prefill *a = args;
 
-    return is_grouped(a->heads, a->kv_heads, a->head_dim);
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->shared_dim < a->head_dim && !a->shared_dim == !a->shared.buf &&
+           (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool attn_decode(const void *args)
@@ -78,14 +80,16 @@ static bool attn_decode(const void *args)
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) &&
-           is_kv(&a->v, a->kv_heads, a->head_dim) && !a->tail_k.buf == !a->tail_v.buf && (a->used || tail);
+           is_kv(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
+           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool cache_write(const void *args)
 {
     const struct kb_cache_write *a = args;
 
-    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim);
+    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim) && a->first <= a->dst.dim &&
+           a->width <= a->dst.dim - a->first && (a->width || !a->first);
 }
 
 static bool h2o_scores(const void *args)
@@ -205,6 +209,36 @@ static bool head_norm(const void *args)
     const struct kb_head_norm *a = args;
 
     return a->heads && a->dim && is_float(a->format) && (!a->r_k.buf || (a->r.buf && a->k.buf && a->v.buf));
+}
+
+static bool attn_latent(const void *args)
+{
+    const struct kb_attn_latent *a = args;
+
+    return a->heads && a->rank && a->rope_dim && a->used && is_kv(&a->latent, 1, a->rank) && is_kv(&a->rope, 1, a->rope_dim);
+}
+
+static bool head_gemm(const void *args)
+{
+    const struct kb_head_gemm *a = args;
+
+    return a->heads && a->rows && a->cols && is_float(a->format);
+}
+
+static bool moe_route(const void *args)
+{
+    const struct kb_moe_route *a = args;
+    const uint32_t per_group = a->groups ? a->experts / a->groups : a->experts, open = a->groups ? per_group * a->groups_kept : a->experts;
+
+    return a->experts && a->chosen && a->chosen <= open && (!a->groups || (a->experts % a->groups == 0 && a->groups_kept <= a->groups)) &&
+           (!a->group_pairs || per_group >= 2) && (unsigned)a->kind <= KB_ROUTE_CHOSEN && (!a->bias.buf || is_float(a->format));
+}
+
+static bool moe_gemm(const void *args)
+{
+    const struct kb_moe_gemm *a = args;
+
+    return a->experts && a->chosen && a->n && a->k && is_float(a->format);
 }
 
 static bool read_probe(const void *args)

@@ -81,7 +81,8 @@ static void merge(const struct kb_dev *dev, const struct cpu_attend *a, float *a
                   uint64_t b, uint32_t g, uint32_t h)
 {
     uint32_t head = g * (a->heads / a->kv_heads) + h;
-    float *out = a->out + b * a->out_stride + (uint64_t)head * a->dim, max = -INFINITY, sum = 0;
+    float sink = a->sinks.buf ? kb_load(a->sink_format, kb_at(a->sinks), head) : -INFINITY;
+    float *out = a->out + b * a->out_stride + (uint64_t)head * a->dim, max = sink, sum = 0;
     uint64_t n = a->end - a->first;
 
     for (uint64_t i = 0; i < parts; i++)
@@ -91,6 +92,7 @@ static void merge(const struct kb_dev *dev, const struct cpu_attend *a, float *a
 
         sum += p.sum[h] * expf(p.max[h] - max);
     }
+    sum += expf(sink - max);
     for (uint64_t i = 0; i < parts; i++) {
         struct part p = part_at(a, areas + i * stride);
         float factor = expf(p.max[h] - max) / sum;
@@ -104,6 +106,14 @@ static void merge(const struct kb_dev *dev, const struct cpu_attend *a, float *a
         dev->ops->exps(probs, n, max);
         dev->ops->scale(probs, n, 1 / sum);
     }
+}
+
+void cpu_bend(float *s, uint64_t j0, uint64_t n, uint64_t i, float softcap, const float *slope)
+{
+    for (uint64_t j = 0; softcap != 0 && j < n; j++)
+        s[j] = softcap * tanhf(s[j] / softcap);
+    for (uint64_t j = 0; slope && j < n; j++)
+        s[j] += *slope * ((float)(j0 + j) - (float)i);
 }
 
 /* Tokens of one range: enough ranges to keep the threads busy, whole tiles, none too short. */

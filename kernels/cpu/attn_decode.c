@@ -11,6 +11,11 @@
 #define TILE_BYTES 4096
 #define FETCH_FROM 4 /* query heads per kv head */
 
+static uint32_t value_dim(const struct kb_attn_decode *a)
+{
+    return a->v_dim ? a->v_dim : a->head_dim;
+}
+
 /* Stored rows from slot t on that lie one after another, at most up to t1. */
 static uint64_t run_of(const struct kb_kv *kv, uint64_t t, uint64_t t1)
 {
@@ -28,7 +33,7 @@ static void fetch_pages(const struct kb_attn_decode *a, uint64_t b, uint32_t g, 
 
         for (uint64_t i = 0; i < n * a->head_dim * kb_element(a->k.format); i += 64)
             __builtin_prefetch(k + i, 0, 2);
-        for (uint64_t i = 0; i < n * a->head_dim * kb_element(a->v.format); i += 64)
+        for (uint64_t i = 0; i < n * value_dim(a) * kb_element(a->v.format); i += 64)
             __builtin_prefetch(v + i, 0, 2);
     }
 }
@@ -47,18 +52,21 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     for (uint64_t t = t0; t < stored; t += n) {
         n = run_of(&a->k, t, stored);
         dev->ops->dots[a->k.format](q, d, group, kb_kv_row(&a->k, b, g, t), d, n, d, a->scale, s + t - t0, stride,
-                                    group < FETCH_FROM ? NULL : kb_kv_row(&a->v, b, g, t));
+                                    group < FETCH_FROM || a->v.dim != d ? NULL : kb_kv_row(&a->v, b, g, t));
     }
     if (t1 > a->used)
         dev->ops->dots[KVP_F32](q, d, group, (const float *)kb_at(a->tail_k) + b * a->tail_stride + (uint64_t)g * d, d,
                                 1, d, a->scale, s + a->used - t0, stride, NULL);
+    for (uint32_t h = 0; h < group && (a->softcap != 0 || a->slopes.buf); h++)
+        cpu_bend(s + h * stride, t0, t1 - t0, a->used + (a->tail_k.buf != NULL) - 1, a->softcap,
+                 a->slopes.buf ? (const float *)kb_at(a->slopes) + g * group + h : NULL);
 }
 
 static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
                    const float *p, uint64_t stride, float *o, float *extra)
 {
     const struct kb_attn_decode *a = args;
-    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+    uint32_t group = a->heads / a->kv_heads, d = value_dim(a);
     uint64_t stored = t1 < a->used ? t1 : a->used, n;
 
     (void)extra;
@@ -67,7 +75,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 
         n = run_of(&a->v, t, stored);
         dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d,
-                                   group < FETCH_FROM || ahead + n > a->used ? NULL : kb_kv_row(&a->k, b, g, ahead));
+                                   group < FETCH_FROM || ahead + n > a->used || d != a->head_dim ? NULL : kb_kv_row(&a->k, b, g, ahead));
     }
     if (t1 > a->used)
         dev->ops->mix[KVP_F32](p + a->used - t0, stride, group,
@@ -86,9 +94,10 @@ kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *
 {
     const struct kb_attn_decode *a = args;
     const struct cpu_attend work = {
-        .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim,
+        .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = value_dim(a),
         .end = a->used + (a->tail_k.buf != NULL), .tile = tile_of(&a->k), .args = a, .scores = scores,
-        .values = values, .out_stride = a->out_stride, .out = kb_at(a->out), .probs = kb_at(a->probs),
+        .values = values, .out_stride = a->out_stride, .out = kb_at(a->out), .probs = kb_at(a->probs), .sinks = a->sinks,
+        .sink_format = a->sink_format,
     };
 
     return cpu_attend(dev, &work, e);

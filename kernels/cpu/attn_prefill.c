@@ -15,15 +15,17 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-static uint64_t first_key(uint64_t i, uint64_t window)
+static uint64_t first_key(uint64_t i, uint64_t window, uint64_t chunk)
 {
-    return window && i >= window ? i - window + 1 : 0;
+    uint64_t first = window && i >= window ? i - window + 1 : 0, begins = chunk ? i / chunk * chunk : 0;
+
+    return first > begins ? first : begins;
 }
 
 /* Keys of tile [j0, j1) that query i sees: [lo, hi), counted from j0; lo >= hi: none. */
-static void visible(uint64_t i, uint64_t window, uint64_t j0, uint64_t j1, uint64_t *lo, uint64_t *hi)
+static void visible(uint64_t i, uint64_t window, uint64_t chunk, uint64_t j0, uint64_t j1, uint64_t *lo, uint64_t *hi)
 {
-    uint64_t first = first_key(i, window);
+    uint64_t first = first_key(i, window, chunk);
 
     *lo = first > j0 ? least(first - j0, j1 - j0) : 0;
     *hi = i + 1 > j0 ? least(i + 1 - j0, j1 - j0) : 0;
@@ -37,11 +39,16 @@ struct block {
     float *s, *max, *sum; /* [QUERIES * KEYS], [QUERIES], [QUERIES] */
 };
 
+static uint32_t value_dim(const struct kb_attn_prefill *a)
+{
+    return a->v_dim ? a->v_dim : a->head_dim;
+}
+
 static float *out_row(const struct block *t, uint64_t i)
 {
     const struct kb_attn_prefill *a = t->a;
 
-    return (float *)kb_at(a->out) + (t->b * a->tokens + i) * a->out_stride + (uint64_t)t->h * a->head_dim;
+    return (float *)kb_at(a->out) + (t->b * a->tokens + i) * a->out_stride + (uint64_t)t->h * value_dim(a);
 }
 
 /* Turn a row of scores into weights; the row's output so far is rescaled when the maximum moves. */
@@ -50,16 +57,17 @@ static void weigh(const struct kb_dev *dev, const struct block *t, uint64_t i, u
     uint64_t r = i - t->i0, lo, hi;
     float *s = t->s + r * KEYS, max;
 
-    visible(i, t->a->window, j0, j1, &lo, &hi);
+    visible(i, t->a->window, t->a->chunk, j0, j1, &lo, &hi);
     if (lo >= hi) {
         memset(s, 0, (j1 - j0) * sizeof(float));
         return;
     }
+    cpu_bend(s + lo, j0 + lo, hi - lo, i, t->a->softcap, t->a->slopes.buf ? (const float *)kb_at(t->a->slopes) + t->h : NULL);
     max = dev->ops->max(s + lo, hi - lo);
     if (max > t->max[r]) {
         float factor = expf(t->max[r] - max);
 
-        dev->ops->scale(out_row(t, i), t->a->head_dim, factor);
+        dev->ops->scale(out_row(t, i), value_dim(t->a), factor);
         t->sum[r] *= factor;
         t->max[r] = max;
     }
@@ -76,32 +84,45 @@ static void finish(const struct kb_dev *dev, const struct block *t)
     for (uint64_t i = t->i0; i < t->i1; i++) {
         uint64_t r = i - t->i0;
 
-        dev->ops->scale(out_row(t, i), a->head_dim, 1 / t->sum[r]);
+        dev->ops->scale(out_row(t, i), value_dim(a), 1 / t->sum[r]);
         if (lse)
             lse[(t->b * a->heads + t->h) * a->tokens + i] = t->max[r] + logf(t->sum[r]);
     }
 }
 
+/* Scaled scores of the block's queries with keys [j0, j1). */
+static void score_tile(const struct kb_dev *dev, const struct block *t, uint64_t j0, uint64_t j1)
+{
+    const struct kb_attn_prefill *a = t->a;
+    uint64_t g = t->h / (a->heads / a->kv_heads), d = a->head_dim, own = d - a->shared_dim, row = t->b * a->tokens;
+    uint64_t stride = a->kv_stride ? a->kv_stride : a->stride, head = a->k_head ? a->k_head : own;
+    const float *q = (const float *)kb_at(a->q) + (row + t->i0) * a->stride + t->h * d;
+
+    cpu_product(dev, true, t->i1 - t->i0, j1 - j0, own, a->scale, q, a->stride,
+                (const float *)kb_at(a->k) + (row + j0) * stride + g * head, stride, 0, t->s, KEYS);
+    if (a->shared_dim)
+        cpu_product(dev, true, t->i1 - t->i0, j1 - j0, a->shared_dim, a->scale, q + own, a->stride,
+                    (const float *)kb_at(a->shared) + (row + j0) * a->shared_stride, a->shared_stride, 1, t->s, KEYS);
+}
+
 static void attend_block(const struct kb_dev *dev, const struct block *t)
 {
     const struct kb_attn_prefill *a = t->a;
-    uint64_t g = t->h / (a->heads / a->kv_heads), d = a->head_dim, row = t->b * a->tokens;
-    const float *q = (const float *)kb_at(a->q) + (row + t->i0) * a->stride + t->h * d;
+    uint64_t g = t->h / (a->heads / a->kv_heads), d = value_dim(a), row = t->b * a->tokens;
+    uint64_t stride = a->kv_stride ? a->kv_stride : a->stride, head = a->v_head ? a->v_head : d;
 
     for (uint64_t i = t->i0; i < t->i1; i++) {
-        t->max[i - t->i0] = -INFINITY;
-        t->sum[i - t->i0] = 0;
+        t->max[i - t->i0] = a->sinks.buf ? kb_load(a->sink_format, kb_at(a->sinks), t->h) : -INFINITY;
+        t->sum[i - t->i0] = a->sinks.buf ? 1 : 0;
         memset(out_row(t, i), 0, d * sizeof(float));
     }
-    for (uint64_t j0 = first_key(t->i0, a->window) / KEYS * KEYS, j1; j0 < t->i1; j0 = j1) {
+    for (uint64_t j0 = first_key(t->i0, a->window, a->chunk) / KEYS * KEYS, j1; j0 < t->i1; j0 = j1) {
         j1 = least(j0 + KEYS, t->i1);
-        cpu_product(dev, true, t->i1 - t->i0, j1 - j0, d, a->scale, q, a->stride,
-                    (const float *)kb_at(a->k) + (row + j0) * a->stride + g * d, a->stride, 0, t->s, KEYS);
+        score_tile(dev, t, j0, j1);
         for (uint64_t i = t->i0; i < t->i1; i++)
             weigh(dev, t, i, j0, j1);
         cpu_product(dev, false, t->i1 - t->i0, d, j1 - j0, 1, t->s, KEYS,
-                    (const float *)kb_at(a->v) + (row + j0) * a->stride + g * d, a->stride, 1, out_row(t, t->i0),
-                    a->out_stride);
+                    (const float *)kb_at(a->v) + (row + j0) * stride + g * head, stride, 1, out_row(t, t->i0), a->out_stride);
     }
     finish(dev, t);
 }
@@ -141,7 +162,7 @@ static void add_mass(const struct kb_dev *dev, const struct kb_h2o_scores *a, ui
         uint64_t lo, hi;
         float *p = s + (i - i0) * KEYS;
 
-        visible(i, a->window, j0, j1, &lo, &hi);
+        visible(i, a->window, 0, j0, j1, &lo, &hi);
         if (lo >= hi)
             continue;
         dev->ops->exps(p + lo, hi - lo, lse[i]);

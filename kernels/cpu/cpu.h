@@ -57,7 +57,12 @@ struct cpu_attend {
                    const float *p, uint64_t stride, float *o, float *extra);
     uint64_t out_stride;
     float *out, *probs; /* probs: NULL or [batch, heads, end - first] */
+    struct kb_span sinks; /* (optional) [heads] in sink_format: one more score in each denominator */
+    enum kvp_format sink_format;
 };
+
+/* Scaled scores of one query head at token i, for keys [j0, j0 + n): held down, then biased by distance. 0, NULL: neither. */
+void cpu_bend(float *s, uint64_t j0, uint64_t n, uint64_t i, float softcap, const float *slope);
 
 kvp_err cpu_attend(struct kb_dev *dev, const struct cpu_attend *a, struct kvp_error *e);
 

@@ -26,6 +26,8 @@ kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
         float *y = out + n * a->width;
 
         dev->ops->widen[a->format](y, table + (uint64_t)tokens[n] * row, a->width);
+        if (a->scale != 0)
+            dev->ops->scale(y, a->width, a->scale);
         for (uint32_t i = 0; positions && i < a->width; i++)
             y[i] += kb_load(a->format, learned + (uint64_t)positions[n] * row, i);
     }
@@ -39,9 +41,15 @@ static void norm_one(const struct kb_dev *dev, const struct kb_norm *a, const fl
     double square = (double)dev->ops->squares(in, a->width, mean);
     float factor = (float)(1 / sqrt(square / a->width + a->eps));
 
+    if (a->accumulate) {
 #pragma omp simd
-    for (uint32_t i = 0; i < a->width; i++)
-        out[i] = (in[i] - mean) * factor * weight[i];
+        for (uint32_t i = 0; i < a->width; i++)
+            out[i] += (in[i] - mean) * factor * weight[i];
+    } else {
+#pragma omp simd
+        for (uint32_t i = 0; i < a->width; i++)
+            out[i] = (in[i] - mean) * factor * weight[i];
+    }
     for (uint32_t i = 0; bias && i < a->width; i++)
         out[i] += bias[i];
 }
@@ -56,6 +64,8 @@ kvp_err cpu_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
     KVP_TRY(cpu_scratch(dev, &weight, &stride, 2, a->width, e));
     bias = a->bias.buf ? weight + stride : NULL;
     dev->ops->widen[a->format](weight, kb_at(a->weight), a->width);
+    for (uint32_t i = 0; a->add_one && i < a->width; i++)
+        weight[i] += 1;
     if (bias)
         dev->ops->widen[a->format](bias, kb_at(a->bias), a->width);
 #pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->groups * a->width))
@@ -70,18 +80,26 @@ kvp_err cpu_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
 static void rope_row(const struct kb_rope *a, uint64_t n, float *cs)
 {
     const float *inv_freq = kb_at(a->inv_freq);
-    float position = (float)((const int32_t *)kb_at(a->positions))[n];
+    float position = (float)((const int32_t *)kb_at(a->positions))[n], by = a->amplitude != 0 ? a->amplitude : 1;
     uint32_t half = a->head_dim / 2;
 
     for (uint32_t i = 0; i < half; i++) {
         float angle = position * inv_freq[i];
 
-        cs[i] = cosf(angle);
-        cs[half + i] = sinf(angle);
+        cs[i] = by * cosf(angle);
+        cs[half + i] = by * sinf(angle);
     }
     for (uint32_t h = 0; h < a->heads; h++) {
-        float *x = (float *)kb_at(a->x) + n * a->stride + (uint64_t)h * a->head_dim;
+        float *x = (float *)kb_at(a->x) + n * a->stride + h * (a->head_stride ? a->head_stride : a->head_dim);
 
+        for (uint32_t i = 0; a->neighbours && i < half; i++) {
+            float u = x[2 * i], v = x[2 * i + 1];
+
+            x[2 * i] = u * cs[i] - v * cs[half + i];
+            x[2 * i + 1] = v * cs[i] + u * cs[half + i];
+        }
+        if (a->neighbours)
+            continue;
 #pragma omp simd
         for (uint32_t i = 0; i < half; i++) {
             float u = x[i], v = x[i + half];
@@ -106,6 +124,17 @@ kvp_err cpu_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static void limited_row(const struct kb_act *a, const float *in, float *out)
+{
+    for (uint32_t i = 0; a->kind == KB_ACT_SOFTCAP && i < a->width; i++)
+        out[i] = a->limit * tanhf(in[i] / a->limit);
+    for (uint32_t i = 0; a->kind == KB_ACT_SWIGLU_CLAMPED && i < a->width; i++) {
+        float gate = fminf(in[2 * i], a->limit), up = fmaxf(fminf(in[2 * i + 1], a->limit), -a->limit);
+
+        out[i] = (up + 1) * gate / (1 + expf(-a->alpha * gate));
+    }
+}
+
 /* Rows in order in one thread when out overwrites earlier rows of in. */
 kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
@@ -119,8 +148,11 @@ kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
     (void)e;
 #pragma omp parallel for num_threads(threads)
     for (uint64_t n = 0; n < a->rows; n++)
-        dev->ops->act[a->kind](out + n * a->out_stride, in + n * a->in_stride,
-                               a->gated ? in + n * a->in_stride + a->width : NULL, a->width);
+        if (a->kind >= KB_ACT_SWIGLU_CLAMPED)
+            limited_row(a, in + n * a->in_stride, out + n * a->out_stride);
+        else
+            dev->ops->act[a->kind](out + n * a->out_stride, in + n * a->in_stride,
+                                   a->gated ? in + n * a->in_stride + a->width : NULL, a->width);
     return KVP_OK;
 }
 
@@ -129,7 +161,8 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
     const struct kb_cache_write *a = args;
     const int32_t *index = kb_at(a->index);
     const float *src = kb_at(a->src);
-    uint32_t heads = a->dst.heads, dim = a->dst.dim;
+    uint32_t heads = a->dst.heads, dim = a->width ? a->width : a->dst.dim;
+    uint64_t head = a->shared ? 0 : a->src_head ? a->src_head : dim, skip = a->first * kb_element(a->dst.format);
 
     (void)e;
 #pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, a->batch * a->count * heads * dim))
@@ -138,8 +171,8 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
             for (uint64_t j = 0; j < a->count; j++) {
                 uint64_t t = index ? (uint64_t)index[(b * heads + h) * a->index_stride + j] : a->src_first + j;
 
-                dev->ops->narrow[a->dst.format](kb_kv_row(&a->dst, b, h, a->slot + j),
-                                                src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * dim, dim);
+                dev->ops->narrow[a->dst.format]((char *)kb_kv_row(&a->dst, b, h, a->slot + j) + skip,
+                                                src + (b * a->src_tokens + t) * a->src_stride + h * head, dim);
             }
     return KVP_OK;
 }

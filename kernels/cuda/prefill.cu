@@ -122,8 +122,10 @@ static bool heads_ok(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 bool cuda_attn_prefill_ok(const void *args)
 {
     const struct kb_attn_prefill *a = (const struct kb_attn_prefill *)args;
+    const bool plain = !a->softcap && !a->sinks.buf && !a->slopes.buf && !a->chunk && !a->shared_dim && !a->kv_stride && !a->k_head &&
+                       !a->v_head && (!a->v_dim || a->v_dim == a->head_dim);
 
-    return heads_ok(a->heads, a->kv_heads, a->head_dim);
+    return plain && heads_ok(a->heads, a->kv_heads, a->head_dim);
 }
 
 kvp_err cuda_attn_prefill(struct kb_dev *dev, const void *args, struct kvp_error *e)

@@ -8,7 +8,12 @@
 extern "C" {
 #endif
 
-enum kb_act_kind { KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU, KB_ACT_RELU2, KB_ACT_TANH, KB_ACT_SIGMOID };
+/* SWIGLU_CLAMPED (gpt-oss): gated, and rows of in are gate, up, gate, up, ...: with g = min(gate, limit) and u = up held
+ * to +-limit, out = (u + 1) * g / (1 + exp(-alpha g)). SOFTCAP: not gated, out = limit * tanh(x / limit). */
+enum kb_act_kind {
+    KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU, KB_ACT_RELU2, KB_ACT_TANH, KB_ACT_SIGMOID,
+    KB_ACT_SWIGLU_CLAMPED, KB_ACT_SOFTCAP
+};
 struct kb_act {
     uint64_t rows;
     uint32_t width;       /* of out */
@@ -16,6 +21,7 @@ struct kb_act {
     enum kb_act_kind kind;
     uint64_t in_stride, out_stride; /* f32 elements */
     struct kb_span in, out; /* f32; out may be in (row r of out never passes row r of in) */
+    float alpha, limit; /* of the kinds that say so */
 };
 
 #ifdef __cplusplus

@@ -24,6 +24,12 @@ struct kb_attn_decode {
     uint64_t out_stride;
     struct kb_span out;     /* f32 [B, heads*head_dim] */
     struct kb_span probs;   /* f32 [B, heads, used (+1 with a tail, last)] softmax; optional */
+    /* What follows is absent when 0; as in attn_prefill. */
+    uint32_t v_dim;         /* v, tail_v and out have heads of so many */
+    float softcap;
+    struct kb_span slopes;  /* f32 [heads]; slot j then holds token j of the text, the tail the next */
+    enum kvp_format sink_format;
+    struct kb_span sinks;   /* [heads] */
 };
 
 #ifdef __cplusplus

@@ -19,6 +19,9 @@ struct kb_cache_write {
     uint64_t src_tokens, src_stride, src_first; /* row j is token src_first + j ... */
     struct kb_span index;    /* ... or, when given, i32 [B, heads, index_stride]: token index[b][h][j] */
     uint64_t index_stride;
+    uint32_t first, width;   /* the elements of a row that are written; width 0: all */
+    uint64_t src_head;       /* f32 elements between heads of src; 0: width */
+    bool shared;             /* every head gets the same source row */
 };
 
 #ifdef __cplusplus

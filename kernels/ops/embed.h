@@ -17,6 +17,7 @@ struct kb_embed {
     struct kb_span position_ids; /* i32 [N]; optional, with position_table */
     struct kb_span position_table; /* [positions, width]; optional */
     struct kb_span out;         /* f32 [N, width] */
+    float scale;                /* of the rows of `table`; 0: 1 (Gemma) */
 };
 
 #ifdef __cplusplus

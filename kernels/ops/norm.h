@@ -19,6 +19,8 @@ struct kb_norm {
     struct kb_span weight;  /* [width], shared by the groups */
     struct kb_span bias;    /* [width]; optional */
     struct kb_span in, out; /* f32; may be the same */
+    bool add_one;           /* multiply by 1 + weight (Gemma) */
+    bool accumulate;        /* add to out; in is then elsewhere */
 };
 
 #ifdef __cplusplus

@@ -17,6 +17,9 @@ struct kb_rope {
     struct kb_span x;       /* f32 */
     struct kb_span positions; /* i32 [rows] */
     struct kb_span inv_freq;  /* f32 [head_dim / 2], scaling already applied */
+    uint64_t head_stride;   /* f32 elements between heads, of which the first head_dim rotate; 0: head_dim */
+    bool neighbours;        /* pair (x[2i], x[2i + 1]) instead of halves (GPT-J, DeepSeek) */
+    float amplitude;        /* cosine and sine are multiplied by it (YaRN); 0: 1 */
 };
 
 #ifdef __cplusplus

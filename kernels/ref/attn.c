@@ -19,6 +19,20 @@ void ref_softmax(double *s, uint64_t n)
         s[i] /= sum;
 }
 
+/* A scaled score, held down and biased. */
+static double bend(double s, float softcap, const float *slope, double distance)
+{
+    if (softcap != 0)
+        s = (double)softcap * tanh(s / (double)softcap);
+    return slope ? s + (double)*slope * distance : s;
+}
+
+/* Where head h's slope is, or NULL. */
+static const float *slope_of(struct kb_span slopes, uint32_t h)
+{
+    return slopes.buf ? (const float *)kb_at(slopes) + h : NULL;
+}
+
 /* log(sum(exp(s))) */
 static double log_sum_exp(const double *s, uint64_t n)
 {
@@ -31,29 +45,39 @@ static double log_sum_exp(const double *s, uint64_t n)
     return max + log(sum);
 }
 
-static uint64_t first_key(uint64_t i, uint64_t window)
+static uint64_t first_key(uint64_t i, uint64_t window, uint64_t chunk)
 {
-    return window && i >= window ? i - window + 1 : 0;
+    const uint64_t first = window && i >= window ? i - window + 1 : 0, begins = chunk ? i / chunk * chunk : 0;
+
+    return first > begins ? first : begins;
 }
 
 /* One query head of sequence b at token i. */
 static void prefill_one(const struct kb_attn_prefill *a, uint64_t b, uint64_t i, uint32_t h, double *s)
 {
-    uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim;
-    uint64_t lo = first_key(i, a->window), row = b * a->tokens;
+    const uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim, own = d - a->shared_dim, dv = a->v_dim ? a->v_dim : d;
+    const uint64_t row = b * a->tokens, stride = a->kv_stride ? a->kv_stride : a->stride;
+    const uint64_t k_head = a->k_head ? a->k_head : own, v_head = a->v_head ? a->v_head : dv;
+    const uint64_t lo = first_key(i, a->window, a->chunk), n = i - lo + 1;
     const float *q = (const float *)kb_at(a->q) + (row + i) * a->stride + (uint64_t)h * d;
-    float *out = (float *)kb_at(a->out) + (row + i) * a->out_stride + (uint64_t)h * d;
+    float *out = (float *)kb_at(a->out) + (row + i) * a->out_stride + (uint64_t)h * dv;
 
-    for (uint64_t j = lo; j <= i; j++)
-        s[j] = (double)a->scale * ref_dot(q, KVP_F32, kb_at(a->k), (row + j) * a->stride + (uint64_t)g * d, d);
+    for (uint64_t j = lo; j <= i; j++) {
+        s[j] = ref_dot(q, KVP_F32, kb_at(a->k), (row + j) * stride + g * k_head, own);
+        if (a->shared_dim)
+            s[j] += ref_dot(q + own, KVP_F32, kb_at(a->shared), (row + j) * a->shared_stride, a->shared_dim);
+        s[j] = bend((double)a->scale * s[j], a->softcap, slope_of(a->slopes, h), (double)j - (double)i);
+    }
+    if (a->sinks.buf)
+        s[i + 1] = (double)kb_load(a->sink_format, kb_at(a->sinks), h);
     if (a->lse.buf)
-        ((float *)kb_at(a->lse))[(b * a->heads + h) * a->tokens + i] = (float)log_sum_exp(s + lo, i - lo + 1);
-    ref_softmax(s + lo, i - lo + 1);
-    for (uint32_t c = 0; c < d; c++) {
+        ((float *)kb_at(a->lse))[(b * a->heads + h) * a->tokens + i] = (float)log_sum_exp(s + lo, n + (a->sinks.buf != NULL));
+    ref_softmax(s + lo, n + (a->sinks.buf != NULL));
+    for (uint32_t c = 0; c < dv; c++) {
         double sum = 0;
 
         for (uint64_t j = lo; j <= i; j++)
-            sum += s[j] * (double)((const float *)kb_at(a->v))[(row + j) * a->stride + (uint64_t)g * d + c];
+            sum += s[j] * (double)((const float *)kb_at(a->v))[(row + j) * stride + g * v_head + c];
         out[c] = (float)sum;
     }
 }
@@ -61,7 +85,7 @@ static void prefill_one(const struct kb_attn_prefill *a, uint64_t b, uint64_t i,
 kvp_err ref_attn_prefill(const void *args, struct kvp_error *e)
 {
     const struct kb_attn_prefill *a = args;
-    double *s = ref_scratch(a->tokens + 1, e);
+    double *s = ref_scratch(a->tokens + 2, e);
 
     if (!s)
         return KVP_ENOMEM;
@@ -75,25 +99,30 @@ kvp_err ref_attn_prefill(const void *args, struct kvp_error *e)
 
 static void decode_one(const struct kb_attn_decode *a, uint64_t b, uint32_t h, double *s)
 {
-    uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim;
+    const uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim, dv = a->v_dim ? a->v_dim : d;
     const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)h * d;
-    float *out = (float *)kb_at(a->out) + b * a->out_stride + (uint64_t)h * d;
-    uint64_t n = a->used + (a->tail_k.buf != NULL), tail = b * a->tail_stride + (uint64_t)g * d;
+    float *out = (float *)kb_at(a->out) + b * a->out_stride + (uint64_t)h * dv;
+    const uint64_t n = a->used + (a->tail_k.buf != NULL), tail_k = b * a->tail_stride + (uint64_t)g * d,
+                   tail_v = b * a->tail_stride + (uint64_t)g * dv;
 
     for (uint64_t j = 0; j < a->used; j++)
         s[j] = (double)a->scale * ref_dot(q, a->k.format, kb_kv_row(&a->k, b, g, j), 0, d);
     if (n > a->used)
-        s[a->used] = (double)a->scale * ref_dot(q, KVP_F32, kb_at(a->tail_k), tail, d);
-    ref_softmax(s, n);
+        s[a->used] = (double)a->scale * ref_dot(q, KVP_F32, kb_at(a->tail_k), tail_k, d);
+    for (uint64_t j = 0; j < n; j++)
+        s[j] = bend(s[j], a->softcap, slope_of(a->slopes, h), (double)j - (double)(n - 1));
+    if (a->sinks.buf)
+        s[n] = (double)kb_load(a->sink_format, kb_at(a->sinks), h);
+    ref_softmax(s, n + (a->sinks.buf != NULL));
     for (uint64_t j = 0; a->probs.buf && j < n; j++)
         ((float *)kb_at(a->probs))[(b * a->heads + h) * n + j] = (float)s[j];
-    for (uint32_t c = 0; c < d; c++) {
+    for (uint32_t c = 0; c < dv; c++) {
         double sum = 0;
 
         for (uint64_t j = 0; j < a->used; j++)
             sum += s[j] * (double)kb_load(a->v.format, kb_kv_row(&a->v, b, g, j), c);
         if (n > a->used)
-            sum += s[a->used] * (double)((const float *)kb_at(a->tail_v))[tail + c];
+            sum += s[a->used] * (double)((const float *)kb_at(a->tail_v))[tail_v + c];
         out[c] = (float)sum;
     }
 }
@@ -101,7 +130,7 @@ static void decode_one(const struct kb_attn_decode *a, uint64_t b, uint32_t h, d
 kvp_err ref_attn_decode(const void *args, struct kvp_error *e)
 {
     const struct kb_attn_decode *a = args;
-    double *s = ref_scratch(a->used + 1, e);
+    double *s = ref_scratch(a->used + 2, e);
 
     if (!s)
         return KVP_ENOMEM;

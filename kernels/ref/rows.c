@@ -23,6 +23,8 @@ kvp_err ref_embed(const void *args, struct kvp_error *e)
         for (uint32_t i = 0; i < a->width; i++) {
             double x = (double)kb_load(a->format, kb_at(a->table), (uint64_t)tokens[n] * a->width + i);
 
+            x *= a->scale != 0 ? (double)a->scale : 1;
+
             if (positions)
                 x += (double)kb_load(a->format, kb_at(a->position_table), (uint64_t)positions[n] * a->width + i);
             out[n * a->width + i] = (float)x;
@@ -41,11 +43,11 @@ static void norm_one(const struct kb_norm *a, const float *in, float *out)
         square += ((double)in[i] - mean) * ((double)in[i] - mean);
     factor = 1 / sqrt(square / a->width + a->eps);
     for (uint32_t i = 0; i < a->width; i++) {
-        double x = ((double)in[i] - mean) * factor * (double)kb_load(a->format, kb_at(a->weight), i);
+        double x = ((double)in[i] - mean) * factor * ((double)kb_load(a->format, kb_at(a->weight), i) + (a->add_one ? 1 : 0));
 
         if (a->bias.buf)
             x += (double)kb_load(a->format, kb_at(a->bias), i);
-        out[i] = (float)x;
+        out[i] = (float)(a->accumulate ? (double)out[i] + x : x);
     }
 }
 
@@ -92,14 +94,16 @@ kvp_err ref_rope(const void *args, struct kvp_error *e)
     (void)e;
     for (uint64_t n = 0; n < a->rows; n++)
         for (uint32_t h = 0; h < a->heads; h++) {
-            float *x = (float *)kb_at(a->x) + n * a->stride + (uint64_t)h * a->head_dim;
+            float *x = (float *)kb_at(a->x) + n * a->stride + h * (a->head_stride ? a->head_stride : a->head_dim);
 
             for (uint32_t i = 0; i < half; i++) {
-                float angle = (float)positions[n] * inv_freq[i];
-                double c = cos((double)angle), s = sin((double)angle), u = (double)x[i], v = (double)x[i + half];
+                float angle = (float)positions[n] * inv_freq[i], *p = a->neighbours ? x + 2 * i : x + i,
+                      *r = a->neighbours ? p + 1 : p + half;
+                double by = a->amplitude != 0 ? (double)a->amplitude : 1, c = by * cos((double)angle), s = by * sin((double)angle),
+                       u = (double)*p, v = (double)*r;
 
-                x[i] = (float)(u * c - v * s);
-                x[i + half] = (float)(v * c + u * s);
+                *p = (float)(u * c - v * s);
+                *r = (float)(v * c + u * s);
             }
         }
     return KVP_OK;
@@ -136,6 +140,26 @@ static double sigmoid(double x)
     return 1 / (1 + exp(-x));
 }
 
+static kvp_err limited(const struct kb_act *a)
+{
+    for (uint64_t n = 0; n < a->rows; n++) {
+        const float *in = (const float *)kb_at(a->in) + n * a->in_stride;
+        float *out = (float *)kb_at(a->out) + n * a->out_stride;
+
+        for (uint32_t i = 0; i < a->width; i++) {
+            if (a->kind == KB_ACT_SOFTCAP) {
+                out[i] = (float)((double)a->limit * tanh((double)in[i] / (double)a->limit));
+            } else {
+                const double gate = fmin((double)in[2 * i], (double)a->limit);
+                const double up = fmax(fmin((double)in[2 * i + 1], (double)a->limit), -(double)a->limit);
+
+                out[i] = (float)((up + 1) * gate / (1 + exp(-(double)a->alpha * gate)));
+            }
+        }
+    }
+    return KVP_OK;
+}
+
 kvp_err ref_act(const void *args, struct kvp_error *e)
 {
     static double (*const table[])(double) = {
@@ -144,6 +168,8 @@ kvp_err ref_act(const void *args, struct kvp_error *e)
     const struct kb_act *a = args;
 
     (void)e;
+    if (a->kind >= KB_ACT_SWIGLU_CLAMPED)
+        return limited(a);
     for (uint64_t n = 0; n < a->rows; n++) {
         const float *in = (const float *)kb_at(a->in) + n * a->in_stride;
         float *out = (float *)kb_at(a->out) + n * a->out_stride;
@@ -159,16 +185,18 @@ kvp_err ref_cache_write(const void *args, struct kvp_error *e)
     const struct kb_cache_write *a = args;
     const int32_t *index = kb_at(a->index);
     const float *src = kb_at(a->src);
+    const uint32_t width = a->width ? a->width : a->dst.dim;
+    const uint64_t head = a->shared ? 0 : a->src_head ? a->src_head : width;
 
     (void)e;
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < a->dst.heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
                 uint64_t t = index ? (uint64_t)index[(b * a->dst.heads + h) * a->index_stride + j] : a->src_first + j;
-                const float *row = src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * a->dst.dim;
+                const float *row = src + (b * a->src_tokens + t) * a->src_stride + h * head;
 
-                for (uint32_t i = 0; i < a->dst.dim; i++)
-                    kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), i, row[i]);
+                for (uint32_t i = 0; i < width; i++)
+                    kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), a->first + i, row[i]);
             }
     return KVP_OK;
 }

@@ -1,0 +1,31 @@
+/* moe_gemm.h - rows through the matrices of the experts that they were routed to */
+#ifndef KVPROOF_OPS_MOE_GEMM_H
+#define KVPROOF_OPS_MOE_GEMM_H
+
+#include "kernels/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* For every row r and every j < chosen, with e = ids[r][j]:
+ *   y = W[e] x + bias[e], x the row r of x, or row r * chosen + j when x has one for each choice (x_each)
+ *   without weights: out row r * chosen + j = y
+ *   with weights: out row r += weights[r][j] * y, j in order */
+struct kb_moe_gemm {
+    uint64_t rows;
+    uint32_t experts, chosen;
+    uint32_t n, k;          /* W[e] is [n out, k in], at e * n * k */
+    enum kvp_format format; /* of W and bias */
+    struct kb_span w, bias; /* bias [experts, n]; optional */
+    struct kb_span ids;     /* i32 [rows, chosen] */
+    bool x_each;
+    uint64_t x_stride, out_stride; /* f32 elements between rows */
+    struct kb_span x, out;  /* f32 */
+    struct kb_span weights; /* f32 [rows, chosen]; optional */
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif
