@@ -6,6 +6,7 @@
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_slots.h"
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gemm.h"
@@ -18,5 +19,8 @@
 #include "kernels/ops/norm.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
+#include "kernels/ops/top_tokens.h"
+#include "kernels/ops/tova_step.h"
+#include "kernels/ops/window_scores.h"
 
 #endif

@@ -5,6 +5,7 @@
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_slots.h"
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gemm.h"
@@ -16,6 +17,9 @@
 #include "kernels/ops/norm.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
+#include "kernels/ops/top_tokens.h"
+#include "kernels/ops/tova_step.h"
+#include "kernels/ops/window_scores.h"
 
 static bool is_float(enum kvp_format f)
 {
@@ -99,7 +103,8 @@ static bool cache_write(const void *args)
 {
     const struct kb_cache_write *a = args;
 
-    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim);
+    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim) &&
+           (!a->repeat || a->dst.heads % a->repeat == 0);
 }
 
 static bool h2o_scores(const void *args)
@@ -162,6 +167,38 @@ static bool read_probe(const void *args)
     const struct kb_read_probe *a = args;
 
     return a->bytes && a->bytes % 64 == 0;
+}
+
+static bool attn_slots(const void *args)
+{
+    const struct kb_attn_slots *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.tail_k.buf && !a->attn.probs.buf && a->attn.head_dim % 2 == 0 &&
+           (!a->ring || (a->first + a->ring <= a->attn.used && a->turned < a->ring));
+}
+
+static bool window_scores(const void *args)
+{
+    const struct kb_window_scores *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->window && a->window <= a->tokens &&
+           a->columns <= a->tokens && a->kernel;
+}
+
+static bool top_tokens(const void *args)
+{
+    const struct kb_top_tokens *a = args;
+
+    return a->sets && a->heads % a->sets == 0 && a->heads && a->tokens <= INT32_MAX && a->columns <= a->tokens &&
+           a->best <= a->columns;
+}
+
+static bool tova_step(const void *args)
+{
+    const struct kb_tova_step *a = args;
+
+    return a->budget && a->used <= a->budget && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
+           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
 }
 
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)

@@ -31,7 +31,9 @@ static kvp_err write_as(struct kb_dev *dev, const struct kb_cache_write *a, stru
 
 bool cuda_cache_write_ok(const void *args)
 {
-    return is_float(((const struct kb_cache_write *)args)->dst.format);
+    const struct kb_cache_write *a = (const struct kb_cache_write *)args;
+
+    return is_float(a->dst.format) && a->repeat <= 1 && !a->one_index;
 }
 
 kvp_err cuda_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *e)

@@ -19,6 +19,8 @@ struct kb_cache_write {
     uint64_t src_tokens, src_stride, src_first; /* row j is token src_first + j ... */
     struct kb_span index;    /* ... or, when given, i32 [B, heads, index_stride]: token index[b][h][j] */
     uint64_t index_stride;
+    bool one_index;          /* the index is [B, index_stride], the same for every head */
+    uint32_t repeat;         /* heads of dst that take the same head of src (h / repeat); 0 as 1 */
 };
 
 #ifdef __cplusplus
