@@ -39,7 +39,7 @@ static kvp_err copy_strips(const struct cache_env *env, struct kb_span dst, uint
 static kvp_err grow(struct store *s, uint32_t layer, int part, uint64_t slots, struct kvp_error *e)
 {
     const uint64_t row = store_row_bytes(s, layer, part), old = s->layer[layer].slots[part];
-    const uint64_t runs = s->env->batch * store_class(s, layer)->kv_heads;
+    const uint64_t runs = s->env->batch * store_heads(s, layer);
     struct led_mem *mem = &s->layer[layer].mem[part], longer = {0};
     kvp_err rc;
 

@@ -57,6 +57,11 @@ const struct kvp_layer_class *store_class(const struct store *s, uint32_t layer)
     return &m->cls[m->class_of[layer]];
 }
 
+uint32_t store_heads(const struct store *s, uint32_t layer)
+{
+    return s->heads[layer];
+}
+
 int store_parts(const struct store *s)
 {
     return s->scored ? STORE_PARTS : STORE_SCORE;
@@ -74,7 +79,7 @@ kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t sl
 {
     uint64_t bytes;
 
-    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_class(s, layer)->kv_heads, slots,
+    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_heads(s, layer), slots,
                          store_row_bytes(s, layer, part)));
     return led_alloc(s->env->led, part == STORE_SCORE ? LED_METADATA : LED_CACHE, bytes, out, e);
 }
@@ -91,7 +96,7 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
     return KVP_OK;
 }
 
-static kvp_err store_build(struct store *s, const uint64_t *cap, struct kvp_error *e)
+static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t *heads, struct kvp_error *e)
 {
     const uint32_t layers = s->env->model->layers;
     const struct kvp_spec *spec = kvp_stack_on(s->env->stack, KVP_AXIS_STORE);
@@ -100,14 +105,23 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, struct kvp_erro
     KVP_TRY(s->ops->plan(&s->plan, spec, s->env, e));
     s->cap = calloc(layers, sizeof(*s->cap));
     s->layer = calloc(layers, sizeof(*s->layer));
-    if (!s->cap || !s->layer)
+    s->heads = calloc(layers, sizeof(*s->heads));
+    if (!s->cap || !s->layer || !s->heads)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store of %u layers", layers);
     memcpy(s->cap, cap, layers * sizeof(*cap));
+    for (uint32_t i = 0; i < layers; i++)
+        s->heads[i] = heads ? heads[i] : store_class(s, i)->kv_heads;
     return s->ops->open(s, e);
 }
 
 kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
                    const enum kvp_format *score, struct kvp_error *e)
+{
+    return store_open_heads(out, env, cap, NULL, score, e);
+}
+
+kvp_err store_open_heads(struct store **out, const struct cache_env *env, const uint64_t *cap, const uint32_t *heads,
+                         const enum kvp_format *score, struct kvp_error *e)
 {
     struct store *s = calloc(1, sizeof(*s));
     kvp_err rc;
@@ -118,7 +132,7 @@ kvp_err store_open(struct store **out, const struct cache_env *env, const uint64
     s->env = env;
     s->scored = score != NULL;
     s->score_format = score ? *score : KVP_F32;
-    rc = store_build(s, cap, e);
+    rc = store_build(s, cap, heads, e);
     if (rc != KVP_OK) {
         store_close(s);
         return rc;
@@ -137,6 +151,7 @@ void store_close(struct store *s)
     pages_close(s->pages);
     free(s->layer);
     free(s->cap);
+    free(s->heads);
     free(s);
 }
 
@@ -157,7 +172,7 @@ static struct kb_kv view(const struct store *s, uint32_t layer, int part)
 {
     const struct store_layer *l = &s->layer[layer];
     const struct kvp_layer_class *c = store_class(s, layer);
-    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = s->env->format, .heads = c->kv_heads,
+    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = s->env->format, .heads = store_heads(s, layer),
                       .dim = c->head_dim, .slots = l->slots[part], .block = s->plan.block};
 
     if (s->pages)
@@ -183,7 +198,7 @@ struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part 
     const struct store_layer *l = &s->layer[layer];
     const uint64_t block = part == STORE_SCORE || !s->pages ? l->slots[part] : s->plan.block;
     const uint64_t first = part == STORE_SCORE || !s->pages ? b : pages_at(s->pages, layer, b, slot / block);
-    const uint64_t row = (first * store_class(s, layer)->kv_heads + head) * block + slot % block;
+    const uint64_t row = (first * store_heads(s, layer) + head) * block + slot % block;
 
     return (struct kb_span){l->mem[part].buf, row * store_row_bytes(s, layer, (int)part)};
 }
@@ -214,7 +229,7 @@ kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, stru
 {
     for (int p = 0; p < store_parts(s); p++)
         for (uint64_t b = 0; b < s->env->batch; b++)
-            for (uint32_t h = 0; h < store_class(s, layer)->kv_heads; h++)
+            for (uint32_t h = 0; h < store_heads(s, layer); h++)
                 KVP_TRY(poison_run(s, layer, p, b, h, used, e));
     return KVP_OK;
 }

@@ -17,6 +17,7 @@ struct store {
     bool scored;
     enum kvp_format score_format;
     uint64_t *cap; /* [layers] */
+    uint32_t *heads; /* [layers] */
     struct store_layer *layer;
     struct pages *pages; /* NULL: strips */
 };
@@ -35,6 +36,8 @@ struct store_ops {
 extern const struct store_ops store_contiguous, store_growing, store_paged;
 
 const struct kvp_layer_class *store_class(const struct store *s, uint32_t layer);
+/* Heads of rows that a layer stores. */
+uint32_t store_heads(const struct store *s, uint32_t layer);
 /* Parts that exist: K, V and, when asked for, scores. */
 int store_parts(const struct store *s);
 /* Bytes of one slot of one head. */
