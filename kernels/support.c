@@ -182,15 +182,14 @@ static bool window_scores(const void *args)
     const struct kb_window_scores *a = args;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->window && a->window <= a->tokens &&
-           a->columns <= a->tokens && a->kernel;
+           a->columns <= a->tokens && a->kernel && a->sets && a->heads % a->sets == 0;
 }
 
 static bool top_tokens(const void *args)
 {
     const struct kb_top_tokens *a = args;
 
-    return a->sets && a->heads % a->sets == 0 && a->heads && a->tokens <= INT32_MAX && a->columns <= a->tokens &&
-           a->best <= a->columns;
+    return a->sets && a->tokens <= INT32_MAX && a->columns <= a->tokens && a->best <= a->columns;
 }
 
 static bool tova_step(const void *args)

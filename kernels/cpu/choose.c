@@ -49,20 +49,25 @@ static float pooled(const struct kb_window_scores *a, const float *sums, uint64_
     return a->average ? (float)(sum / a->kernel) : max;
 }
 
-static void score_one(const struct kb_dev *dev, const struct kb_window_scores *a, uint64_t r, float *area)
+/* Keys [j0, j1) of a set, not pooled yet. */
+static void sum_tile(const struct kb_dev *dev, const struct kb_window_scores *a, uint64_t r, uint64_t j0, uint64_t j1, float *area)
 {
-    uint64_t first = a->tokens - a->window;
-    float *sums = area + QUERIES * KEYS, *scores = (float *)kb_at(a->scores) + r * a->tokens;
+    uint32_t group = a->heads / a->sets, first = (uint32_t)(r % a->sets) * group;
+    float *sums = (float *)kb_at(a->scores) + r * a->tokens;
+    double tile[KEYS] = {0};
 
-    for (uint64_t j0 = 0; j0 < a->columns; j0 += KEYS) {
-        uint64_t j1 = least(j0 + KEYS, a->columns);
-        double tile[KEYS] = {0};
+    for (uint32_t h = first; h < first + group; h++)
+        for (uint64_t i = a->tokens - a->window; i < a->tokens; i += QUERIES)
+            add_tile(dev, a, r / a->sets, h, i, least(i + QUERIES, a->tokens), j0, j1, area, tile);
+    for (uint64_t j = j0; j < j1; j++)
+        sums[j] = (float)tile[j - j0];
+}
 
-        for (uint64_t i = first; i < a->tokens; i += QUERIES)
-            add_tile(dev, a, r / a->heads, (uint32_t)(r % a->heads), i, least(i + QUERIES, a->tokens), j0, j1, area, tile);
-        for (uint64_t j = j0; j < j1; j++)
-            sums[j] = (float)tile[j - j0];
-    }
+static void pool_row(const struct kb_window_scores *a, uint64_t r, float *sums)
+{
+    float *scores = (float *)kb_at(a->scores) + r * a->tokens;
+
+    memcpy(sums, scores, a->columns * sizeof(float));
     for (uint64_t j = 0; j < a->columns; j++)
         scores[j] = pooled(a, sums, j);
 }
@@ -70,13 +75,19 @@ static void score_one(const struct kb_dev *dev, const struct kb_window_scores *a
 kvp_err cpu_window_scores(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_window_scores *a = args;
-    uint64_t rows = a->batch * a->heads, stride;
+    uint64_t rows = a->batch * a->sets, tiles = (a->columns + KEYS - 1) / KEYS, stride;
+    uint64_t floats = a->columns > QUERIES * KEYS ? a->columns : QUERIES * KEYS;
     float *areas;
 
-    KVP_TRY(cpu_scratch(dev, &areas, &stride, dev->threads, QUERIES * KEYS + a->columns, e));
-#pragma omp parallel for schedule(dynamic, 1) num_threads(cpu_threads(dev, rows * a->window * a->columns * a->head_dim))
+    KVP_TRY(cpu_scratch(dev, &areas, &stride, dev->threads, floats, e));
+#pragma omp parallel for schedule(dynamic, 1) \
+    num_threads(cpu_threads(dev, a->batch * a->heads * a->window * a->columns * a->head_dim))
+    for (uint64_t n = 0; n < rows * tiles; n++)
+        sum_tile(dev, a, n / tiles, n % tiles * KEYS, least((n % tiles + 1) * KEYS, a->columns),
+                 areas + (uint64_t)omp_get_thread_num() * stride);
+#pragma omp parallel for num_threads(cpu_threads(dev, rows * a->columns * a->kernel))
     for (uint64_t r = 0; r < rows; r++)
-        score_one(dev, a, r, areas + (uint64_t)omp_get_thread_num() * stride);
+        pool_row(a, r, areas + (uint64_t)omp_get_thread_num() * stride);
     return KVP_OK;
 }
 
@@ -113,20 +124,13 @@ static uint32_t threshold(const float *scores, uint64_t n, uint64_t want, uint64
     return prefix;
 }
 
-static void top_one(const struct kb_top_tokens *a, const float *scores, int32_t *index, float *sums)
+static void top_one(const struct kb_top_tokens *a, const float *scores, int32_t *index)
 {
-    uint32_t group = a->heads / a->sets, cut = 0;
     uint64_t equal = 0, n = 0;
+    uint32_t cut = a->best ? threshold(scores, a->columns, a->best, &equal) : 0;
 
-    for (uint64_t j = 0; j < a->columns; j++)
-        sums[j] = 0;
-    for (uint32_t h = 0; h < group; h++)
-        for (uint64_t j = 0; j < a->columns; j++)
-            sums[j] += scores[h * a->tokens + j];
-    if (a->best)
-        cut = threshold(sums, a->columns, a->best, &equal);
     for (uint64_t j = 0; n < a->best; j++) {
-        uint32_t o = order(sums[j]);
+        uint32_t o = order(scores[j]);
 
         if (o > cut || (o == cut && equal)) {
             equal -= o == cut;
@@ -140,14 +144,12 @@ static void top_one(const struct kb_top_tokens *a, const float *scores, int32_t 
 kvp_err cpu_top_tokens(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_top_tokens *a = args;
-    uint64_t kept = a->best + a->tokens - a->columns, stride;
-    float *areas;
+    uint64_t kept = a->best + a->tokens - a->columns;
 
-    KVP_TRY(cpu_scratch(dev, &areas, &stride, dev->threads, a->columns + 1, e));
-#pragma omp parallel for num_threads(cpu_threads(dev, a->batch * (8 * a->sets + a->heads) * a->columns))
+    (void)e;
+#pragma omp parallel for num_threads(cpu_threads(dev, 8 * a->batch * a->sets * a->columns))
     for (uint64_t r = 0; r < a->batch * a->sets; r++)
-        top_one(a, (const float *)kb_at(a->scores) + r * (a->heads / a->sets) * a->tokens,
-                (int32_t *)kb_at(a->index) + r * kept, areas + (uint64_t)omp_get_thread_num() * stride);
+        top_one(a, (const float *)kb_at(a->scores) + r * a->tokens, (int32_t *)kb_at(a->index) + r * kept);
     return KVP_OK;
 }
 

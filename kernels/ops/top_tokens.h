@@ -8,14 +8,13 @@
 extern "C" {
 #endif
 
-/* A set belongs to heads / sets neighbouring heads. Its score of token j is the sum of theirs, in f32 from 0 in
- * head order. index[b][set] = the `best` tokens below `columns` with the highest scores (ties: the earlier one), in
- * text order, then the tokens [columns, tokens). kept = best + tokens - columns. */
+/* index[b][set] = the `best` tokens below `columns` with the highest scores (ties: the earlier one), in text order,
+ * then the tokens [columns, tokens). kept = best + tokens - columns. */
 struct kb_top_tokens {
     uint64_t batch, tokens;
-    uint32_t heads, sets;
+    uint32_t sets;
     uint64_t columns, best;
-    struct kb_span scores;   /* f32 [B, heads, tokens] */
+    struct kb_span scores;   /* f32 [B, sets, tokens] */
     struct kb_span index;    /* out, i32 [B, sets, kept] */
 };
 

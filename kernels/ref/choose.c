@@ -7,18 +7,19 @@
 
 #include <math.h>
 
-/* What key j received from the last queries of head h. */
-static double received(const struct kb_window_scores *a, uint64_t b, uint32_t h, uint64_t j)
+/* What key j received from the last queries of the heads of a set. */
+static double received(const struct kb_window_scores *a, uint64_t b, uint32_t set, uint64_t j)
 {
-    uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim;
+    uint32_t d = a->head_dim, group = a->heads / a->sets;
     uint64_t row = b * a->tokens, first = a->tokens - a->window;
-    const float *q = kb_at(a->q), *lse = (const float *)kb_at(a->lse) + (b * a->heads + h) * a->tokens;
+    const float *q = kb_at(a->q), *lse = (const float *)kb_at(a->lse);
     double sum = 0;
 
-    for (uint64_t i = first > j ? first : j; i < a->tokens; i++)
-        sum += exp((double)a->scale * ref_dot(q + (row + i) * a->stride + (uint64_t)h * d, KVP_F32, kb_at(a->k),
-                                              (row + j) * a->stride + (uint64_t)g * d, d) -
-                   (double)lse[i]);
+    for (uint32_t h = set * group; h < (set + 1) * group; h++)
+        for (uint64_t i = first > j ? first : j, g = h / (a->heads / a->kv_heads); i < a->tokens; i++)
+            sum += exp((double)a->scale * ref_dot(q + (row + i) * a->stride + (uint64_t)h * d, KVP_F32, kb_at(a->k),
+                                                  (row + j) * a->stride + g * d, d) -
+                       (double)lse[(b * a->heads + h) * a->tokens + i]);
     return sum;
 }
 
@@ -44,9 +45,9 @@ kvp_err ref_window_scores(const void *args, struct kvp_error *e)
 
     if (!sums)
         return KVP_ENOMEM;
-    for (uint64_t r = 0; r < a->batch * a->heads; r++) {
+    for (uint64_t r = 0; r < a->batch * a->sets; r++) {
         for (uint64_t j = 0; j < a->columns; j++)
-            sums[j] = received(a, r / a->heads, (uint32_t)(r % a->heads), j);
+            sums[j] = received(a, r / a->sets, (uint32_t)(r % a->sets), j);
         for (uint64_t j = 0; j < a->columns; j++)
             ((float *)kb_at(a->scores))[r * a->tokens + j] = (float)pooled(a, sums, j);
     }
@@ -77,13 +78,8 @@ static int by_token(const void *x, const void *y)
 
 static void top_one(const struct kb_top_tokens *a, const float *scores, int32_t *index, struct entry *sort)
 {
-    uint32_t group = a->heads / a->sets;
-
-    for (uint64_t j = 0; j < a->columns; j++) {
-        sort[j] = (struct entry){0, (int32_t)j};
-        for (uint32_t h = 0; h < group; h++)
-            sort[j].score += scores[h * a->tokens + j];
-    }
+    for (uint64_t j = 0; j < a->columns; j++)
+        sort[j] = (struct entry){scores[j], (int32_t)j};
     qsort(sort, a->columns, sizeof(*sort), by_score);
     qsort(sort, a->best, sizeof(*sort), by_token);
     for (uint64_t j = 0; j < a->best; j++)
@@ -101,8 +97,7 @@ kvp_err ref_top_tokens(const void *args, struct kvp_error *e)
     if (!sort)
         return kvp_fail(e, KVP_ENOMEM, "ref: no memory to sort %llu scores", (unsigned long long)a->columns);
     for (uint64_t r = 0; r < a->batch * a->sets; r++)
-        top_one(a, (const float *)kb_at(a->scores) + r * (a->heads / a->sets) * a->tokens,
-                (int32_t *)kb_at(a->index) + r * kept, sort);
+        top_one(a, (const float *)kb_at(a->scores) + r * a->tokens, (int32_t *)kb_at(a->index) + r * kept, sort);
     free(sort);
     return KVP_OK;
 }

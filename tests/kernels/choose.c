@@ -5,13 +5,13 @@
 
 static const struct {
     uint64_t batch, tokens, window, columns;
-    uint32_t heads, kv_heads, dim, kernel;
+    uint32_t heads, kv_heads, dim, sets, kernel;
     bool average;
 } windows[] = {
-    {1, 9, 3, 6, 2, 1, 8, 3, true},      {2, 40, 8, 32, 4, 2, 16, 5, true},  {2, 40, 8, 32, 4, 2, 16, 7, false},
-    {1, 300, 70, 230, 6, 3, 24, 5, true}, {1, 600, 5, 595, 2, 2, 8, 4, false}, {1, 33, 1, 33, 4, 4, 8, 1, true},
-    {3, 5, 4, 1, 8, 1, 8, 9, true},      {1, 6, 6, 6, 2, 2, 7, 2, true},     {1, 10, 2, 0, 2, 1, 8, 3, false},
-    {1, 280, 280, 280, 2, 1, 8, 64, false},
+    {1, 9, 3, 6, 2, 1, 8, 2, 3, true},       {2, 40, 8, 32, 4, 2, 16, 2, 5, true},   {2, 40, 8, 32, 4, 2, 16, 4, 7, false},
+    {1, 300, 70, 230, 6, 3, 24, 3, 5, true}, {1, 600, 5, 595, 2, 2, 8, 2, 4, false}, {1, 33, 1, 33, 4, 4, 8, 1, 1, true},
+    {3, 5, 4, 1, 8, 1, 8, 1, 9, true},       {1, 6, 6, 6, 2, 2, 7, 2, 2, true},      {1, 10, 2, 0, 2, 1, 8, 1, 3, false},
+    {1, 280, 280, 280, 2, 1, 8, 1, 64, false},
 };
 
 /* The definition, with a softmax of its own: what query i gives key j, the other keys it sees in the sum. */
@@ -33,14 +33,16 @@ static double given(const struct kb_window_scores *a, uint64_t b, uint32_t h, ui
     return mine / sum;
 }
 
-static void check_scores(const struct kb_window_scores *a, uint64_t b, uint32_t h)
+static void check_scores(const struct kb_window_scores *a, uint64_t b, uint32_t set)
 {
+    const uint32_t group = a->heads / a->sets;
     double *sums = calloc(a->columns + 1, sizeof(*sums));
-    const float *got = (const float *)kb_at(a->scores) + (b * a->heads + h) * a->tokens;
+    const float *got = (const float *)kb_at(a->scores) + (b * a->sets + set) * a->tokens;
 
     for (uint64_t j = 0; j < a->columns; j++)
         for (uint64_t i = a->tokens - a->window; i < a->tokens; i++)
-            sums[j] += given(a, b, h, i, j);
+            for (uint32_t h = set * group; h < (set + 1) * group; h++)
+                sums[j] += given(a, b, h, i, j);
     for (uint64_t j = 0; j < a->columns; j++) {
         double sum = 0, max = 0;
 
@@ -62,7 +64,7 @@ START_TEST(scores_all)
     const uint64_t B = windows[_i].batch, T = windows[_i].tokens, H = windows[_i].heads, G = windows[_i].kv_heads, d = windows[_i].dim;
     struct kb_window_scores a = {.batch = B, .tokens = T, .heads = (uint32_t)H, .kv_heads = (uint32_t)G, .head_dim = (uint32_t)d,
                                  .window = windows[_i].window, .columns = windows[_i].columns, .kernel = windows[_i].kernel,
-                                 .average = windows[_i].average, .scale = 0.3f, .stride = (H + 2 * G) * d + 1};
+                                 .average = windows[_i].average, .sets = windows[_i].sets, .scale = 0.3f, .stride = (H + 2 * G) * d + 1};
     struct kb_attn_prefill p = {.batch = B, .tokens = T, .heads = a.heads, .kv_heads = a.kv_heads, .head_dim = a.head_dim,
                                 .scale = a.scale, .stride = a.stride, .out_stride = H * d};
 
@@ -72,11 +74,11 @@ START_TEST(scores_all)
     p.out = kit_poison(KVP_F32, B * T * H * d);
     a.lse = p.lse = kit_poison(KVP_F32, B * H * T);
     kit_run(KB_ATTN_PREFILL, &p);
-    a.scores = kit_poison(KVP_F32, B * H * T);
+    a.scores = kit_poison(KVP_F32, B * a.sets * T);
     KIT_CHECK(KB_WINDOW_SCORES, a, outs);
     for (uint64_t b = 0; b < B; b++)
-        for (uint32_t h = 0; h < H; h++)
-            check_scores(&a, b, h);
+        for (uint32_t set = 0; set < a.sets; set++)
+            check_scores(&a, b, set);
 }
 END_TEST
 
@@ -84,20 +86,20 @@ END_TEST
 
 static const struct {
     uint64_t batch, tokens, columns, best, levels; /* few levels make ties */
-    uint32_t heads, sets;
+    uint32_t sets;
 } tops[] = {
-    {1, 10, 7, 3, 1000000, 1, 1}, {2, 100, 92, 10, 3, 4, 2},   {1, 100, 100, 1, 2, 6, 1},  {3, 64, 60, 60, 5, 2, 2},
-    {1, 5, 4, 0, 9, 2, 1},        {2, 1000, 900, 100, 4, 8, 8}, {1, 300, 0, 0, 2, 4, 4},     {1, 513, 512, 511, 2, 4, 1},
+    {1, 10, 7, 3, 1000000, 1}, {2, 100, 92, 10, 3, 2},   {1, 100, 100, 1, 2, 1},  {3, 64, 60, 60, 5, 2},
+    {1, 5, 4, 0, 9, 1},        {2, 1000, 900, 100, 4, 8}, {1, 300, 0, 0, 2, 4},     {1, 513, 512, 511, 2, 1},
 };
 
 START_TEST(top_all)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_top_tokens, index, KVP_I32, 0, false)};
-    const uint64_t T = tops[_i].tokens, C = tops[_i].columns, n = tops[_i].best, kept = n + T - C, group = tops[_i].heads / tops[_i].sets;
-    struct kb_top_tokens a = {.batch = tops[_i].batch, .tokens = T, .heads = tops[_i].heads, .sets = tops[_i].sets, .columns = C, .best = n};
+    const uint64_t T = tops[_i].tokens, C = tops[_i].columns, n = tops[_i].best, kept = n + T - C;
+    struct kb_top_tokens a = {.batch = tops[_i].batch, .tokens = T, .sets = tops[_i].sets, .columns = C, .best = n};
 
-    a.scores = kit_poison(KVP_F32, a.batch * a.heads * T);
-    for (uint64_t r = 0; r < a.batch * a.heads; r++)
+    a.scores = kit_poison(KVP_F32, a.batch * a.sets * T);
+    for (uint64_t r = 0; r < a.batch * a.sets; r++)
         for (uint64_t j = 0; j < C; j++)
             ((float *)kb_at(a.scores))[r * T + j] = (float)(kit_random() % tops[_i].levels) * 0.37f;
     a.index = kit_poison(KVP_I32, a.batch * a.sets * kept);
@@ -110,12 +112,8 @@ START_TEST(top_all)
             uint64_t better = 0;
 
             for (uint64_t u = 0; t < C && u < C; u++) {
-                float mine = 0, other = 0;
+                const float mine = ((const float *)kb_at(a.scores))[r * T + t], other = ((const float *)kb_at(a.scores))[r * T + u];
 
-                for (uint64_t h = 0; h < group; h++) {
-                    mine += ((const float *)kb_at(a.scores))[(r * group + h) * T + t];
-                    other += ((const float *)kb_at(a.scores))[(r * group + h) * T + u];
-                }
                 better += other > mine || (other == mine && u < t);
             }
             if (t >= C || better < n)

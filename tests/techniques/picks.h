@@ -1,8 +1,8 @@
 /* picks.h - slow references for caches that choose among a prompt's tokens once, at its end
  *
  * The choice follows FasterDecoding/SnapKV snapkv_utils.py (update_kv): softmax of the last `window` queries, their sum,
- * pooling with stride 1 and padding kernel/2, the best of each head and the window. With grouped heads the pooled scores
- * of a kv head's query heads are added (Zefan-Cai/KVCache-Factory docs/gqa_cache_layout.md, whose mean orders alike). */
+ * pooling with stride 1 and padding kernel/2, the best of each head and the window. With grouped heads the sums of a kv
+ * head's query heads are added before pooling (KVCache-Factory _grouped_window_attn_cache, whose mean orders alike). */
 #ifndef PICKS_H
 #define PICKS_H
 
@@ -55,27 +55,26 @@ static inline void picks_softmax(const struct rig *r, uint32_t layer, uint64_t b
         p[j] /= sum;
 }
 
-/* Pooled scores of head h for the first `columns` tokens, added to out. */
-static inline void picks_scores(const struct rig *r, const struct picks_case *k, uint32_t layer, uint64_t b, uint32_t h,
+/* Pooled scores of query heads [h0, h1) together for the first `columns` tokens. */
+static inline void picks_scores(const struct rig *r, const struct picks_case *k, uint32_t layer, uint64_t b, uint32_t h0, uint32_t h1,
                                 uint64_t columns, double *out)
 {
     const uint64_t prompt = r->c->prompt, window = k->window < prompt ? k->window : prompt;
     double p[PICKS_MOST], sum[PICKS_MOST] = {0};
 
-    for (uint64_t t = prompt - window; t < prompt; t++) {
-        picks_softmax(r, layer, b, t, h, p);
-        for (uint64_t j = 0; j < columns && j <= t; j++)
-            sum[j] += p[j];
-    }
+    for (uint32_t h = h0; h < h1; h++)
+        for (uint64_t t = prompt - window; t < prompt; t++) {
+            picks_softmax(r, layer, b, t, h, p);
+            for (uint64_t j = 0; j < columns && j <= t; j++)
+                sum[j] += p[j];
+        }
     for (uint64_t j = 0; j < columns; j++) {
-        double pool = 0;
-
+        out[j] = 0;
         for (int64_t l = (int64_t)j - (int64_t)k->kernel / 2, i = 0; i < (int64_t)k->kernel; i++, l++) {
             const double x = l < 0 || l >= (int64_t)columns ? 0 : sum[l];
 
-            pool = k->average ? pool + x / (double)k->kernel : fmax(pool, x);
+            out[j] = k->average ? out[j] + x / (double)k->kernel : fmax(out[j], x);
         }
-        out[j] += pool;
     }
 }
 
@@ -102,8 +101,8 @@ static inline void picks_choose(const struct rig *r, const struct picks_model *m
     double score[PICKS_MOST] = {0};
 
     *s = (struct picks){0};
-    for (uint32_t h = head * group; h < (head + 1) * group && kept < prompt; h++)
-        picks_scores(r, k, layer, b, h, columns, score);
+    if (kept < prompt)
+        picks_scores(r, k, layer, b, head * group, (head + 1) * group, columns, score);
     for (uint64_t t = 0; t < prompt; t++)
         if (kept == prompt || t >= columns || picks_best(r, score, columns, kept - last, t))
             s->token[s->n++] = t;

@@ -54,12 +54,12 @@ static const struct {
     uint64_t workspace;
 } sizes[] = {
     /* 18 + 12 + 6 of 40 and 8 more in each layer: 60 slots of 2 * 2 * 8 * 4 = 128 bytes;
-       scores 4 * 40 * 4 = 640, index of the bottom layer 2 * 18 * 4 = 144 */
-    {{"pyramidkv:cap=12,window=4,beta=4", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {7680, 0, 7680}, 784},
+       scores 2 * 40 * 4 = 320, index of the bottom layer 2 * 18 * 4 = 144 */
+    {{"pyramidkv:cap=12,window=4,beta=4", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {7680, 0, 7680}, 464},
     /* room for 60 tokens: 12 slots more in each layer */
-    {{"pyramidkv:cap=12,window=4,beta=4 contiguous:60", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {12288, 0, 12288}, 784},
+    {{"pyramidkv:cap=12,window=4,beta=4 contiguous:60", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {12288, 0, 12288}, 464},
     /* 26, 20 and 14 slots: 7, 5 and 4 pages of 4, three tables of 28, 20 and 16 bytes */
-    {{"pyramidkv:cap=12,window=4,beta=4 paged:4", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {8192, 64, 8256}, 784},
+    {{"pyramidkv:cap=12,window=4,beta=4 paged:4", KVP_F32, 1, 40, 48, 4, 2, 8, 3, {0}, 0}, {8192, 64, 8256}, 464},
     /* layers of 20, 20 and 20 share one */
     {{"pyramidkv:cap=12,window=4,beta=4 paged:4", KVP_F32, 1, 12, 20, 4, 2, 8, 3, {0}, 0}, {7680, 20, 7700}, 0},
 };

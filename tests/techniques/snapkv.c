@@ -48,20 +48,20 @@ static const struct {
     uint64_t workspace;
 } sizes[] = {
     /* 12 of 40 and 10 more: 22 slots; 2 tensors * 2 layers * 2 sequences * 2 kv heads * 22 * 8 * 4 bytes = 11264.
-       scores 2 * 4 heads * 40 * 4 = 1280, index 2 * 2 * 12 * 4 = 192 */
-    {{"snapkv:cap=12,window=4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {11264, 0, 11264}, 1472},
-    /* twice the heads, twice the index */
+       scores 2 * 2 * 40 * 4 = 640, index 2 * 2 * 12 * 4 = 192 */
+    {{"snapkv:cap=12,window=4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {11264, 0, 11264}, 832},
+    /* twice the heads */
     {{"snapkv:cap=12,window=4,heads=query", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {22528, 0, 22528}, 1664},
     /* nothing is dropped, so nothing is scored: 17 slots */
     {{"snapkv:cap=12,window=4", KVP_F32, 2, 7, 17, 4, 2, 8, 2, {0}, 0}, {8704, 0, 8704}, 0},
     /* room for 64 tokens of which 28 are gone: 36 slots */
-    {{"snapkv:cap=12,window=4 contiguous:64", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {18432, 0, 18432}, 1472},
+    {{"snapkv:cap=12,window=4 contiguous:64", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {18432, 0, 18432}, 832},
     /* 22 slots are 6 pages of 4: 24 slots, and a table of 2 * 6 * 4 */
-    {{"snapkv:cap=12,window=4 paged:4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {12288, 48, 12336}, 1472},
+    {{"snapkv:cap=12,window=4 paged:4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {12288, 48, 12336}, 832},
     /* the last V grows last, beside its 21 slots: 11264 + 21 * 128 */
-    {{"snapkv:cap=12,window=4 growing", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {11264, 0, 13952}, 1472},
+    {{"snapkv:cap=12,window=4 growing", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {0}, 0}, {11264, 0, 13952}, 832},
     /* a layer of 9 and one of 22 slots: 2 * 2 * 2 * 8 * 4 = 256 bytes each */
-    {{"snapkv:cap=12,window=4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {9, 0}, 0}, {7936, 0, 7936}, 1472},
+    {{"snapkv:cap=12,window=4", KVP_F32, 2, 40, 50, 4, 2, 8, 2, {9, 0}, 0}, {7936, 0, 7936}, 832},
 };
 enum { N_SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 

@@ -90,7 +90,7 @@ static kvp_err open_transients(struct cache *c, struct kvp_error *e)
     for (uint32_t i = 0; i < c->env->model->layers; i++) {
         if (!chooses(c, i))
             continue;
-        KVP_TRY(SIZE_PRODUCT(&n, "workspace", e, cache_class(c->env, i)->heads, c->env->prompt));
+        KVP_TRY(SIZE_PRODUCT(&n, "workspace", e, c->heads[i], c->env->prompt));
         scores = n > scores ? n : scores;
         n = c->heads[i] * c->rule.kept[i]; /* less than the scores */
         index = n > index ? n : index;
@@ -233,6 +233,7 @@ static kvp_err choose(struct cache *c, uint32_t layer, const struct cache_qkv *x
                                        .heads = cls->heads,
                                        .kv_heads = cls->kv_heads,
                                        .head_dim = cls->head_dim,
+                                       .sets = c->heads[layer],
                                        .window = asked,
                                        .columns = x->tokens - last,
                                        .kernel = c->rule.kernel,
@@ -245,7 +246,6 @@ static kvp_err choose(struct cache *c, uint32_t layer, const struct cache_qkv *x
                                        .scores = {c->scores.buf, 0}};
     const struct kb_top_tokens t = {.batch = env->batch,
                                     .tokens = x->tokens,
-                                    .heads = cls->heads,
                                     .sets = c->heads[layer],
                                     .columns = s.columns,
                                     .best = kept - last,

@@ -5,8 +5,8 @@
  * token at position p >= prompt lies in slot kept + p - prompt. Two ways of choosing:
  *   positions  the first `sink` tokens and the newest ones
  *   scores     the last `window` tokens, and of those before them the ones that the window's queries attend to
- *              most, one set for each stored head: each query head's probabilities are summed over those queries
- *              and pooled (kernels/ops/window_scores.h), then summed over the query heads of the stored one */
+ *              most, one set for each stored head: probabilities are summed over those queries and the query
+ *              heads of the stored one, and pooled (kernels/ops/window_scores.h) */
 #ifndef KVPROOF_CACHES_PICKED_H
 #define KVPROOF_CACHES_PICKED_H
 

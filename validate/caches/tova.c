@@ -166,10 +166,10 @@ static kvp_err choose(struct cache *c, uint32_t layer, const struct cache_qkv *x
     const struct cache_env *env = c->env;
     const struct kvp_layer_class *cls = cache_class(env, layer);
     const struct kb_window_scores s = {.batch = env->batch, .tokens = x->tokens, .heads = cls->heads, .kv_heads = cls->kv_heads,
-                                       .head_dim = cls->head_dim, .window = 1, .columns = x->tokens, .kernel = 1,
+                                       .head_dim = cls->head_dim, .sets = 1, .window = 1, .columns = x->tokens, .kernel = 1,
                                        .scale = cache_scale(env, layer), .stride = x->stride, .q = x->q, .k = x->k,
                                        .lse = x->lse, .scores = {c->probs.buf, 0}};
-    const struct kb_top_tokens t = {.batch = env->batch, .tokens = x->tokens, .heads = cls->heads, .sets = 1,
+    const struct kb_top_tokens t = {.batch = env->batch, .tokens = x->tokens, .sets = 1,
                                     .columns = x->tokens, .best = c->budget, .scores = s.scores, .index = {c->index.buf, 0}};
 
     KVP_TRY(env->run(env->self, KVP_OP_SELECT, KB_WINDOW_SCORES, &s, e));
