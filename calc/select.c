@@ -232,13 +232,13 @@ void select_window_scratch(struct plan *p)
 
         if (!class_has_rows(c) || kept(p, c) == p->w.prompt)
             continue;
-        plan_add_scratch(p, "prompt_scores", KVP_F32, p->w.batch, c->model->heads, p->w.prompt);
+        plan_add_scratch(p, "prompt_scores", KVP_F32, p->w.batch, select_heads(c), p->w.prompt);
         plan_add_scratch(p, "kept_index", KVP_I32, p->w.batch, select_heads(c), kept(p, c));
     }
 }
 
-/* techniques.md 3.4 c: w rows of q.k, their sum over the rows, the pooling (a maximum adds nothing); the
- * rows themselves are gathered by cache_append. */
+/* w rows of q.k, their sum over the rows and over the query heads of a set, the pooling of each set (a maximum
+ * adds nothing); the rows themselves are gathered by cache_append. */
 void select_window_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s)
 {
     const struct plan_class *c = &p->cls[cls];
@@ -252,7 +252,7 @@ void select_window_ops(struct ops *o, struct plan *p, uint32_t cls, const struct
     if (!class_has_rows(c) || n == q)
         return;
     flops = NUM_PROD(over, 2, B, H, window, num_mul(over, m->head_dim, q));
-    flops = num_add(over, flops, NUM_PROD(over, B, H, q - window, num_add(over, window, x.average ? x.kernel : 0)));
+    flops = num_add(over, flops, NUM_PROD(over, B, q - window, num_add(over, num_mul(over, H, window), x.average ? num_mul(over, hs, x.kernel) : 0)));
     index = NUM_PROD(over, 4, B, hs, n);
     ops_add(o, KVP_OP_SELECT, KVP_PREFILL, cls, c->count,
             (struct cost){flops, flops, NUM_PROD(over, 4, B, m->head_dim, num_add(over, num_mul(over, window, H), num_mul(over, q, keys))), index});

@@ -29,15 +29,20 @@ struct kb_span {
 };
 
 /* Kernels. kernels/ops/NAME.h defines struct kb_NAME, the argument of each. */
-#define KB_KERNEL_MAP(X)                                                                        \
+#define KB_DEVICE_KERNEL_MAP(X)                                                                 \
     X(EMBED, embed) X(NORM, norm) X(GEMM, gemm) X(ROPE, rope) X(ACT, act)                        \
     X(ATTN_PREFILL, attn_prefill) X(ATTN_DECODE, attn_decode) X(CACHE_WRITE, cache_write)        \
     X(H2O_SCORES, h2o_scores) X(H2O_SELECT, h2o_select) X(H2O_STEP, h2o_step)                    \
     X(KIVI_PACK_K, kivi_pack_k) X(KIVI_PACK_V, kivi_pack_v) X(ATTN_KIVI, attn_kivi)              \
+    X(READ_PROBE, read_probe)
+/* Those that no backend has but ref and cpu; supports() says false elsewhere. */
+#define KB_HOST_KERNEL_MAP(X)                                                                   \
     X(CONV, conv) X(SHIFT, shift) X(GATE, gate) X(SSM_SCAN, ssm_scan) X(SSD_SCAN, ssd_scan)      \
     X(WKV4, wkv4) X(WKV6, wkv6) X(WKV7, wkv7) X(HEAD_NORM, head_norm)                            \
-    X(READ_PROBE, read_probe)                                                                    \
-    X(ATTN_LATENT, attn_latent) X(HEAD_GEMM, head_gemm) X(MOE_ROUTE, moe_route) X(MOE_GEMM, moe_gemm)
+    X(ATTN_LATENT, attn_latent) X(HEAD_GEMM, head_gemm) X(MOE_ROUTE, moe_route) X(MOE_GEMM, moe_gemm) \
+    X(ATTN_SLOTS, attn_slots) X(WINDOW_SCORES, window_scores) X(TOP_TOKENS, top_tokens)          \
+    X(TOVA_STEP, tova_step)
+#define KB_KERNEL_MAP(X) KB_DEVICE_KERNEL_MAP(X) KB_HOST_KERNEL_MAP(X)
 
 enum kb_kernel {
 #define KB_X(sym, name) KB_##sym,

@@ -7,6 +7,7 @@
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_latent.h"
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_slots.h"
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/conv.h"
 #include "kernels/ops/embed.h"
@@ -31,5 +32,8 @@
 #include "kernels/ops/wkv4.h"
 #include "kernels/ops/wkv6.h"
 #include "kernels/ops/wkv7.h"
+#include "kernels/ops/top_tokens.h"
+#include "kernels/ops/tova_step.h"
+#include "kernels/ops/window_scores.h"
 
 #endif

@@ -89,7 +89,7 @@ static bool cache_write(const void *args)
     const struct kb_cache_write *a = args;
 
     return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim) && a->first <= a->dst.dim &&
-           a->width <= a->dst.dim - a->first && (a->width || !a->first);
+           a->width <= a->dst.dim - a->first && (a->width || !a->first) && (!a->repeat || a->dst.heads % a->repeat == 0);
 }
 
 static bool h2o_scores(const void *args)
@@ -246,6 +246,37 @@ static bool read_probe(const void *args)
     const struct kb_read_probe *a = args;
 
     return a->bytes && a->bytes % 64 == 0;
+}
+
+static bool attn_slots(const void *args)
+{
+    const struct kb_attn_slots *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.tail_k.buf && !a->attn.probs.buf && a->attn.head_dim % 2 == 0 &&
+           (!a->ring || (a->first + a->ring <= a->attn.used && a->turned < a->ring));
+}
+
+static bool window_scores(const void *args)
+{
+    const struct kb_window_scores *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->window && a->window <= a->tokens &&
+           a->columns <= a->tokens && a->kernel && a->sets && a->heads % a->sets == 0;
+}
+
+static bool top_tokens(const void *args)
+{
+    const struct kb_top_tokens *a = args;
+
+    return a->sets && a->tokens <= INT32_MAX && a->columns <= a->tokens && a->best <= a->columns;
+}
+
+static bool tova_step(const void *args)
+{
+    const struct kb_tova_step *a = args;
+
+    return a->budget && a->used <= a->budget && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
+           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
 }
 
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)

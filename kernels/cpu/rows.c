@@ -169,10 +169,11 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
-                uint64_t t = index ? (uint64_t)index[(b * heads + h) * a->index_stride + j] : a->src_first + j;
+                uint64_t list = a->one_index ? b : b * heads + h, from = h / (a->repeat ? a->repeat : 1);
+                uint64_t t = index ? (uint64_t)index[list * a->index_stride + j] : a->src_first + j;
 
                 dev->ops->narrow[a->dst.format]((char *)kb_kv_row(&a->dst, b, h, a->slot + j) + skip,
-                                                src + (b * a->src_tokens + t) * a->src_stride + h * head, dim);
+                                                src + (b * a->src_tokens + t) * a->src_stride + from * head, dim);
             }
     return KVP_OK;
 }

@@ -240,21 +240,22 @@ static const struct {
     const char *name;
     bool (*ok)(const void *args);
     kvp_err (*run)(struct kb_dev *dev, const void *args, struct kvp_error *e);
-} kernels[KB_KERNELS] = {
+} kernels[] = { /* the host's own kernels have higher numbers */
 #define KB_X(sym, name) {#name, cuda_##name##_ok, cuda_##name},
-    KB_KERNEL_MAP(KB_X)
+    KB_DEVICE_KERNEL_MAP(KB_X)
 #undef KB_X
 };
+enum { CUDA_KERNELS = sizeof(kernels) / sizeof(kernels[0]) };
 
 static bool cuda_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)
 {
     (void)dev;
-    return (unsigned)k < KB_KERNELS && kernels[k].ok(args);
+    return (unsigned)k < CUDA_KERNELS && kernels[k].ok(args);
 }
 
 static kvp_err cuda_run(struct kb_dev *dev, enum kb_kernel k, const void *args, struct kvp_error *e)
 {
-    if ((unsigned)k >= KB_KERNELS)
+    if ((unsigned)k >= CUDA_KERNELS)
         return kvp_fail(e, KVP_ENOTSUP, "cuda: there is no kernel number %d", (int)k);
     if (!kernels[k].ok(args))
         return kvp_fail(e, KVP_ENOTSUP, "cuda: %s does not take these formats or dimensions", kernels[k].name);

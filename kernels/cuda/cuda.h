@@ -98,7 +98,7 @@ static inline bool is_float(enum kvp_format f)
 #define KB_X(sym, name)                                  \
     bool cuda_##name##_ok(const void *args);             \
     kvp_err cuda_##name(struct kb_dev *dev, const void *args, struct kvp_error *e);
-KB_KERNEL_MAP(KB_X)
+KB_DEVICE_KERNEL_MAP(KB_X)
 #undef KB_X
 
 #endif

@@ -22,6 +22,8 @@ struct kb_cache_write {
     uint32_t first, width;   /* the elements of a row that are written; width 0: all */
     uint64_t src_head;       /* f32 elements between heads of src; 0: width */
     bool shared;             /* every head gets the same source row */
+    bool one_index;          /* the index is [B, index_stride], the same for every head */
+    uint32_t repeat;         /* heads of dst that take the same head of src (h / repeat); 0 as 1 */
 };
 
 #ifdef __cplusplus

@@ -192,8 +192,9 @@ kvp_err ref_cache_write(const void *args, struct kvp_error *e)
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < a->dst.heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
-                uint64_t t = index ? (uint64_t)index[(b * a->dst.heads + h) * a->index_stride + j] : a->src_first + j;
-                const float *row = src + (b * a->src_tokens + t) * a->src_stride + h * head;
+                uint64_t list = a->one_index ? b : b * a->dst.heads + h, from = h / (a->repeat ? a->repeat : 1);
+                uint64_t t = index ? (uint64_t)index[list * a->index_stride + j] : a->src_first + j;
+                const float *row = src + (b * a->src_tokens + t) * a->src_stride + from * head;
 
                 for (uint32_t i = 0; i < width; i++)
                     kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), a->first + i, row[i]);

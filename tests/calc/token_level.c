@@ -118,8 +118,8 @@ static const struct {
 } work[] = {
     {"streaming-llm:sink=1,recent=3", KVP_OP_ATTN, KVP_DECODE, 2 * (128 + 3 * 4 * 4), 2 * (128 + 32), 2 * 32},
     {"streaming-llm:sink=1,recent=3", KVP_OP_APPEND, KVP_DECODE, 0, 2 * 32, 2 * 32},
-    /* 2 * H * w * d * q, sums H * w * (q - w), pooling H * kernel * (q - w): 320, 32, 48; reads 2 rows of q, 10 of k */
-    {"snapkv:cap=4,window=2,kernel=3", KVP_OP_SELECT, KVP_PREFILL, 2 * (320 + 32 + 48), 2 * (64 + 160), 2 * 16},
+    /* 2 * H * w * d * q, sums H * w * (q - w), pooling Hkv * kernel * (q - w): 320, 32, 24; reads 2 rows of q, 10 of k */
+    {"snapkv:cap=4,window=2,kernel=3", KVP_OP_SELECT, KVP_PREFILL, 2 * (320 + 32 + 24), 2 * (64 + 160), 2 * 16},
     {"snapkv:cap=4,window=2,kernel=3,pooling=max", KVP_OP_SELECT, KVP_PREFILL, 2 * (320 + 32), 2 * (64 + 160), 2 * 16},
     {"snapkv:cap=4,window=2", KVP_OP_ATTN, KVP_DECODE, 2 * 128, 2 * (128 + 32), 2 * 32},
     /* the choice, as 4 indices, is read where the 4 rows are stored */

@@ -5,7 +5,7 @@
 #include "tests/gpu/lab.h"
 
 #define KB_X(sym, name) void case_##name(struct lab *l);
-KB_KERNEL_MAP(KB_X)
+KB_DEVICE_KERNEL_MAP(KB_X)
 #undef KB_X
 
 #define SAY(l, ...) snprintf((l)->shape, sizeof((l)->shape), __VA_ARGS__)

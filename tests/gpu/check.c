@@ -25,7 +25,7 @@ static const struct {
     void (*run)(struct lab *l);
 } cases[] = {
 #define KB_X(sym, name) {#name, case_##name},
-    KB_KERNEL_MAP(KB_X)
+    KB_DEVICE_KERNEL_MAP(KB_X)
 #undef KB_X
 };
 

@@ -38,7 +38,7 @@ struct rig {
     struct cache_env env;
     const struct cache_ops *ops;
     struct cache *cache;
-    struct kb_buf *qkv, *out, *lse;
+    struct kb_buf *qkv, *out, *lse, *inv_freq;
     float *x[RIG_LAYERS]; /* [batch][context][(heads + 2 kv_heads) * dim] */
     float *rows, *result; /* of one call: [batch * tokens][...] */
     uint64_t seen, calls[KVP_OPS];
@@ -84,6 +84,46 @@ static inline kvp_err rig_copy(void *self, enum kvp_op op, struct kb_span dst, u
     return KVP_OK;
 }
 
+/* RoPE's frequency of a pair of channels, as every rig has it. */
+static inline float rig_inv_freq(const struct rig *r, uint32_t i)
+{
+    return powf(100, -2.0f * (float)i / (float)r->c->dim);
+}
+
+/* As the engine's: q and k of a call turned by their positions in the text. */
+static inline kvp_err rig_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    struct rig *r = self;
+    struct kb_rope a = {.rows = r->c->batch * x->tokens, .heads = r->c->heads + r->c->kv_heads, .head_dim = r->c->dim,
+                        .stride = x->stride, .x = x->q, .inv_freq = {r->inv_freq, 0}};
+    int32_t *at = malloc(a.rows * sizeof(*at));
+    kvp_err rc;
+
+    (void)layer;
+    ck_assert_ptr_nonnull(at);
+    for (uint64_t i = 0; i < a.rows; i++)
+        at[i] = (int32_t)(x->position + i % x->tokens);
+    KVP_TRY(r->be->alloc(r->dev, a.rows * sizeof(*at), &a.positions.buf, e));
+    KVP_TRY(r->be->write(r->dev, a.positions, at, a.rows * sizeof(*at), e));
+    free(at);
+    rc = rig_run(r, KVP_OP_ROPE, KB_ROPE, &a, e);
+    r->be->release(r->dev, a.positions.buf);
+    return rc;
+}
+
+static inline void rig_frequencies(struct rig *r)
+{
+    const uint64_t n = r->c->dim / 2 ? r->c->dim / 2 : 1;
+
+    RIG_OK(r, r->be->alloc(r->dev, n * sizeof(float), &r->inv_freq, &e));
+    for (uint32_t i = 0; i < n; i++) {
+        const float f = rig_inv_freq(r, i);
+
+        RIG_OK(r, r->be->write(r->dev, (struct kb_span){r->inv_freq, i * sizeof(f)}, &f, sizeof(f), &e));
+    }
+    r->env.inv_freq = (struct kb_span){r->inv_freq, 0};
+}
+
 /* Uniform in [-1, 1), from a 64-bit LCG (Knuth's MMIX constants); the same on every machine. */
 static inline float rig_random(uint64_t *state)
 {
@@ -127,7 +167,8 @@ static inline void rig_prepare(struct rig *r, const struct rig_case *c, const ch
     rig_stack(&r->stack, c->stack);
     r->env = (struct cache_env){.led = &r->led, .model = &r->model, .stack = &r->stack, .format = c->format,
                                 .batch = c->batch, .prompt = c->prompt, .context = c->context, .trace = trace,
-                                .run = rig_run, .copy = rig_copy, .self = r};
+                                .run = rig_run, .copy = rig_copy, .rope = rig_rope, .self = r};
+    rig_frequencies(r);
     width = rig_stride(r);
     for (uint32_t l = 0; l < c->layers; l++) {
         r->x[l] = rig_zalloc(c->batch * c->context * width, sizeof(float));
@@ -158,6 +199,7 @@ static inline void rig_close(struct rig *r)
     r->be->release(r->dev, r->qkv);
     r->be->release(r->dev, r->out);
     r->be->release(r->dev, r->lse);
+    r->be->release(r->dev, r->inv_freq);
     r->be->close(r->dev);
     for (uint32_t l = 0; l < r->c->layers; l++)
         free(r->x[l]);

@@ -11,6 +11,7 @@
 #include <kvproof/spec.h>
 
 struct cache; /* each technique's own */
+struct cache_qkv;
 
 /* What a cache may use. Lives as long as the cache. */
 struct cache_env {
@@ -26,6 +27,9 @@ struct cache_env {
      * call (optional; NULL: the cache copies through the backend and nobody times it). */
     kvp_err (*copy)(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
                     uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
+    /* For a `raw` cache: turn x's q and k by their positions in the text, timed under ROPE. */
+    kvp_err (*rope)(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+    struct kb_span inv_freq; /* f32 [head_dim / 2], of models with RoPE */
     void *self;
 };
 
@@ -46,6 +50,8 @@ struct cache_ops {
     enum kvp_axis axis;     /* SELECT or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
     bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
+    bool (*takes)(const struct kvp_spec *s); /* (optional) is it the one for this variant of the technique? */
+    bool raw;               /* q and k come before RoPE, and the cache turns them, by env->rope or by itself */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */

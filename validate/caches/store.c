@@ -54,7 +54,15 @@ struct row_shape store_shape(const struct store *s, uint32_t layer, int part)
 {
     const struct layer_rows r = layer_rows(s->env, layer);
 
-    return part == STORE_V ? r.v : (struct row_shape){r.k.heads, part == STORE_K ? r.k.dim : 1};
+    struct row_shape x = part == STORE_V ? r.v : (struct row_shape){r.k.heads, part == STORE_K ? r.k.dim : 1};
+
+    x.heads = s->heads ? s->heads[layer] : x.heads;
+    return x;
+}
+
+uint32_t store_heads(const struct store *s, uint32_t layer)
+{
+    return store_shape(s, layer, STORE_K).heads;
 }
 
 int store_parts(const struct store *s)
@@ -91,7 +99,7 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
     return KVP_OK;
 }
 
-static kvp_err store_build(struct store *s, const uint64_t *cap, struct kvp_error *e)
+static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t *heads, struct kvp_error *e)
 {
     const uint32_t layers = s->env->model->layers;
     const struct kvp_spec *spec = kvp_stack_on(s->env->stack, KVP_AXIS_STORE);
@@ -100,14 +108,23 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, struct kvp_erro
     KVP_TRY(s->ops->plan(&s->plan, spec, s->env, e));
     s->cap = calloc(layers, sizeof(*s->cap));
     s->layer = calloc(layers, sizeof(*s->layer));
-    if (!s->cap || !s->layer)
+    s->heads = heads ? calloc(layers, sizeof(*s->heads)) : NULL;
+    if (!s->cap || !s->layer || !s->heads != !heads)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store of %u layers", layers);
     memcpy(s->cap, cap, layers * sizeof(*cap));
+    if (heads)
+        memcpy(s->heads, heads, layers * sizeof(*heads));
     return s->ops->open(s, e);
 }
 
 kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
                    const enum kvp_format *score, struct kvp_error *e)
+{
+    return store_open_heads(out, env, cap, NULL, score, e);
+}
+
+kvp_err store_open_heads(struct store **out, const struct cache_env *env, const uint64_t *cap, const uint32_t *heads,
+                         const enum kvp_format *score, struct kvp_error *e)
 {
     struct store *s = calloc(1, sizeof(*s));
     kvp_err rc;
@@ -118,7 +135,7 @@ kvp_err store_open(struct store **out, const struct cache_env *env, const uint64
     s->env = env;
     s->scored = score != NULL;
     s->score_format = score ? *score : KVP_F32;
-    rc = store_build(s, cap, e);
+    rc = store_build(s, cap, heads, e);
     if (rc != KVP_OK) {
         store_close(s);
         return rc;
@@ -137,6 +154,7 @@ void store_close(struct store *s)
     pages_close(s->pages);
     free(s->layer);
     free(s->cap);
+    free(s->heads);
     free(s);
 }
 

@@ -18,6 +18,7 @@ struct store {
     bool scored;
     enum kvp_format score_format;
     uint64_t *cap; /* [layers] */
+    uint32_t *heads; /* [layers] */
     struct store_layer *layer;
     struct pages *pages; /* NULL: strips */
 };
@@ -37,6 +38,8 @@ extern const struct store_ops store_contiguous, store_growing, store_paged;
 
 /* Heads and width of a part of a layer. */
 struct row_shape store_shape(const struct store *s, uint32_t layer, int part);
+/* Heads of rows that a layer stores. */
+uint32_t store_heads(const struct store *s, uint32_t layer);
 /* Parts that exist: K, V and, when asked for, scores. */
 int store_parts(const struct store *s);
 /* Bytes of one slot of one head. */

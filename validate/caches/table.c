@@ -3,7 +3,10 @@
 #include "validate/caches/store.h"
 #include "validate/engine/rewrite.h"
 
-static const struct cache_ops *const caches[] = {&cache_dense, &cache_window, &cache_h2o, &cache_kivi};
+static const struct cache_ops *const caches[] = {
+    &cache_dense, &cache_window, &cache_h2o, &cache_kivi,
+    &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
+};
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
 /* An encoding decides the layout, and asks steps.h what a selection leaves it; so it comes first. */
@@ -14,7 +17,8 @@ kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, stru
 
     *out = spec ? NULL : &cache_dense;
     for (int i = 0; spec && i < N_CACHES; i++)
-        if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0)
+        if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0 &&
+            (!caches[i]->takes || caches[i]->takes(spec)))
             *out = caches[i];
     return *out ? KVP_OK : kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
 }

@@ -146,6 +146,7 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
     table = malloc(dim / 2 * sizeof(float));
     if (!table)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the RoPE table");
+    g->env.inv_freq = (struct kb_span){g->inv_freq.buf, 0};
     eng_inv_freq(g->m, dim, table);
     rc = g->o.backend->write(g->dev, (struct kb_span){g->inv_freq.buf, 0}, table, dim / 2 * sizeof(float), e);
     free(table);
@@ -242,7 +243,7 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 {
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
                                 .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .trace = g->o.trace,
-                                .run = eng_run, .copy = eng_copy, .self = g};
+                                .run = eng_run, .copy = eng_copy, .rope = eng_rope, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
     KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
     for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)

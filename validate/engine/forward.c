@@ -90,6 +90,14 @@ static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct 
     return eng_run(g, KVP_OP_ROPE, KB_ROPE, &a, e);
 }
 
+kvp_err eng_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    struct eng *g = self;
+    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+
+    return rope(g, &h, g->o.batch * x->tokens, e);
+}
+
 static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
     struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
@@ -118,7 +126,7 @@ static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, cons
     KVP_TRY(linear(g, &qkv, e));
     if (h->c->qk_norm)
         KVP_TRY(qk_norm(g, layer, h, p->rows, e));
-    return g->m->position == KVP_POS_ROPE ? rope(g, h, p->rows, e) : KVP_OK;
+    return g->m->position == KVP_POS_ROPE && !g->cache_ops->raw ? rope(g, h, p->rows, e) : KVP_OK;
 }
 
 static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)

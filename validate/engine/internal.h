@@ -57,6 +57,9 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
 kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
                  uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
 
+/* cache_env.rope: the rows of the pass at hand. */
+kvp_err eng_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+
 /* Embedding and all layers; leaves the residual in g->x. With `last_only` a prefill may go on with each sequence's last
  * token alone: *p then says so. */
 kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e);
