@@ -32,6 +32,18 @@ static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
 }
 
+/* Rows of codes and blocks too. */
+static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
+{
+    const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+
+    if (!kb_is_code(kv->format))
+        return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
+    if (kv->scales == KB_SCALES_GROUP)
+        return places && kv->group && dim % kv->group == 0 && is_float(kv->scale_format) && kv->scale.buf && kv->shift.buf;
+    return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
+}
+
 static bool is_kivi(uint32_t bits, uint32_t group, uint32_t head_dim)
 {
     return (bits == 2 || bits == 4) && group && head_dim && group % (32 / bits) == 0 &&
@@ -91,15 +103,15 @@ static bool attn_decode(const void *args)
     const struct kb_attn_decode *a = args;
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
-    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) &&
-           is_kv(&a->v, a->kv_heads, a->head_dim) && !a->tail_k.buf == !a->tail_v.buf && (a->used || tail);
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
+           is_rows(&a->v, a->kv_heads, a->head_dim) && !a->tail_k.buf == !a->tail_v.buf && (a->used || tail);
 }
 
 static bool cache_write(const void *args)
 {
     const struct kb_cache_write *a = args;
 
-    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim);
+    return a->dst.heads && a->dst.dim && is_rows(&a->dst, a->dst.heads, a->dst.dim);
 }
 
 static bool h2o_scores(const void *args)

@@ -36,6 +36,13 @@ struct cpu_kivi_ops {
                  uint32_t *words);
 };
 
+struct cpu_code_ops {
+    /* dst[i] = element i + add: the code's own value (INT4 from 0 to 15; `add` is for codes alone), or a block's with its
+     * scale; KVP_U8 bytes without a sign. n is whole blocks; src begins with a unit. */
+    void (*unpack[KVP_FORMATS])(float *dst, const void *src, uint64_t n, float add);
+    void (*affine)(float *x, uint64_t n, float scale, float shift); /* x = scale * x + shift */
+};
+
 struct cpu_ops {
     const char *isa;
     void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
@@ -57,12 +64,15 @@ struct cpu_ops {
     float (*squares)(const float *x, uint64_t n, float mean); /* sum of (x - mean)^2 */
     uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
     const struct cpu_kivi_ops *kivi;
+    const struct cpu_code_ops *code;
 };
 
 extern const struct cpu_ops cpu_ops_plain;
+extern const struct cpu_code_ops cpu_code_plain;
 #if defined(__x86_64__)
 extern const struct cpu_ops cpu_ops_avx2;
 extern const struct cpu_kivi_ops cpu_kivi_avx2;
+extern const struct cpu_code_ops cpu_code_avx2;
 #endif
 
 #endif

@@ -285,4 +285,5 @@ const struct cpu_ops cpu_ops_plain = {
     .squares = squares_plain,
     .words = words_plain,
     .kivi = &kivi_plain,
+    .code = &cpu_code_plain,
 };

@@ -1,5 +1,5 @@
 /* rows.c - what works row by row: embed, norm, rope, act, cache_write, read_probe */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -124,6 +124,21 @@ kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static void calibrate(const struct kb_dev *dev, const struct kb_cache_write *a)
+{
+    const uint64_t rows = a->batch * a->src_tokens, width = (uint64_t)a->dst.heads * a->dst.dim;
+    float most = 0;
+
+#pragma omp parallel for reduction(max : most) num_threads(cpu_threads(dev, rows * width))
+    for (uint64_t r = 0; r < rows; r++) {
+        const float *x = (const float *)kb_at(a->src) + r * a->src_stride;
+
+        for (uint64_t i = 0; i < width; i++)
+            most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    *(float *)kb_at(a->dst.scale) = most > 0 ? most / cpu_top(a->dst.format) : 1;
+}
+
 kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_cache_write *a = args;
@@ -132,14 +147,16 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
     uint32_t heads = a->dst.heads, dim = a->dst.dim;
 
     (void)e;
+    if (a->calibrate && a->dst.scales == KB_SCALES_TENSOR)
+        calibrate(dev, a);
 #pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, a->batch * a->count * heads * dim))
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
                 uint64_t t = index ? (uint64_t)index[(b * heads + h) * a->index_stride + j] : a->src_first + j;
 
-                dev->ops->narrow[a->dst.format](kb_kv_row(&a->dst, b, h, a->slot + j),
-                                                src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * dim, dim);
+                cpu_kv_store(dev, &a->dst, b, h, a->slot + j,
+                             src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * dim);
             }
     return KVP_OK;
 }

@@ -19,6 +19,8 @@ struct kb_cache_write {
     uint64_t src_tokens, src_stride, src_first; /* row j is token src_first + j ... */
     struct kb_span index;    /* ... or, when given, i32 [B, heads, index_stride]: token index[b][h][j] */
     uint64_t index_stride;
+    bool calibrate;          /* scales TENSOR: dst.scale[0] becomes the largest magnitude of all src_tokens rows of all
+                                sequences and heads over the largest code (1 when all are 0), then rows are written */
 };
 
 #ifdef __cplusplus

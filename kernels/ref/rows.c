@@ -1,5 +1,5 @@
 /* rows.c - what works row by row: embed, norm, gemm, rope, act, cache_write, read_probe */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -143,6 +143,17 @@ kvp_err ref_act(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* One scale for all rows that there are. */
+static void calibrate(const struct kb_cache_write *a)
+{
+    float most = 0;
+
+    for (uint64_t r = 0; r < a->batch * a->src_tokens; r++)
+        for (uint64_t i = 0; i < (uint64_t)a->dst.heads * a->dst.dim; i++)
+            most = fmaxf(most, fabsf(((const float *)kb_at(a->src))[r * a->src_stride + i]));
+    *(float *)kb_at(a->dst.scale) = most > 0 ? most / ref_top(a->dst.format) : 1;
+}
+
 kvp_err ref_cache_write(const void *args, struct kvp_error *e)
 {
     const struct kb_cache_write *a = args;
@@ -150,14 +161,15 @@ kvp_err ref_cache_write(const void *args, struct kvp_error *e)
     const float *src = kb_at(a->src);
 
     (void)e;
+    if (a->calibrate && a->dst.scales == KB_SCALES_TENSOR)
+        calibrate(a);
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < a->dst.heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
                 uint64_t t = index ? (uint64_t)index[(b * a->dst.heads + h) * a->index_stride + j] : a->src_first + j;
                 const float *row = src + (b * a->src_tokens + t) * a->src_stride + (uint64_t)h * a->dst.dim;
 
-                for (uint32_t i = 0; i < a->dst.dim; i++)
-                    kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), i, row[i]);
+                ref_kv_store(&a->dst, b, h, a->slot + j, row);
             }
     return KVP_OK;
 }
