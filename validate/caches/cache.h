@@ -45,6 +45,7 @@ struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
     enum kvp_axis axis;     /* SELECT or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
+    bool encodes;           /* SELECT: touches rows by cache_write and attn_decode alone, so `kv` may encode them */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */

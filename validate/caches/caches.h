@@ -4,6 +4,6 @@
 
 #include "validate/caches/cache.h"
 
-extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi;
+extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi, cache_kv;
 
 #endif
