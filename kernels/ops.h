@@ -7,6 +7,7 @@
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_prefill.h"
 #include "kernels/ops/cache_write.h"
+#include "kernels/ops/coded.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gemm.h"
 #include "kernels/ops/h2o_scores.h"

@@ -60,7 +60,8 @@ static bool embed(const void *args)
 {
     const struct kb_embed *a = args;
 
-    return a->width && a->vocab && is_float(a->format) && !a->position_ids.buf == !a->position_table.buf;
+    return a->width && a->vocab && (is_float(a->format) || (kb_is_block(a->format) && a->width % kb_unit_of(a->format).elements == 0)) &&
+           !a->position_ids.buf == !a->position_table.buf;
 }
 
 static bool norm(const void *args)
@@ -70,11 +71,36 @@ static bool norm(const void *args)
     return a->width && a->groups && is_float(a->format);
 }
 
+static bool is_coded(const struct kb_gemm *a)
+{
+    const struct kb_coded *c = &a->code;
+    const bool bits = c->bits == 2 || c->bits == 4 || c->bits == 8;
+
+    if (a->bias.buf && !is_float(c->bias_format))
+        return false;
+    switch (c->coding) {
+    case KB_CODING_NONE:
+        return kb_is_block(a->format) && a->k % kb_unit_of(a->format).elements == 0;
+    case KB_CODING_SCALED:
+        return (a->format == KVP_INT8 || a->format == KVP_FP8) && c->scale.buf;
+    case KB_CODING_NF4:
+    case KB_CODING_FP4:
+        return a->format == KVP_INT4 && c->scale.buf;
+    case KB_CODING_GPTQ:
+        return a->format == KVP_INT4 && bits && c->scale.buf && c->zero.buf && c->index.buf;
+    case KB_CODING_AWQ:
+        return a->format == KVP_INT4 && c->bits == 4 && c->group && c->scale.buf && c->zero.buf;
+    case KB_CODING_MLX:
+        return a->format == KVP_INT4 && bits && c->group && c->scale.buf && c->zero.buf;
+    }
+    return false;
+}
+
 static bool gemm(const void *args)
 {
     const struct kb_gemm *a = args;
 
-    return a->n && a->k && is_float(a->format);
+    return a->n && a->k && (is_float(a->format) ? a->code.coding == KB_CODING_NONE : is_coded(a));
 }
 
 static bool rope(const void *args)

@@ -59,11 +59,6 @@ static void code_values(const struct kb_dev *dev, const struct kb_attn_decode *a
     dev->ops->mix[KVP_F32](weights, n, group, tile, d, n, d, o, d, NULL);
 }
 
-static bool is_plain(enum kvp_format f)
-{
-    return f == KVP_F32 || f == KVP_F16 || f == KVP_BF16;
-}
-
 static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
                    float *s, uint64_t stride, float *extra)
 {
@@ -76,7 +71,7 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
         fetch_pages(a, b, g, t1, t1 + (t1 - t0) < a->used ? t1 + (t1 - t0) : a->used);
     for (uint64_t t = t0; t < stored; t += n) {
         n = run_of(&a->k, t, stored);
-        if (!is_plain(a->k.format)) {
+        if (!cpu_is_plain(a->k.format)) {
             code_scores(dev, a, b, g, t, n, q, s + t - t0, stride, extra);
             continue;
         }
@@ -99,7 +94,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
         uint64_t ahead = t + (t1 - t0);
 
         n = run_of(&a->v, t, stored);
-        if (!is_plain(a->v.format)) {
+        if (!cpu_is_plain(a->v.format)) {
             code_values(dev, a, b, g, t, n, p + t - t0, stride, o, extra);
             continue;
         }
@@ -114,7 +109,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 
 static uint32_t tile_of(const struct kb_kv *kv)
 {
-    uint64_t row = kv->dim * kb_element(kv->format), n = (is_plain(kv->format) ? TILE_BYTES : CODE_TILE_BYTES) / row / 8 * 8;
+    uint64_t row = kv->dim * kb_element(kv->format), n = (cpu_is_plain(kv->format) ? TILE_BYTES : CODE_TILE_BYTES) / row / 8 * 8;
 
     return (uint32_t)(n < 8 ? 8 : n > 128 ? 128 : n);
 }
@@ -122,8 +117,8 @@ static uint32_t tile_of(const struct kb_kv *kv)
 kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_attn_decode *a = args;
-    const uint32_t tile = tile_of(is_plain(a->v.format) ? &a->k : &a->v), group = a->heads / a->kv_heads;
-    const bool codes = !is_plain(a->k.format) || !is_plain(a->v.format);
+    const uint32_t tile = tile_of(cpu_is_plain(a->v.format) ? &a->k : &a->v), group = a->heads / a->kv_heads;
+    const bool codes = !cpu_is_plain(a->k.format) || !cpu_is_plain(a->v.format);
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = a->head_dim,
         .end = a->used + (a->tail_k.buf != NULL), .tile = tile, .args = a,

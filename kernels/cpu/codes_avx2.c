@@ -200,10 +200,31 @@ FAST static void affine_avx2(float *x, uint64_t n, float scale, float shift)
         x[i] = scale * x[i] + shift;
 }
 
+/* Two tables of eight and the code's highest bit to choose between them. */
+FAST static void look_up_avx2(float *dst, const uint8_t *src, uint64_t n, const float values[16])
+{
+    const __m256 low = _mm256_loadu_ps(values), high = _mm256_loadu_ps(values + 8);
+    const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+    uint64_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        int32_t four;
+        __m256i c;
+
+        memcpy(&four, src + i / 2, sizeof(four));
+        c = _mm256_srlv_epi32(_mm256_set1_epi32(four), shifts);
+        _mm256_storeu_ps(dst + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, c), _mm256_permutevar8x32_ps(high, c),
+                                                   _mm256_castsi256_ps(_mm256_slli_epi32(c, 28))));
+    }
+    if (i < n)
+        cpu_code_plain.look_up(dst + i, src + i / 2, n - i, values);
+}
+
 const struct cpu_code_ops cpu_code_avx2 = {
     .unpack = {[KVP_FP8] = unpack_fp8, [KVP_INT8] = unpack_int8, [KVP_U8] = unpack_u8, [KVP_INT4] = unpack_int4,
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
                [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
+    .look_up = look_up_avx2,
     .affine = affine_avx2,
 };
 

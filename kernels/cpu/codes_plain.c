@@ -129,9 +129,18 @@ static void affine_plain(float *x, uint64_t n, float scale, float shift)
         x[i] = scale * x[i] + shift;
 }
 
+static void look_up_plain(float *dst, const uint8_t *src, uint64_t n, const float values[16])
+{
+    for (uint64_t i = 0; i < n / 2; i++) {
+        dst[2 * i] = values[src[i] >> 4];
+        dst[2 * i + 1] = values[src[i] & 15];
+    }
+}
+
 const struct cpu_code_ops cpu_code_plain = {
     .unpack = {[KVP_FP8] = unpack_fp8, [KVP_INT8] = unpack_int8, [KVP_U8] = unpack_u8, [KVP_INT4] = unpack_int4,
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
                [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
+    .look_up = look_up_plain,
     .affine = affine_plain,
 };

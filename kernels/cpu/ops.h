@@ -40,6 +40,8 @@ struct cpu_code_ops {
     /* dst[i] = element i + add: the code's own value (INT4 from 0 to 15; `add` is for codes alone), or a block's with its
      * scale; KVP_U8 bytes without a sign. n is whole blocks; src begins with a unit. */
     void (*unpack[KVP_FORMATS])(float *dst, const void *src, uint64_t n, float add);
+    /* dst[i] = values[code i], n even; the even code of a byte in its high half */
+    void (*look_up)(float *dst, const uint8_t *src, uint64_t n, const float values[16]);
     void (*affine)(float *x, uint64_t n, float scale, float shift); /* x = scale * x + shift */
 };
 

@@ -9,15 +9,26 @@
 #include "kernels/ops/rope.h"
 
 #include <math.h>
+#include <omp.h>
+
+static void look_up(const struct kb_dev *dev, const struct kb_embed *a, const unsigned char *row, float *to)
+{
+    if (cpu_is_plain(a->format))
+        dev->ops->widen[a->format](to, row, a->width);
+    else
+        dev->ops->code->unpack[a->format](to, row, a->width, 0);
+}
 
 kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_embed *a = args;
     const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
     const unsigned char *table = kb_at(a->table), *learned = kb_at(a->position_table);
-    uint64_t row = a->width * kb_element(a->format);
-    float *out = kb_at(a->out);
+    uint64_t row = kb_row_bytes(a->format, a->width);
+    float *out = kb_at(a->out), *sums;
+    uint64_t stride;
 
+    KVP_TRY(cpu_scratch(dev, &sums, &stride, dev->threads, a->width, e));
     for (uint64_t n = 0; n < a->rows; n++)
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
@@ -25,9 +36,12 @@ kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
     for (uint64_t n = 0; n < a->rows; n++) {
         float *y = out + n * a->width;
 
-        dev->ops->widen[a->format](y, table + (uint64_t)tokens[n] * row, a->width);
+        look_up(dev, a, table + (uint64_t)tokens[n] * row, y);
+        if (positions && !cpu_is_plain(a->format))
+            look_up(dev, a, learned + (uint64_t)positions[n] * row, sums + (uint64_t)omp_get_thread_num() * stride);
         for (uint32_t i = 0; positions && i < a->width; i++)
-            y[i] += kb_load(a->format, learned + (uint64_t)positions[n] * row, i);
+            y[i] += cpu_is_plain(a->format) ? kb_load(a->format, learned + (uint64_t)positions[n] * row, i)
+                                            : sums[(uint64_t)omp_get_thread_num() * stride + i];
     }
     return KVP_OK;
 }

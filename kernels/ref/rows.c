@@ -1,5 +1,6 @@
 /* rows.c - what works row by row: embed, norm, gemm, rope, act, cache_write, read_probe */
 #include "kernels/ref/codes.h"
+#include "kernels/ref/gemm_coded.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -21,10 +22,11 @@ kvp_err ref_embed(const void *args, struct kvp_error *e)
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
         for (uint32_t i = 0; i < a->width; i++) {
-            double x = (double)kb_load(a->format, kb_at(a->table), (uint64_t)tokens[n] * a->width + i);
+            const uint64_t bytes = kb_row_bytes(a->format, a->width);
+            double x = ref_element(a->format, (const char *)kb_at(a->table) + (uint64_t)tokens[n] * bytes, i);
 
             if (positions)
-                x += (double)kb_load(a->format, kb_at(a->position_table), (uint64_t)positions[n] * a->width + i);
+                x += ref_element(a->format, (const char *)kb_at(a->position_table) + (uint64_t)positions[n] * bytes, i);
             out[n * a->width + i] = (float)x;
         }
     }
@@ -63,9 +65,19 @@ kvp_err ref_norm(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static double coded_dot(const struct kb_gemm *a, const float *x, uint64_t row)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < a->k; i++)
+        sum += (double)x[i] * ref_weight(a, row, i);
+    return sum;
+}
+
 kvp_err ref_gemm(const void *args, struct kvp_error *e)
 {
     const struct kb_gemm *a = args;
+    const bool coded = kb_is_block(a->format) || kb_is_code(a->format);
     const float *x = kb_at(a->x);
     float *out = kb_at(a->out);
 
@@ -73,10 +85,11 @@ kvp_err ref_gemm(const void *args, struct kvp_error *e)
     for (uint64_t i = 0; i < a->m; i++)
         for (uint32_t j = 0; j < a->n; j++) {
             float *y = &out[i * a->out_stride + j];
-            double sum = ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
+            double sum = coded ? coded_dot(a, x + i * a->x_stride, j)
+                               : ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
 
             if (a->bias.buf)
-                sum += (double)kb_load(a->format, kb_at(a->bias), j);
+                sum += (double)kb_load(coded ? a->code.bias_format : a->format, kb_at(a->bias), j);
             *y = (float)((a->accumulate ? (double)*y : 0.0) + sum);
         }
     return KVP_OK;
