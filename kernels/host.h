@@ -4,7 +4,7 @@
 #define KVPROOF_KERNELS_HOST_H
 
 #include "kernels/backend.h"
-#include "kernels/half.h"
+#include "kernels/code.h"
 #include "kernels/ops/kivi.h"
 #include "kernels/ops/kv.h"
 
@@ -41,8 +41,8 @@ static inline void *kb_at(struct kb_span s)
     return s.buf ? s.buf->data + s.offset : NULL;
 }
 
-/* The row of (b, h, slot). */
-static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
+/* The number of the row (b, h, slot) in its tensor. */
+static inline uint64_t kb_kv_index(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
 {
     uint64_t first = b, rows = kv->slots;
 
@@ -51,8 +51,12 @@ static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, ui
         rows = kv->block;
         slot %= kv->block;
     }
-    return (unsigned char *)kb_at(kv->data) +
-           ((first * kv->heads + h) * rows + slot) * kv->dim * kb_element(kv->format);
+    return (first * kv->heads + h) * rows + slot;
+}
+
+static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
+{
+    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot) * kb_row_bytes(kv->format, kv->dim);
 }
 
 /* Where token t lies: tensor index `first` of `tokens` tokens, at place `at`. */

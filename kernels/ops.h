@@ -9,6 +9,7 @@
 #include "kernels/ops/attn_prefill.h"
 #include "kernels/ops/attn_slots.h"
 #include "kernels/ops/cache_write.h"
+#include "kernels/ops/coded.h"
 #include "kernels/ops/conv.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gate.h"

@@ -18,6 +18,18 @@ static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
 }
 
+/* Rows of codes and blocks too. */
+static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
+{
+    const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+
+    if (!kb_is_code(kv->format))
+        return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
+    if (kv->scales == KB_SCALES_GROUP)
+        return places && kv->group && dim % kv->group == 0 && is_float(kv->scale_format) && kv->scale.buf && kv->shift.buf;
+    return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
+}
+
 static bool is_kivi(uint32_t bits, uint32_t group, uint32_t head_dim)
 {
     return (bits == 2 || bits == 4) && group && head_dim && group % (32 / bits) == 0 &&
@@ -34,7 +46,8 @@ static bool embed(const void *args)
 {
     const struct kb_embed *a = args;
 
-    return a->width && a->vocab && is_float(a->format) && !a->position_ids.buf == !a->position_table.buf;
+    return a->width && a->vocab && (is_float(a->format) || (kb_is_block(a->format) && a->width % kb_unit_of(a->format).elements == 0)) &&
+           !a->position_ids.buf == !a->position_table.buf;
 }
 
 static bool norm(const void *args)
@@ -44,11 +57,36 @@ static bool norm(const void *args)
     return a->width && a->groups && is_float(a->format);
 }
 
+static bool is_coded(const struct kb_gemm *a)
+{
+    const struct kb_coded *c = &a->code;
+    const bool bits = c->bits == 2 || c->bits == 4 || c->bits == 8;
+
+    if (a->bias.buf && !is_float(c->bias_format))
+        return false;
+    switch (c->coding) {
+    case KB_CODING_NONE:
+        return kb_is_block(a->format) && a->k % kb_unit_of(a->format).elements == 0;
+    case KB_CODING_SCALED:
+        return (a->format == KVP_INT8 || a->format == KVP_FP8) && c->scale.buf;
+    case KB_CODING_NF4:
+    case KB_CODING_FP4:
+        return a->format == KVP_INT4 && c->scale.buf;
+    case KB_CODING_GPTQ:
+        return a->format == KVP_INT4 && bits && c->scale.buf && c->zero.buf && c->index.buf;
+    case KB_CODING_AWQ:
+        return a->format == KVP_INT4 && c->bits == 4 && c->group && c->scale.buf && c->zero.buf;
+    case KB_CODING_MLX:
+        return a->format == KVP_INT4 && bits && c->group && c->scale.buf && c->zero.buf;
+    }
+    return false;
+}
+
 static bool gemm(const void *args)
 {
     const struct kb_gemm *a = args;
 
-    return a->n && a->k && is_float(a->format);
+    return a->n && a->k && (is_float(a->format) ? a->code.coding == KB_CODING_NONE : is_coded(a));
 }
 
 static bool rope(const void *args)
@@ -79,17 +117,20 @@ static bool attn_decode(const void *args)
     const struct kb_attn_decode *a = args;
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
-    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) &&
-           is_kv(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
-           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format));
+    const bool plain = is_float(a->k.format) && is_float(a->v.format);
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
+           is_rows(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
+           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format)) && (plain || !a->v_dim || a->v_dim == a->head_dim);
 }
 
 static bool cache_write(const void *args)
 {
     const struct kb_cache_write *a = args;
 
-    return a->dst.heads && a->dst.dim && is_kv(&a->dst, a->dst.heads, a->dst.dim) && a->first <= a->dst.dim &&
-           a->width <= a->dst.dim - a->first && (a->width || !a->first) && (!a->repeat || a->dst.heads % a->repeat == 0);
+    return a->dst.heads && a->dst.dim && is_rows(&a->dst, a->dst.heads, a->dst.dim) && a->first <= a->dst.dim &&
+           a->width <= a->dst.dim - a->first && (a->width || !a->first) && (!a->width || is_float(a->dst.format)) &&
+           (!a->repeat || a->dst.heads % a->repeat == 0);
 }
 
 static bool h2o_scores(const void *args)

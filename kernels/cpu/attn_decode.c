@@ -1,4 +1,4 @@
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/attn_decode.h"
 
@@ -10,6 +10,7 @@
  * 12 instead of 6. */
 #define TILE_BYTES 4096
 #define FETCH_FROM 4 /* query heads per kv head */
+#define CODE_TILE_BYTES 16384 /* of codes as f32: half of the first cache */
 
 static uint32_t value_dim(const struct kb_attn_decode *a)
 {
@@ -31,11 +32,36 @@ static void fetch_pages(const struct kb_attn_decode *a, uint64_t b, uint32_t g, 
         n = run_of(&a->k, t, t1);
         const char *k = kb_kv_row(&a->k, b, g, t), *v = kb_kv_row(&a->v, b, g, t);
 
-        for (uint64_t i = 0; i < n * a->head_dim * kb_element(a->k.format); i += 64)
+        for (uint64_t i = 0; i < n * kb_row_bytes(a->k.format, a->head_dim); i += 64)
             __builtin_prefetch(k + i, 0, 2);
-        for (uint64_t i = 0; i < n * value_dim(a) * kb_element(a->v.format); i += 64)
+        for (uint64_t i = 0; i < n * kb_row_bytes(a->v.format, value_dim(a)); i += 64)
             __builtin_prefetch(v + i, 0, 2);
     }
+}
+
+/* Scores of slots [t, t + n) from their codes. */
+static void code_scores(const struct kb_dev *dev, const struct kb_attn_decode *a, uint64_t b, uint32_t g, uint64_t t, uint64_t n,
+                        const float *q, float *s, uint64_t stride, float *tile)
+{
+    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+
+    cpu_kv_unpack(dev, &a->k, b, g, t, n, tile);
+    dev->ops->dots[KVP_F32](q, d, group, tile, d, n, d, a->scale, s, stride, NULL);
+    for (uint32_t h = 0; h < group; h++)
+        cpu_kv_weigh(&a->k, b, g, t, n, s + h * stride, s + h * stride);
+}
+
+/* tile: the codes of n rows, then the weights of one head. */
+static void code_values(const struct kb_dev *dev, const struct kb_attn_decode *a, uint64_t b, uint32_t g, uint64_t t, uint64_t n,
+                        const float *p, uint64_t stride, float *o, float *tile)
+{
+    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+    float *weights = tile + n * d;
+
+    cpu_kv_unpack(dev, &a->v, b, g, t, n, tile);
+    for (uint32_t h = 0; h < group; h++)
+        cpu_kv_weigh(&a->v, b, g, t, n, p + h * stride, weights + h * n);
+    dev->ops->mix[KVP_F32](weights, n, group, tile, d, n, d, o, d, NULL);
 }
 
 static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
@@ -46,11 +72,14 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)g * group * d;
     uint64_t stored = t1 < a->used ? t1 : a->used, n;
 
-    (void)extra;
     if (a->k.block && a->k.block == a->v.block)
         fetch_pages(a, b, g, t1, t1 + (t1 - t0) < a->used ? t1 + (t1 - t0) : a->used);
     for (uint64_t t = t0; t < stored; t += n) {
         n = run_of(&a->k, t, stored);
+        if (!cpu_is_plain(a->k.format)) {
+            code_scores(dev, a, b, g, t, n, q, s + t - t0, stride, extra);
+            continue;
+        }
         dev->ops->dots[a->k.format](q, d, group, kb_kv_row(&a->k, b, g, t), d, n, d, a->scale, s + t - t0, stride,
                                     group < FETCH_FROM || a->v.dim != d ? NULL : kb_kv_row(&a->v, b, g, t));
     }
@@ -69,11 +98,14 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     uint32_t group = a->heads / a->kv_heads, d = value_dim(a);
     uint64_t stored = t1 < a->used ? t1 : a->used, n;
 
-    (void)extra;
     for (uint64_t t = t0; t < stored; t += n) {
         uint64_t ahead = t + (t1 - t0);
 
         n = run_of(&a->v, t, stored);
+        if (!cpu_is_plain(a->v.format)) {
+            code_values(dev, a, b, g, t, n, p + t - t0, stride, o, extra);
+            continue;
+        }
         dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d,
                                    group < FETCH_FROM || ahead + n > a->used || d != a->head_dim ? NULL : kb_kv_row(&a->k, b, g, ahead));
     }
@@ -85,7 +117,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 
 static uint32_t tile_of(const struct kb_kv *kv)
 {
-    uint64_t n = TILE_BYTES / (kv->dim * kb_element(kv->format)) / 8 * 8;
+    uint64_t row = kv->dim * kb_element(kv->format), n = (cpu_is_plain(kv->format) ? TILE_BYTES : CODE_TILE_BYTES) / row / 8 * 8;
 
     return (uint32_t)(n < 8 ? 8 : n > 128 ? 128 : n);
 }
@@ -93,9 +125,12 @@ static uint32_t tile_of(const struct kb_kv *kv)
 kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_attn_decode *a = args;
+    const uint32_t tile = tile_of(cpu_is_plain(a->v.format) ? &a->k : &a->v), group = a->heads / a->kv_heads;
+    const bool codes = !cpu_is_plain(a->k.format) || !cpu_is_plain(a->v.format);
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = value_dim(a),
-        .end = a->used + (a->tail_k.buf != NULL), .tile = tile_of(&a->k), .args = a, .scores = scores,
+        .end = a->used + (a->tail_k.buf != NULL), .tile = tile, .args = a,
+        .extra = codes ? (uint64_t)tile * (a->head_dim + group) : 0, .scores = scores,
         .values = values, .out_stride = a->out_stride, .out = kb_at(a->out), .probs = kb_at(a->probs), .sinks = a->sinks,
         .sink_format = a->sink_format,
     };

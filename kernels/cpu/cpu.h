@@ -29,6 +29,12 @@ KB_KERNEL_MAP(KB_X)
 kvp_err cpu_scratch(struct kb_dev *dev, float **out, uint64_t *stride, uint64_t count, uint64_t floats,
                     struct kvp_error *e);
 
+/* One of the formats that the loops of ops.h have tables for. */
+static inline bool cpu_is_plain(enum kvp_format f)
+{
+    return f == KVP_F32 || f == KVP_F16 || f == KVP_BF16;
+}
+
 /* Threads worth waking for `work` multiply-adds or element visits. */
 static inline int cpu_threads(const struct kb_dev *dev, uint64_t work)
 {

@@ -1,5 +1,5 @@
 /* gemm.c - few rows of x: weights are streamed from where they are stored; many: unpacked in blocks for sgemm */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/gemm_coded.h"
 
 #include "kernels/ops/gemm.h"
 
@@ -148,7 +148,8 @@ kvp_err cpu_gemm(struct kb_dev *dev, const void *args, struct kvp_error *e)
     const struct kb_gemm *a = args;
     uint64_t rows = BLOCK_ROWS;
 
-    (void)e;
+    if (!cpu_is_plain(a->format))
+        return cpu_gemm_coded(dev, a, e);
     if (a->format != KVP_F32)
         rows = a->work.buf ? least(rows, a->work_bytes / 4 / dev->threads / a->k) : 0;
     if (a->m <= STREAM_ROWS || rows < LEAST_ROWS)

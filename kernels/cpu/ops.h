@@ -36,6 +36,15 @@ struct cpu_kivi_ops {
                  uint32_t *words);
 };
 
+struct cpu_code_ops {
+    /* dst[i] = element i + add: the code's own value (INT4 from 0 to 15; `add` is for codes alone), or a block's with its
+     * scale; KVP_U8 bytes without a sign. n is whole blocks; src begins with a unit. */
+    void (*unpack[KVP_FORMATS])(float *dst, const void *src, uint64_t n, float add);
+    /* dst[i] = values[code i], n even; the even code of a byte in its high half */
+    void (*look_up)(float *dst, const uint8_t *src, uint64_t n, const float values[16]);
+    void (*affine)(float *x, uint64_t n, float scale, float shift); /* x = scale * x + shift */
+};
+
 struct cpu_ops {
     const char *isa;
     void (*widen[CPU_FORMATS])(float *dst, const void *src, uint64_t n);
@@ -58,12 +67,15 @@ struct cpu_ops {
     uint32_t (*words)(const uint32_t *x, uint64_t n);         /* sum modulo 2^32 */
     const struct cpu_kivi_ops *kivi;
     const struct cpu_rec_ops *rec; /* kernels/cpu/recurrent.h */
+    const struct cpu_code_ops *code;
 };
 
 extern const struct cpu_ops cpu_ops_plain;
+extern const struct cpu_code_ops cpu_code_plain;
 #if defined(__x86_64__)
 extern const struct cpu_ops cpu_ops_avx2;
 extern const struct cpu_kivi_ops cpu_kivi_avx2;
+extern const struct cpu_code_ops cpu_code_avx2;
 #endif
 
 #endif

@@ -438,6 +438,7 @@ const struct cpu_ops cpu_ops_avx2 = {
     .words = words_avx2,
     .kivi = &cpu_kivi_avx2,
     .rec = &cpu_rec_avx2,
+    .code = &cpu_code_avx2,
 };
 
 #endif

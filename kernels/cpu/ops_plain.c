@@ -299,4 +299,5 @@ const struct cpu_ops cpu_ops_plain = {
     .words = words_plain,
     .kivi = &kivi_plain,
     .rec = &cpu_rec_plain,
+    .code = &cpu_code_plain,
 };

@@ -1,5 +1,5 @@
 /* rows.c - what works row by row: embed, norm, rope, act, cache_write, read_probe */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -9,15 +9,26 @@
 #include "kernels/ops/rope.h"
 
 #include <math.h>
+#include <omp.h>
+
+static void look_up(const struct kb_dev *dev, const struct kb_embed *a, const unsigned char *row, float *to)
+{
+    if (cpu_is_plain(a->format))
+        dev->ops->widen[a->format](to, row, a->width);
+    else
+        dev->ops->code->unpack[a->format](to, row, a->width, 0);
+}
 
 kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_embed *a = args;
     const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
     const unsigned char *table = kb_at(a->table), *learned = kb_at(a->position_table);
-    uint64_t row = a->width * kb_element(a->format);
-    float *out = kb_at(a->out);
+    uint64_t row = kb_row_bytes(a->format, a->width);
+    float *out = kb_at(a->out), *sums;
+    uint64_t stride;
 
+    KVP_TRY(cpu_scratch(dev, &sums, &stride, dev->threads, a->width, e));
     for (uint64_t n = 0; n < a->rows; n++)
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
@@ -25,11 +36,14 @@ kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
     for (uint64_t n = 0; n < a->rows; n++) {
         float *y = out + n * a->width;
 
-        dev->ops->widen[a->format](y, table + (uint64_t)tokens[n] * row, a->width);
+        look_up(dev, a, table + (uint64_t)tokens[n] * row, y);
         if (a->scale != 0)
             dev->ops->scale(y, a->width, a->scale);
+        if (positions && !cpu_is_plain(a->format))
+            look_up(dev, a, learned + (uint64_t)positions[n] * row, sums + (uint64_t)omp_get_thread_num() * stride);
         for (uint32_t i = 0; positions && i < a->width; i++)
-            y[i] += kb_load(a->format, learned + (uint64_t)positions[n] * row, i);
+            y[i] += cpu_is_plain(a->format) ? kb_load(a->format, learned + (uint64_t)positions[n] * row, i)
+                                            : sums[(uint64_t)omp_get_thread_num() * stride + i];
     }
     return KVP_OK;
 }
@@ -156,6 +170,21 @@ kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static void calibrate(const struct kb_dev *dev, const struct kb_cache_write *a)
+{
+    const uint64_t rows = a->batch * a->src_tokens, width = (uint64_t)a->dst.heads * a->dst.dim;
+    float most = 0;
+
+#pragma omp parallel for reduction(max : most) num_threads(cpu_threads(dev, rows * width))
+    for (uint64_t r = 0; r < rows; r++) {
+        const float *x = (const float *)kb_at(a->src) + r * a->src_stride;
+
+        for (uint64_t i = 0; i < width; i++)
+            most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    }
+    *(float *)kb_at(a->dst.scale) = most > 0 ? most / cpu_top(a->dst.format) : 1;
+}
+
 kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_cache_write *a = args;
@@ -165,6 +194,8 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
     uint64_t head = a->shared ? 0 : a->src_head ? a->src_head : dim, skip = a->first * kb_element(a->dst.format);
 
     (void)e;
+    if (a->calibrate && a->dst.scales == KB_SCALES_TENSOR)
+        calibrate(dev, a);
 #pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, a->batch * a->count * heads * dim))
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < heads; h++)
@@ -172,8 +203,12 @@ kvp_err cpu_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *
                 uint64_t list = a->one_index ? b : b * heads + h, from = h / (a->repeat ? a->repeat : 1);
                 uint64_t t = index ? (uint64_t)index[list * a->index_stride + j] : a->src_first + j;
 
-                dev->ops->narrow[a->dst.format]((char *)kb_kv_row(&a->dst, b, h, a->slot + j) + skip,
-                                                src + (b * a->src_tokens + t) * a->src_stride + from * head, dim);
+                const float *row = src + (b * a->src_tokens + t) * a->src_stride + from * head;
+
+                if (a->width)
+                    dev->ops->narrow[a->dst.format]((char *)kb_kv_row(&a->dst, b, h, a->slot + j) + skip, row, dim);
+                else
+                    cpu_kv_store(dev, &a->dst, b, h, a->slot + j, row);
             }
     return KVP_OK;
 }

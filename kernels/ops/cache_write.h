@@ -24,6 +24,8 @@ struct kb_cache_write {
     bool shared;             /* every head gets the same source row */
     bool one_index;          /* the index is [B, index_stride], the same for every head */
     uint32_t repeat;         /* heads of dst that take the same head of src (h / repeat); 0 as 1 */
+    bool calibrate;          /* scales TENSOR: dst.scale[0] becomes the largest magnitude of all src_tokens rows of all
+                                sequences and heads over the largest code (1 when all are 0), then rows are written */
 };
 
 #ifdef __cplusplus

@@ -11,7 +11,7 @@ extern "C" {
 struct kb_embed {
     uint64_t rows;              /* N */
     uint32_t width, vocab;      /* a token outside [0, vocab) is KVP_EINPUT where the device can see it */
-    enum kvp_format format;     /* of both tables: F32, F16, BF16 */
+    enum kvp_format format;     /* of both tables: F32, F16, BF16, or blocks (kernels/code.h) */
     struct kb_span tokens;      /* i32 [N] */
     struct kb_span table;       /* [vocab, width] */
     struct kb_span position_ids; /* i32 [N]; optional, with position_table */

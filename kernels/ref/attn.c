@@ -1,5 +1,5 @@
 /* attn.c - attention of a prompt and of one token, and the mass each key received */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_prefill.h"
@@ -97,6 +97,15 @@ kvp_err ref_attn_prefill(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static double kv_dot(const float *q, const struct kb_kv *kv, uint64_t b, uint32_t g, uint64_t slot)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < kv->dim; i++)
+        sum += (double)q[i] * ref_kv_element(kv, b, g, slot, i);
+    return sum;
+}
+
 static void decode_one(const struct kb_attn_decode *a, uint64_t b, uint32_t h, double *s)
 {
     const uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim, dv = a->v_dim ? a->v_dim : d;
@@ -106,7 +115,7 @@ static void decode_one(const struct kb_attn_decode *a, uint64_t b, uint32_t h, d
                    tail_v = b * a->tail_stride + (uint64_t)g * dv;
 
     for (uint64_t j = 0; j < a->used; j++)
-        s[j] = (double)a->scale * ref_dot(q, a->k.format, kb_kv_row(&a->k, b, g, j), 0, d);
+        s[j] = (double)a->scale * kv_dot(q, &a->k, b, g, j);
     if (n > a->used)
         s[a->used] = (double)a->scale * ref_dot(q, KVP_F32, kb_at(a->tail_k), tail_k, d);
     for (uint64_t j = 0; j < n; j++)
@@ -120,7 +129,7 @@ static void decode_one(const struct kb_attn_decode *a, uint64_t b, uint32_t h, d
         double sum = 0;
 
         for (uint64_t j = 0; j < a->used; j++)
-            sum += s[j] * (double)kb_load(a->v.format, kb_kv_row(&a->v, b, g, j), c);
+            sum += s[j] * ref_kv_element(&a->v, b, g, j, c);
         if (n > a->used)
             sum += s[a->used] * (double)((const float *)kb_at(a->tail_v))[tail_v + c];
         out[c] = (float)sum;

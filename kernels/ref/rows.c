@@ -1,5 +1,6 @@
 /* rows.c - what works row by row: embed, norm, gemm, rope, act, cache_write, read_probe */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
+#include "kernels/ref/gemm_coded.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -21,12 +22,13 @@ kvp_err ref_embed(const void *args, struct kvp_error *e)
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
         for (uint32_t i = 0; i < a->width; i++) {
-            double x = (double)kb_load(a->format, kb_at(a->table), (uint64_t)tokens[n] * a->width + i);
+            const uint64_t bytes = kb_row_bytes(a->format, a->width);
+            double x = ref_element(a->format, (const char *)kb_at(a->table) + (uint64_t)tokens[n] * bytes, i);
 
             x *= a->scale != 0 ? (double)a->scale : 1;
 
             if (positions)
-                x += (double)kb_load(a->format, kb_at(a->position_table), (uint64_t)positions[n] * a->width + i);
+                x += ref_element(a->format, (const char *)kb_at(a->position_table) + (uint64_t)positions[n] * bytes, i);
             out[n * a->width + i] = (float)x;
         }
     }
@@ -65,9 +67,19 @@ kvp_err ref_norm(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static double coded_dot(const struct kb_gemm *a, const float *x, uint64_t row)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < a->k; i++)
+        sum += (double)x[i] * ref_weight(a, row, i);
+    return sum;
+}
+
 kvp_err ref_gemm(const void *args, struct kvp_error *e)
 {
     const struct kb_gemm *a = args;
+    const bool coded = kb_is_block(a->format) || kb_is_code(a->format);
     const float *x = kb_at(a->x);
     float *out = kb_at(a->out);
 
@@ -75,10 +87,11 @@ kvp_err ref_gemm(const void *args, struct kvp_error *e)
     for (uint64_t i = 0; i < a->m; i++)
         for (uint32_t j = 0; j < a->n; j++) {
             float *y = &out[i * a->out_stride + j];
-            double sum = ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
+            double sum = coded ? coded_dot(a, x + i * a->x_stride, j)
+                               : ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
 
             if (a->bias.buf)
-                sum += (double)kb_load(a->format, kb_at(a->bias), j);
+                sum += (double)kb_load(coded ? a->code.bias_format : a->format, kb_at(a->bias), j);
             *y = (float)((a->accumulate ? (double)*y : 0.0) + sum);
         }
     return KVP_OK;
@@ -180,6 +193,17 @@ kvp_err ref_act(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* One scale for all rows that there are. */
+static void calibrate(const struct kb_cache_write *a)
+{
+    float most = 0;
+
+    for (uint64_t r = 0; r < a->batch * a->src_tokens; r++)
+        for (uint64_t i = 0; i < (uint64_t)a->dst.heads * a->dst.dim; i++)
+            most = fmaxf(most, fabsf(((const float *)kb_at(a->src))[r * a->src_stride + i]));
+    *(float *)kb_at(a->dst.scale) = most > 0 ? most / ref_top(a->dst.format) : 1;
+}
+
 kvp_err ref_cache_write(const void *args, struct kvp_error *e)
 {
     const struct kb_cache_write *a = args;
@@ -189,6 +213,8 @@ kvp_err ref_cache_write(const void *args, struct kvp_error *e)
     const uint64_t head = a->shared ? 0 : a->src_head ? a->src_head : width;
 
     (void)e;
+    if (a->calibrate && a->dst.scales == KB_SCALES_TENSOR)
+        calibrate(a);
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t h = 0; h < a->dst.heads; h++)
             for (uint64_t j = 0; j < a->count; j++) {
@@ -196,8 +222,10 @@ kvp_err ref_cache_write(const void *args, struct kvp_error *e)
                 uint64_t t = index ? (uint64_t)index[list * a->index_stride + j] : a->src_first + j;
                 const float *row = src + (b * a->src_tokens + t) * a->src_stride + from * head;
 
-                for (uint32_t i = 0; i < width; i++)
+                for (uint32_t i = 0; a->width && i < width; i++)
                     kb_store(a->dst.format, kb_kv_row(&a->dst, b, h, a->slot + j), a->first + i, row[i]);
+                if (!a->width)
+                    ref_kv_store(&a->dst, b, h, a->slot + j, row);
             }
     return KVP_OK;
 }

@@ -33,6 +33,10 @@ static const struct {
     {4, {"tova:7"}, 7, 0, false},
     {4, {"tova:7", "growing"}, 7, 0, false},
     {4, {"kivi:bits=2,group=16,residual=16"}, SEEN, 0, true},
+    {4, {"kv:fp8"}, SEEN, 0, true},
+    {4, {"kv:int8", "window:5"}, 5, 5, true},
+    {4, {"kv:int8", "growing"}, SEEN, 0, true},
+    {4, {"kv:int4,group=16", "paged:4"}, SEEN, 0, true},
     {4, {"kivi:bits=4,group=8,residual=8", "paged:16"}, SEEN, 0, true},
     {4, {"kivi:bits=4,group=16,residual=16", "contiguous:64"}, SEEN, 0, true},
 };

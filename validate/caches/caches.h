@@ -4,7 +4,7 @@
 
 #include "validate/caches/cache.h"
 
-extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi;
+extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi, cache_kv;
 extern const struct cache_ops cache_streaming_llm, cache_streaming_llm_once, cache_snapkv, cache_pyramidkv,
     cache_tova;
 

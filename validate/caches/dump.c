@@ -94,9 +94,34 @@ void dump_int(struct dump *d, int64_t v)
     fprintf(d->f, "%" PRId64, v);
 }
 
+void dump_row(struct dump *d, enum kvp_format format, const void *bytes, uint64_t n)
+{
+    const unsigned char *p = bytes;
+
+    if (format == KVP_F32 || format == KVP_F16 || format == KVP_BF16) {
+        dump_values(d, format, bytes, n);
+        return;
+    }
+    for (uint64_t i = 0; i < n; i++)
+        dump_int(d, format == KVP_INT4 ? p[i / 2] >> i % 2 * 4 & 15 : format == KVP_INT8 ? (signed char)p[i] : p[i]);
+}
+
 void dump_end(struct dump *d)
 {
     fputs("]}\n", d->f);
+}
+
+kvp_err dump_number(const struct cache_env *env, uint32_t layer, const char *name, struct kb_span at, FILE *f, struct kvp_error *e)
+{
+    const struct ledger *l = env->led;
+    struct dump d;
+    float x;
+
+    KVP_TRY(l->be->read(l->dev, at, &x, sizeof(x), e));
+    dump_begin(&d, f, layer, name, KVP_F32, (const uint64_t[]){1, 1, 1, 1});
+    dump_values(&d, KVP_F32, &x, 1);
+    dump_end(&d);
+    return KVP_OK;
 }
 
 static void positions_begin(FILE *f, uint32_t layer, int64_t head, int64_t batch)

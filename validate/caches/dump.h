@@ -21,6 +21,10 @@ void dump_begin(struct dump *d, FILE *f, uint32_t layer, const char *name, enum 
 void dump_values(struct dump *d, enum kvp_format format, const void *bytes,
                  uint64_t n); /* F32, F16, BF16, I32 */
 void dump_int(struct dump *d, int64_t v);
+/* n values, or codes as integers: INT8 with its sign, INT4 from 0 to 15, FP8 and U8 as the bytes that they are. */
+void dump_row(struct dump *d, enum kvp_format format, const void *bytes, uint64_t n);
+/* A tensor of one f32. */
+kvp_err dump_number(const struct cache_env *env, uint32_t layer, const char *name, struct kb_span at, FILE *f, struct kvp_error *e);
 void dump_end(struct dump *d);
 
 /* One line of kept positions; head or batch < 0: all of them keep the same. */

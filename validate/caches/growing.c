@@ -59,8 +59,8 @@ static kvp_err grow(struct store *s, uint32_t layer, int part, uint64_t slots, s
 
 static kvp_err reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e)
 {
-    for (int p = 0; p < store_parts(s); p++)
-        if (used > s->layer[layer].slots[p])
+    for (int p = 0; p < STORE_PARTS; p++)
+        if (used > s->layer[layer].slots[p] && store_row_bytes(s, layer, p))
             KVP_TRY(grow(s, layer, p, used, e));
     return KVP_OK;
 }
@@ -68,7 +68,7 @@ static kvp_err reserve(struct store *s, uint32_t layer, uint64_t used, struct kv
 static void reset(struct store *s)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++)
-        for (int p = 0; p < store_parts(s); p++) {
+        for (int p = 0; p < STORE_PARTS; p++) {
             led_free(s->env->led, &s->layer[i].mem[p]);
             s->layer[i].slots[p] = 0;
         }

@@ -26,7 +26,7 @@ static kvp_err open_pools(struct store *s, uint64_t *pages, struct kvp_error *e)
 
         pages[i] = size_div_up(slots, s->plan.block);
         KVP_TRY(SIZE_PRODUCT(&rounded, "paged: the pool", e, pages[i], s->plan.block));
-        for (int p = 0; p < store_parts(s); p++) {
+        for (int p = 0; p < STORE_PARTS; p++) {
             s->layer[i].slots[p] = p == STORE_SCORE ? slots : rounded;
             KVP_TRY(store_alloc(s, i, p, s->layer[i].slots[p], &s->layer[i].mem[p], e));
         }

@@ -12,6 +12,9 @@
 /* Bytes of one value; 0 for packed formats, which have no whole bytes. */
 uint64_t size_of_format(enum kvp_format f);
 
+/* Bytes of a row of n numbers: whole values, codes, or blocks, as the kernels lay them out. */
+uint64_t size_of_row(enum kvp_format f, uint64_t n);
+
 /* *out = the product of f[0..n). KVP_ERANGE, naming `what`, when it does not fit in 64 bits. */
 kvp_err size_product(uint64_t *out, const uint64_t *f, size_t n, const char *what, struct kvp_error *e);
 #define SIZE_PRODUCT(out, what, e, ...)                                                                      \

@@ -50,7 +50,8 @@ kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const s
                                          .src = src,
                                          .src_tokens = x->tokens,
                                          .src_stride = x->stride,
-                                         .src_first = first - x->position};
+                                         .src_first = first - x->position,
+                                         .calibrate = x->position == 0}; /* over the whole prompt, however it is split */
 
         KVP_TRY(env->run(env->self, KVP_OP_APPEND, KB_CACHE_WRITE, &w, e));
         first += n;

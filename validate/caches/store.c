@@ -50,12 +50,17 @@ kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct k
     return ops->plan(out, spec, env, e);
 }
 
+static bool is_of_v(int part)
+{
+    return part == STORE_V || part == STORE_V_SCALE || part == STORE_V_SHIFT;
+}
+
 struct row_shape store_shape(const struct store *s, uint32_t layer, int part)
 {
     const struct layer_rows r = layer_rows(s->env, layer);
+    struct row_shape x = is_of_v(part) ? r.v : r.k;
 
-    struct row_shape x = part == STORE_V ? r.v : (struct row_shape){r.k.heads, part == STORE_K ? r.k.dim : 1};
-
+    x.dim = part == STORE_K || part == STORE_V ? x.dim : 1;
     x.heads = s->heads ? s->heads[layer] : x.heads;
     return x;
 }
@@ -65,16 +70,25 @@ uint32_t store_heads(const struct store *s, uint32_t layer)
     return store_shape(s, layer, STORE_K).heads;
 }
 
-int store_parts(const struct store *s)
+static const struct kv_code *code_of(const struct store *s, int part)
 {
-    return s->scored ? STORE_PARTS : STORE_SCORE;
+    return &s->code[is_of_v(part)];
+}
+
+enum kvp_format store_format(const struct store *s, enum store_part part)
+{
+    return code_of(s, (int)part)->format;
 }
 
 uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part)
 {
+    const uint32_t dim = store_shape(s, layer, is_of_v(part) ? STORE_V : STORE_K).dim;
+
     if (part == STORE_SCORE)
-        return size_of_format(s->score_format);
-    return size_of_format(s->env->format) * store_shape(s, layer, part).dim;
+        return s->scored ? size_of_format(s->score_format) : 0;
+    if (part >= STORE_ENCODED)
+        return kv_beside(code_of(s, part), dim, part == STORE_K_SHIFT || part == STORE_V_SHIFT);
+    return size_of_row(code_of(s, part)->format, dim);
 }
 
 kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
@@ -84,17 +98,33 @@ kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t sl
 
     KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_shape(s, layer, part).heads, slots,
                          store_row_bytes(s, layer, part)));
-    return led_alloc(s->env->led, part == STORE_SCORE ? LED_METADATA : LED_CACHE, bytes, out, e);
+    return led_alloc(s->env->led, part >= STORE_SCORE ? LED_METADATA : LED_CACHE, bytes, out, e);
 }
 
 kvp_err store_open_strips(struct store *s, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++)
-        for (int p = 0; p < store_parts(s); p++) {
+        for (int p = 0; p < STORE_PARTS; p++) {
             const uint64_t slots = size_min(s->plan.tokens, s->cap[i]);
 
             KVP_TRY(store_alloc(s, i, p, slots, &s->layer[i].mem[p], e));
             s->layer[i].slots[p] = slots;
+        }
+    return KVP_OK;
+}
+
+/* A scale for a whole tensor is there before anything is stored. */
+static kvp_err open_scales(struct store *s, struct kvp_error *e)
+{
+    for (uint32_t i = 0; i < s->env->model->layers; i++)
+        for (int side = 0; side < 2; side++) {
+            const struct ledger *l = s->env->led;
+            const float one = 1;
+
+            if (s->code[side].scales != KB_SCALES_TENSOR)
+                continue;
+            KVP_TRY(led_alloc(s->env->led, LED_METADATA, sizeof(one), &s->layer[i].one_scale[side], e));
+            KVP_TRY(l->be->write(l->dev, (struct kb_span){s->layer[i].one_scale[side].buf, 0}, &one, sizeof(one), e));
         }
     return KVP_OK;
 }
@@ -114,6 +144,8 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t 
     memcpy(s->cap, cap, layers * sizeof(*cap));
     if (heads)
         memcpy(s->heads, heads, layers * sizeof(*heads));
+    KVP_TRY(kv_codes(s->code, s->env, e));
+    KVP_TRY(open_scales(s, e));
     return s->ops->open(s, e);
 }
 
@@ -148,9 +180,12 @@ void store_close(struct store *s)
 {
     if (!s)
         return;
-    for (uint32_t i = 0; s->layer && i < s->env->model->layers; i++)
+    for (uint32_t i = 0; s->layer && i < s->env->model->layers; i++) {
         for (int p = 0; p < STORE_PARTS; p++)
             led_free(s->env->led, &s->layer[i].mem[p]);
+        for (int side = 0; side < 2; side++)
+            led_free(s->env->led, &s->layer[i].one_scale[side]);
+    }
     pages_close(s->pages);
     free(s->layer);
     free(s->cap);
@@ -175,8 +210,15 @@ static struct kb_kv view(const struct store *s, uint32_t layer, int part)
 {
     const struct store_layer *l = &s->layer[layer];
     const struct row_shape shape = store_shape(s, layer, part);
-    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = s->env->format, .heads = shape.heads,
-                      .dim = shape.dim, .slots = l->slots[part], .block = s->plan.block};
+    const struct kv_code *code = code_of(s, part);
+    const int scale = part == STORE_K ? STORE_K_SCALE : STORE_V_SCALE;
+    struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = code->format, .heads = shape.heads,
+                      .dim = shape.dim, .slots = l->slots[part], .block = s->plan.block, .scales = code->scales,
+                      .scale_format = code->scale_format, .group = code->group,
+                      .scale = {l->mem[scale].buf, 0}, .shift = {l->mem[scale + 1].buf, 0}};
+
+    if (code->scales == KB_SCALES_TENSOR)
+        v.scale = (struct kb_span){l->one_scale[part == STORE_V].buf, 0};
 
     if (s->pages)
         v.table = pages_table(s->pages, layer, &v.table_stride);
@@ -230,8 +272,8 @@ static kvp_err poison_run(struct store *s, uint32_t layer, int part, uint64_t b,
 
 kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e)
 {
-    for (int p = 0; p < store_parts(s); p++)
-        for (uint64_t b = 0; b < s->env->batch; b++)
+    for (int p = 0; p < STORE_PARTS; p++)
+        for (uint64_t b = 0; s->layer[layer].mem[p].buf && b < s->env->batch; b++)
             for (uint32_t h = 0; h < store_shape(s, layer, p).heads; h++)
                 KVP_TRY(poison_run(s, layer, p, b, h, used, e));
     return KVP_OK;
@@ -242,8 +284,13 @@ kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t 
 {
     const struct ledger *l = s->env->led;
 
-    for (int p = STORE_K; p <= STORE_V; p++)
-        KVP_TRY(l->be->fill(l->dev, store_row(s, layer, (enum store_part)p, b, head, slot), 0xff,
-                            store_row_bytes(s, layer, p), e));
+    for (int side = 0; side < 2; side++)
+        if (s->code[side].scales == KB_SCALES_TENSOR && s->code[side].format != KVP_FP8)
+            return kvp_fail(e, KVP_ENOTSUP, "a row of %s with one scale for all rows cannot be NaN",
+                            kvp_format_name(s->code[side].format));
+    for (int p = 0; p < STORE_PARTS; p++)
+        if (p != STORE_SCORE && s->layer[layer].mem[p].buf)
+            KVP_TRY(l->be->fill(l->dev, store_row(s, layer, (enum store_part)p, b, head, slot), 0xff,
+                                store_row_bytes(s, layer, p), e));
     return KVP_OK;
 }

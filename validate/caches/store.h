@@ -1,4 +1,5 @@
-/* store.h - who owns the bytes of unquantized rows: slots per sequence, in a strip or in pages.
+/* store.h - who owns the bytes of rows that are written one by one, whole or as the `kv` technique encodes them:
+ * slots per sequence, in a strip or in pages.
  *
  * A store keeps, for each layer, K and V rows of `kv_heads` heads in slots [0, used), and beside each
  * slot a score when the technique asks for one. The technique on the STORE axis decides how the slots
@@ -12,7 +13,8 @@
  *               [batch, pages per sequence] (METADATA), one for each different number of pages per
  *               sequence and shared by the layers that have it; pages handed out in a shuffled order;
  *               scores are not paged
- * K and V are tagged CACHE, scores and tables METADATA. */
+ * Scales and shifts of encoded rows lie in the rows' own slots, whatever these are; a tensor's one scale is there from
+ * the start. K and V are tagged CACHE, scores, scales and tables METADATA. */
 #ifndef KVPROOF_STORE_H
 #define KVPROOF_STORE_H
 
@@ -54,9 +56,15 @@ void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct k
 struct kb_span store_scores(const struct store *s, uint32_t layer, uint64_t *stride);
 
 /* Where slot `slot` of head `head` of sequence `b` begins in the buffer of K, V or the scores. */
-enum store_part { STORE_K, STORE_V, STORE_SCORE, STORE_PARTS };
+enum store_part {
+    STORE_K, STORE_V, STORE_SCORE, STORE_ENCODED, /* those that every store may have; the rest only with `kv` */
+    STORE_K_SCALE = STORE_ENCODED, STORE_K_SHIFT, STORE_V_SCALE, STORE_V_SHIFT, STORE_PARTS
+};
 struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part part, uint64_t b,
                          uint32_t head, uint64_t slot);
+
+/* What a number of K or V is stored as. */
+enum kvp_format store_format(const struct store *s, enum store_part part);
 
 /* Host copy of a part of a layer, to be freed by the caller; store_row's offsets hold in it. */
 kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part,
@@ -64,7 +72,7 @@ kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum stor
 
 /* Bytes of allocated slots that hold no token are set to NaN patterns (0xff); for eng_poison. */
 kvp_err store_poison_unused(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
-/* The K and V row of one slot become NaN. */
+/* The K and V row of one slot become NaN; KVP_ENOTSUP where its format has none. */
 kvp_err store_poison_slot(struct store *s, uint32_t layer, uint64_t b, uint32_t head, uint64_t slot,
                           struct kvp_error *e);
 

@@ -2,6 +2,7 @@
 #ifndef KVPROOF_CACHES_STORES_H
 #define KVPROOF_CACHES_STORES_H
 
+#include "validate/caches/kv.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pages.h"
 #include "validate/caches/store.h"
@@ -9,6 +10,7 @@
 struct store_layer {
     struct led_mem mem[STORE_PARTS];
     uint64_t slots[STORE_PARTS]; /* allocated for each sequence and head; in pages: whole pages */
+    struct led_mem one_scale[2]; /* of the whole K, of the whole V */
 };
 
 struct store {
@@ -17,6 +19,7 @@ struct store {
     struct store_plan plan;
     bool scored;
     enum kvp_format score_format;
+    struct kv_code code[2]; /* of K, of V */
     uint64_t *cap; /* [layers] */
     uint32_t *heads; /* [layers] */
     struct store_layer *layer;
@@ -40,9 +43,7 @@ extern const struct store_ops store_contiguous, store_growing, store_paged;
 struct row_shape store_shape(const struct store *s, uint32_t layer, int part);
 /* Heads of rows that a layer stores. */
 uint32_t store_heads(const struct store *s, uint32_t layer);
-/* Parts that exist: K, V and, when asked for, scores. */
-int store_parts(const struct store *s);
-/* Bytes of one slot of one head. */
+/* Bytes of one slot of one head; 0: there is no such part. */
 uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part);
 /* Allocate `slots` slots of one part into *out; the layer is left alone. */
 kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,

@@ -4,22 +4,30 @@
 #include "validate/engine/rewrite.h"
 
 static const struct cache_ops *const caches[] = {
-    &cache_dense, &cache_window, &cache_h2o, &cache_kivi,
+    &cache_dense, &cache_window, &cache_h2o, &cache_kivi, &cache_kv,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
-/* An encoding decides the layout, and asks steps.h what a selection leaves it; so it comes first. */
+static const struct cache_ops *cache_named(const struct kvp_spec *spec)
+{
+    for (int i = 0; spec && i < N_CACHES; i++)
+        if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0 && (!caches[i]->takes || caches[i]->takes(spec)))
+            return caches[i];
+    return NULL;
+}
+
+/* An encoding decides the layout, and asks steps.h what a selection leaves it; so it comes first, unless all it
+ * changes is how the selection's rows are stored. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e)
 {
     const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE);
-    const struct kvp_spec *spec = encode ? encode : kvp_stack_on(s, KVP_AXIS_SELECT);
+    const struct kvp_spec *select = kvp_stack_on(s, KVP_AXIS_SELECT), *spec = encode ? encode : select;
+    const struct cache_ops *selection = cache_named(select);
 
-    *out = spec ? NULL : &cache_dense;
-    for (int i = 0; spec && i < N_CACHES; i++)
-        if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0 &&
-            (!caches[i]->takes || caches[i]->takes(spec)))
-            *out = caches[i];
+    *out = spec ? cache_named(spec) : &cache_dense;
+    if (*out == &cache_kv && selection && selection->encodes)
+        *out = selection;
     return *out ? KVP_OK : kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
 }
 

@@ -41,4 +41,4 @@ kvp_err window_of_layers(uint64_t *out, const struct cache_env *env, struct kvp_
     return KVP_OK;
 }
 
-const struct cache_ops cache_window = {.name = "window", .axis = KVP_AXIS_SELECT, .params = "window", ROWS_OPS};
+const struct cache_ops cache_window = {.name = "window", .axis = KVP_AXIS_SELECT, .params = "window", .encodes = true, ROWS_OPS};
