@@ -131,6 +131,8 @@ kvp_err kvp_key_fail(const struct kvp_reader *r, kvp_err code, const char *key, 
 kvp_err kvp_read_act(const struct kvp_reader *r, const char *key, const char *absent, enum kvp_act *out);
 /* heads, KV heads and head size by the dialect's keys, into a class. */
 kvp_err kvp_read_heads(const struct kvp_reader *r, struct kvp_layer_class *c);
+/* Whether architectures[0] ends in `tail`. */
+bool kvp_arch_ends(const struct kvp_reader *r, const char *tail);
 /* The first reason why the engine does not run this model stays. */
 void kvp_cannot_run(struct kvp_model *m, const char *reason);
 /* An extra weight of a class (or of the model): KVP_EINPUT when there is no room. */

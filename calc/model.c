@@ -1,8 +1,8 @@
 /* model.c - from config.json to layer classes. Every size comes from a key of the config, or from the
  * default of the class that model_type names; never from a repository's name.
  *
- * A config of a backbone or of a classifier (MistralModel, LlamaForSequenceClassification) is read as
- * the language model of the same sizes: its head is counted. */
+ * What stands on the layers is the class's: a classifier (LlamaForSequenceClassification) has a row for each
+ * label instead of one for each word, a backbone saved alone (MistralModel) nothing. */
 #include <kvproof/model.h>
 
 #include "calc/family.h"
@@ -346,6 +346,14 @@ kvp_err kvp_key_fail(const struct kvp_reader *r, kvp_err code, const char *key, 
     return kvp_fail(r->j.e, code, "%s: %s: %s", r->j.origin, key, what);
 }
 
+bool kvp_arch_ends(const struct kvp_reader *r, const char *tail)
+{
+    const char *arch = json_string_value(json_array_get(json_object_get(r->top.object, "architectures"), 0));
+    const size_t n = arch ? strlen(arch) : 0, k = strlen(tail);
+
+    return n >= k && strcmp(arch + n - k, tail) == 0;
+}
+
 void kvp_cannot_run(struct kvp_model *m, const char *reason)
 {
     if (!*m->not_run)
@@ -449,6 +457,16 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     return KVP_OK;
 }
 
+/* One base, or one a layer (Step): that changes no size. */
+static kvp_err read_theta(const struct kvp_reader *r)
+{
+    if (json_array_size(kvp_json_get(&r->j, "rope_theta"))) {
+        kvp_cannot_run(r->m, "layers differ in their rotary embedding");
+        return KVP_OK;
+    }
+    return kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL);
+}
+
 static kvp_err read_positions(const struct kvp_reader *r)
 {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
@@ -460,7 +478,7 @@ static kvp_err read_positions(const struct kvp_reader *r)
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), "default");
     r->m->rope_theta = 10000;
     KVP_TRY(kvp_json_real(&r->j, "rotary_emb_base", &r->m->rope_theta, NULL));
-    KVP_TRY(kvp_json_real(&r->j, "rope_theta", &r->m->rope_theta, NULL));
+    KVP_TRY(read_theta(r));
     KVP_TRY(read_partial(&r->j, r->m));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
@@ -515,6 +533,45 @@ static kvp_err read_layer_count(const struct kvp_reader *r, uint64_t *out)
     return *out ? KVP_OK : need_size(r, KVP_SIZE_LAYERS, out);
 }
 
+/* A classifier's rows: num_labels, else as many as id2label names, else two. */
+static kvp_err read_labels(struct kvp_reader *r)
+{
+    const size_t named = json_object_size(json_object_get(r->top.object, "id2label"));
+
+    r->m->head_rows = named ? (uint32_t)named : 2;
+    r->m->tied = false;
+    return kvp_read_count(r, "num_labels", &r->m->head_rows);
+}
+
+/* Classes of transformers without a head; a tied one's embedding is there all the same. Words of other makers
+ * (ChatGLMModel) name whole models. */
+static kvp_err read_head(struct kvp_reader *r)
+{
+    static const char *const bare[] = {"LlamaModel", "MistralModel", "MixtralModel", "Qwen2Model", "Qwen3Model", "Phi3Model"};
+
+    if (kvp_arch_ends(r, "ForSequenceClassification"))
+        return read_labels(r);
+    for (size_t i = 0; i < sizeof(bare) / sizeof(bare[0]); i++)
+        if (kvp_arch_ends(r, bare[i]) && !r->m->tied)
+            r->m->no_head = r->m->no_logits = true;
+    return KVP_OK;
+}
+
+/* The tower's shapes; and whether there is one that they do not tell of. */
+static kvp_err read_towers(struct kvp_reader *r)
+{
+    static const char *const keys[] = {"vision_config", "visual", "audio_config", "img_processor", "mm_vision_tower"};
+    bool named = r->outer != r->d;
+
+    if (r->outer->towers)
+        KVP_TRY(r->outer->towers(r));
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        named = named || kvp_json_get(&r->top, keys[i]);
+    if (named && !r->m->towers)
+        r->m->tower_unknown = "the config does not give its sizes, or its class is not known";
+    return KVP_OK;
+}
+
 static kvp_err read_model(struct kvp_reader *r)
 {
     struct kvp_model *m = r->m;
@@ -544,7 +601,8 @@ static kvp_err read_model(struct kvp_reader *r)
     if (r->d->not_run)
         kvp_cannot_run(r->m, r->d->not_run);
     KVP_TRY(read_layers(r));
-    return r->outer->towers ? r->outer->towers(r) : KVP_OK;
+    KVP_TRY(read_head(r));
+    return read_towers(r);
 }
 
 /* Which dialect, and where the text model is. */

@@ -236,11 +236,22 @@ static kvp_err check(const struct kvp_model *m, uint32_t tp, uint32_t pp, uint32
     return KVP_OK;
 }
 
+/* Weights that are counted only on request must be countable then. */
+static kvp_err check_asked(const struct kvp_model *m, const struct kvp_options *o, struct kvp_error *e)
+{
+    if (o->with_vision && m->tower_unknown)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: --with-vision: its tower cannot be counted: %s", m->name, m->tower_unknown);
+    if (o->with_mtp && m->mtp_unknown)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: --with-mtp: its prediction layers cannot be counted: %s", m->name, m->mtp_unknown);
+    return KVP_OK;
+}
+
 kvp_err ranks_kinds(const struct kvp_model *m, const struct kvp_options *o, struct rank_kind **out, uint32_t *n, struct kvp_error *e)
 {
     const uint32_t tp = ranks_or_1(o->tp), pp = ranks_or_1(o->pp), ep = ranks_or_1(o->ep);
     const uint32_t all = tp > ep ? tp : ep, more = fuller(m, ep), each = all / ep;
 
+    KVP_TRY(check_asked(m, o, e));
     KVP_TRY(check(m, tp, pp, ep, e));
     *out = calloc(2ull * pp, sizeof(**out));
     *n = 0;

@@ -6,6 +6,7 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/vision.h"
 
 #include <string.h>
 
@@ -235,6 +236,53 @@ static kvp_err v4_layers(struct kvp_reader *r)
     return v4_mtp(r, &x);
 }
 
+/* ---- Kimi-K2.5's tower ------------------------------------------------------------------------------------ */
+
+/* MoonViT: a table of positions on a grid, layers as SigLIP's, and a projector over merged patches. */
+struct moonvit {
+    uint32_t width, ffn, layers, patch, high, wide, out, merge[2];
+};
+
+static kvp_err read_moonvit(const struct kvp_reader *v, struct moonvit *t)
+{
+    const json_t *merge = kvp_json_get(&v->j, "merge_kernel_size");
+
+    *t = (struct moonvit){1152, 4304, 27, 14, 64, 64, 1152, {2, 2}};
+    KVP_TRY(kvp_read_count(v, "vt_hidden_size", &t->width));
+    KVP_TRY(kvp_read_count(v, "vt_intermediate_size", &t->ffn));
+    KVP_TRY(kvp_read_count(v, "vt_num_hidden_layers", &t->layers));
+    KVP_TRY(kvp_need_count(v, "patch_size", &t->patch));
+    KVP_TRY(kvp_read_count(v, "init_pos_emb_height", &t->high));
+    KVP_TRY(kvp_read_count(v, "init_pos_emb_width", &t->wide));
+    KVP_TRY(kvp_read_count(v, "mm_hidden_size", &t->out));
+    for (uint32_t i = 0; i < 2 && merge; i++)
+        KVP_TRY(moe_number_at(v, "merge_kernel_size", merge, i, 16, &t->merge[i]));
+    if (t->patch > 1024 || t->high > 4096 || t->wide > 4096 || t->width > 1 << 20 || t->out > 1 << 20 || t->layers > 1024)
+        return kvp_key_fail(v, KVP_EINPUT, "vision_config", "a size is absurd");
+    return KVP_OK;
+}
+
+static kvp_err kimi_towers(struct kvp_reader *r)
+{
+    struct kvp_reader v;
+    struct moonvit t;
+    uint32_t merged;
+    bool found;
+
+    KVP_TRY(tower_open(r, "vision_config", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(read_moonvit(&v, &t));
+    merged = t.out * t.merge[0] * t.merge[1];
+    KVP_TRY(vision_linear(r, "tower.patches", t.width, 3 * t.patch * t.patch, 1));
+    KVP_TRY(tower_add(r, "tower.positions", t.high * t.wide, t.width, 1));
+    KVP_TRY(vision_layers(r, t.width, t.ffn, t.layers));
+    KVP_TRY(vision_norm(r, "tower.final_norm", t.width, 1));
+    KVP_TRY(vision_norm(r, "projector.norm", t.out, 1));
+    KVP_TRY(vision_linear(r, "projector.in", merged, merged, 1));
+    return vision_linear(r, "projector.out", r->m->width, merged, 1);
+}
+
 /* ---- keys ----------------------------------------------------------------------------------------------- */
 
 static const struct kvp_rule mla_rules[] = {
@@ -316,7 +364,7 @@ const struct kvp_dialect family_deepseek[] = {
     {
         .model_type = {"kimi_k25"},
         .architectures = {"KimiK25ForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "kimi_k2",
+        .nested = {"text_config"}, .inner = "kimi_k2", .towers = kimi_towers,
     },
     {
         .model_type = {"deepseek_vl_v2"},

@@ -33,16 +33,6 @@ static kvp_err gptj_layers(struct kvp_reader *r)
     return kvp_read_rotary_dim(r, "rotary_dim", 64);
 }
 
-/* A classifier's rows: num_labels, else as many as id2label names, else two. */
-static kvp_err read_labels(struct kvp_reader *r)
-{
-    const size_t named = json_object_size(json_object_get(r->top.object, "id2label"));
-
-    r->m->head_rows = named ? (uint32_t)named : 2;
-    r->m->tied = false;
-    return kvp_read_count(r, "num_labels", &r->m->head_rows);
-}
-
 static kvp_err neox_layers(struct kvp_reader *r)
 {
     bool bias = true, parallel = true;
@@ -56,7 +46,7 @@ static kvp_err neox_layers(struct kvp_reader *r)
     if (!json_object_get(r->j.object, "rotary_pct") && !json_object_get(r->j.object, "partial_rotary_factor") &&
         !json_object_get(r->j.object, "rope_parameters"))
         kvp_cannot_run(r->m, "only a part of each head is rotated"); /* class default 0.25 */
-    return kvp_arch_ends(r, "ForSequenceClassification") ? read_labels(r) : KVP_OK;
+    return KVP_OK;
 }
 
 static kvp_err reward_layers(struct kvp_reader *r)

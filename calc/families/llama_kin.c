@@ -45,11 +45,11 @@ static kvp_err smollm3_layers(struct kvp_reader *r)
     return KVP_OK;
 }
 
-/* xIELU: two learned numbers a layer. */
+/* xIELU: two learned numbers a layer, and two that its checkpoint holds beside them (beta, eps). */
 static kvp_err apertus_layers(struct kvp_reader *r)
 {
     for (uint32_t i = 0; i < r->m->layers; i++)
-        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "xielu.alpha", 1, 1, 2, false));
+        KVP_TRY(kvp_add_extra(r, r->layer[i].extra, "xielu", 1, 1, 4, false));
     return KVP_OK;
 }
 

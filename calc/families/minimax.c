@@ -2,10 +2,12 @@
  * Sources: modeling_minimax_m2.py as published with the model (q and k normalised over all heads, a correction
  * bias on the router); vLLM's models/minimax_m3 and its sparse_attention_config: one index key a token, as many
  * index queries as KV heads, norms on both, no index value; dense layers have dense_intermediate_size. The
- * published files hold no prediction layers of M2; those of M3 are not counted. */
+ * published files hold no prediction layers of M2; those of M3 (vLLM's models/minimax_m3/mtp.py) are its sparse layer
+ * with experts between eh_proj and a norm, with the model's own embedding and head. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/vision.h"
 
 #include <string.h>
 
@@ -50,6 +52,7 @@ static kvp_err softmax_only(const struct kvp_reader *r)
 static kvp_err m2_layers(struct kvp_reader *r)
 {
     struct kvp_layer_class moe = r->proto;
+    uint32_t modules = 0;
 
     KVP_TRY(moe_read(r, &moe));
     moe.router_bias = true;
@@ -57,6 +60,9 @@ static kvp_err m2_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_count(r, "shared_intermediate_size", &moe.shared_width));
     KVP_TRY(softmax_only(r));
     KVP_TRY(set_attention(r));
+    KVP_TRY(kvp_read_count(r, "num_mtp_modules", &modules));
+    if (modules)
+        r->m->mtp_unknown = "num_mtp_modules speaks of them, and the published files hold none";
     return moe_layers(r, &moe);
 }
 
@@ -104,6 +110,27 @@ static kvp_err add_sparse(struct kvp_reader *r)
     return KVP_OK;
 }
 
+/* num_mtp_modules may say how often one layer is used again (7 beside num_nextn_predict_layers 1). */
+static kvp_err m3_mtp(struct kvp_reader *r)
+{
+    static const char *const counts[] = {"num_nextn_predict_layers", "num_mtp_modules", NULL};
+    struct kvp_model *m = r->m;
+    const struct kvp_layer_class *last = &r->layer[m->layers - 1];
+
+    KVP_TRY(kvp_read_count_of(r, counts, &m->mtp_layers));
+    if (!m->mtp_layers)
+        return KVP_OK;
+    if (!last->experts || !last->index_heads) {
+        m->mtp_layers = 0;
+        m->mtp_unknown = "they are sparse and have experts, and the last layer has not";
+        return KVP_OK;
+    }
+    memcpy(&m->mtp, last, sizeof(m->mtp));
+    m->mtp.count = m->mtp_layers;
+    KVP_TRY(kvp_add_extra(r, m->mtp_extra, "eh_proj", m->width, 2 * m->width, 1, true));
+    return kvp_add_extra(r, m->mtp_extra, "mtp_norms", m->width, 1, 3, false); /* enorm, hnorm, the last */
+}
+
 static kvp_err m3_layers(struct kvp_reader *r)
 {
     struct kvp_layer_class moe = r->proto;
@@ -123,14 +150,45 @@ static kvp_err m3_layers(struct kvp_reader *r)
         r->layer[i].ffn_width = dense;
     KVP_TRY(moe_layers(r, &moe));
     snprintf(r->m->not_run, sizeof(r->m->not_run), "its norms add 1 to their weight, its activation is a clamped SwiGLU");
-    return add_sparse(r);
+    KVP_TRY(add_sparse(r));
+    return m3_mtp(r);
+}
+
+/* M3's tower: CLIP's layers behind patches in space and time without a bias; each patch is projected, then those
+ * that are merged are projected together. */
+static kvp_err m3_towers(struct kvp_reader *r)
+{
+    struct vision v = {.width = 1280, .ffn = 5120, .layers = 32, .patch = 14, .image = 2016, .channels = 3};
+    uint32_t temporal = 2, merge = 2, projected = r->m->width;
+    struct kvp_reader t, top = *r;
+    bool found;
+
+    KVP_TRY(vision_read(r, "vision_config", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(tower_open(r, "img_token_compression_config", &t, &found));
+    if (found) {
+        KVP_TRY(kvp_read_count(&t, "temporal_patch_size", &temporal));
+        KVP_TRY(kvp_read_count(&t, "spatial_merge_size", &merge));
+    }
+    top.j.object = r->top.object;
+    KVP_TRY(kvp_read_count(&top, "projector_hidden_size", &projected));
+    if (temporal > 64 || merge > 16 || r->m->width > 1 << 20)
+        return kvp_key_fail(r, KVP_EINPUT, "img_token_compression_config", "a size is absurd");
+    KVP_TRY(tower_add(r, "tower.patches", v.width, v.channels * temporal * v.patch * v.patch, 1));
+    KVP_TRY(vision_norm(r, "tower.pre_norm", v.width, 1));
+    KVP_TRY(vision_layers(r, v.width, v.ffn, v.layers));
+    KVP_TRY(vision_linear(r, "projector.linear_1", projected, v.width, 1));
+    KVP_TRY(vision_linear(r, "projector.linear_2", r->m->width, projected, 1));
+    KVP_TRY(vision_linear(r, "merger.linear_1", projected, r->m->width * merge * merge, 1));
+    return vision_linear(r, "merger.linear_2", r->m->width, projected, 1);
 }
 
 static const struct kvp_rule minimax_rules[] = {
     {"shared_intermediate_size", KVP_KEY_ANY, "read: width of the shared experts"},
     {"rotary_dim", KVP_KEY_ANY, "rotation of a part of the head; no size"},
     {"mtp_transformer_layers", KVP_KEY_ANY, "prediction layers, which the published files do not hold"},
-    {"num_nextn_predict_layers", KVP_KEY_ANY, "prediction layers, which are not counted"},
+    {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
     {"attention_output_gate", KVP_KEY_FALSE, "attention's output would have a gate"},
     {0},
 };
@@ -165,7 +223,7 @@ const struct kvp_dialect family_minimax[] = {
         .model_type = {"minimax_m3_vl"},
         .rules = {m3_vl_rules},
         .architectures = {"MiniMaxM3SparseForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "minimax_m3",
+        .nested = {"text_config"}, .inner = "minimax_m3", .towers = m3_towers,
     },
     {.model_type = {0}},
 };

@@ -1,9 +1,9 @@
 /* mllama.c - Llama 3.2 Vision: layers named by cross_attention_layers read the vision tower's output instead of
  * the text; they are among num_hidden_layers. Source: configuration_ and modeling_mllama.py of
- * huggingface/transformers. The tower's own weights are not counted. */
+ * huggingface/transformers. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
-#include "calc/families/tower.h"
+#include "calc/families/vision.h"
 
 #include <string.h>
 
@@ -30,23 +30,75 @@ static kvp_err make_cross(struct kvp_reader *r, struct kvp_layer_class *c)
     return KVP_OK;
 }
 
-/* Each of max_num_tiles tiles is (image / patch)^2 patches and a class token. */
-static kvp_err read_tokens(struct kvp_reader *r)
+struct mllama_tower {
+    uint32_t width, ffn, layers, global, image, patch, channels, tiles, ratios, out;
+};
+
+static kvp_err read_tower(const struct kvp_reader *v, struct mllama_tower *t)
 {
+    const json_t *ratios = kvp_json_get(&v->j, "supported_aspect_ratios");
+
+    *t = (struct mllama_tower){1280, 5120, 32, 8, 448, 14, 3, 4, ratios ? (uint32_t)json_array_size(ratios) : 8, 7680};
+    KVP_TRY(kvp_read_count(v, "hidden_size", &t->width));
+    KVP_TRY(kvp_read_count(v, "intermediate_size", &t->ffn));
+    KVP_TRY(kvp_read_count(v, "num_hidden_layers", &t->layers));
+    KVP_TRY(kvp_read_count(v, "num_global_layers", &t->global));
+    KVP_TRY(kvp_read_count(v, "image_size", &t->image));
+    KVP_TRY(kvp_read_count(v, "patch_size", &t->patch));
+    KVP_TRY(kvp_read_count(v, "num_channels", &t->channels));
+    KVP_TRY(kvp_read_count(v, "max_num_tiles", &t->tiles));
+    KVP_TRY(kvp_read_count(v, "vision_output_dim", &t->out));
+    if (!t->patch || t->image > 1 << 16 || t->image / t->patch > 4096 || t->tiles > 1 << 10 || t->width > 1 << 16 || t->patch > 1 << 10 ||
+        t->channels > 64 || t->layers > 1 << 12 || t->global > 1 << 12)
+        return kvp_key_fail(v, KVP_EINPUT, "vision_config", "image_size, patch_size, max_num_tiles or another size is absurd");
+    return KVP_OK;
+}
+
+/* Layers as CLIP's, without biases in attention; the global ones have a gate on either branch. */
+static kvp_err add_layers(struct kvp_reader *r, const struct mllama_tower *t)
+{
+    const uint32_t n = t->layers + t->global;
+
+    KVP_TRY(tower_add(r, "tower.attn", t->width, t->width, 4 * n));
+    KVP_TRY(vision_linear(r, "tower.fc1", t->ffn, t->width, n));
+    KVP_TRY(vision_linear(r, "tower.fc2", t->width, t->ffn, n));
+    KVP_TRY(vision_norm(r, "tower.norms", t->width, 2 * n));
+    return tower_add(r, "tower.gates", 1, 1, 2 * t->global);
+}
+
+/* A table for every aspect ratio and for none: of the tiles before and after the layers, and of their patches. */
+static kvp_err add_positions(struct kvp_reader *r, const struct mllama_tower *t, uint64_t patches)
+{
+    const uint64_t tile = patches * t->width * t->tiles;
+
+    if (tile > UINT32_MAX)
+        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "a table of positions is absurd");
+    KVP_TRY(tower_add(r, "tower.positions", (uint32_t)patches, t->width, 1));
+    KVP_TRY(tower_add(r, "tower.tile_positions", t->ratios + 1, (uint32_t)tile, 1));
+    KVP_TRY(tower_add(r, "tower.tiles", t->ratios + 1, t->tiles * t->width, 2));
+    return tower_add(r, "tower.gates", 1, 1, 3);
+}
+
+/* The whole tower; a decoder's layer sees max_num_tiles tiles of (image / patch)^2 patches and a class token. */
+static kvp_err add_tower(struct kvp_reader *r)
+{
+    struct mllama_tower t;
     struct kvp_reader v;
-    uint32_t image = 448, patch = 14, tiles = 4;
+    uint64_t patches;
     bool found;
 
     KVP_TRY(tower_open(r, "vision_config", &v, &found));
     if (!found)
         return KVP_OK;
-    KVP_TRY(kvp_read_count(&v, "image_size", &image));
-    KVP_TRY(kvp_read_count(&v, "max_num_tiles", &tiles));
-    KVP_TRY(kvp_read_count(&v, "patch_size", &patch));
-    if (!patch || image > 1 << 16 || tiles > 1 << 10)
-        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "image_size, patch_size or max_num_tiles is absurd");
-    r->m->encoder_positions = ((uint64_t)(image / patch) * (image / patch) + 1) * tiles;
-    return KVP_OK;
+    KVP_TRY(read_tower(&v, &t));
+    patches = (uint64_t)(t.image / t.patch) * (t.image / t.patch) + 1;
+    r->m->encoder_positions = patches * t.tiles;
+    KVP_TRY(tower_add(r, "tower.class", t.width, 1, 1));
+    KVP_TRY(tower_add(r, "tower.patches", t.width, t.channels * t.patch * t.patch, 1));
+    KVP_TRY(add_positions(r, &t, patches));
+    KVP_TRY(vision_norm(r, "tower.norms_around", t.width, 2));
+    KVP_TRY(add_layers(r, &t));
+    return vision_linear(r, "projector", r->m->width, t.out, 1);
 }
 
 static kvp_err mllama_layers(struct kvp_reader *r)
@@ -64,7 +116,7 @@ static kvp_err mllama_layers(struct kvp_reader *r)
     }
     r->m->head_rows = r->m->vocab;
     r->m->vocab += MORE_ROWS;
-    return read_tokens(r);
+    return add_tower(r);
 }
 
 const struct kvp_dialect family_mllama[] = {

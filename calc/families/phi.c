@@ -1,10 +1,14 @@
 /* phi.c - Phi-1, 1.5, 2 (three dialects), Phi-3, 3.5, 4 and the text part of Phi-3-vision, Phi-3-small. Sources:
- * configuration_ and modeling_{phi,phi3}.py in huggingface/transformers; configuration_mixformer_sequential.py and
+ * configuration_ and modeling_{phi,phi3}.py in huggingface/transformers; image_embedding_phi3_v.py of
+ * microsoft/Phi-3-vision-128k-instruct; configuration_mixformer_sequential.py and
  * modeling_phi.py of microsoft/phi-2; configuration_phi3_small.py and modeling_phi3_small.py of
  * microsoft/Phi-3-small-8k-instruct, whose sparse layers keep every row of k and v. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/shared.h"
+#include "calc/families/vision.h"
+
+#include <string.h>
 
 static const struct kvp_rule phi_rules[] = {
     {"rotary_dim", KVP_KEY_ANY, "read: which part of a head rotates; no size"},
@@ -50,6 +54,34 @@ static kvp_err small_layers(struct kvp_reader *r)
     return KVP_OK;
 }
 
+/* Four patches side by side go through two linears; learned rows separate the lines and the images. The class has
+ * one tower, CLIP ViT-L/14 at 336, whatever the config leaves out. */
+static kvp_err phi3_v_towers(struct kvp_reader *r)
+{
+    const struct vision clip = {.width = 1024, .ffn = 4096, .layers = 24, .patch = 14, .image = 336, .channels = 3, .clip = true};
+    const char *name = "", *projection = "mlp";
+    struct kvp_reader v, embd;
+    bool found, hd = false, separator = false;
+
+    KVP_TRY(tower_open(r, "img_processor", &v, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(tower_open(r, "embd_layer", &embd, &found));
+    if (found) {
+        KVP_TRY(kvp_json_text(&embd.j, "projection_cls", &projection, NULL));
+        KVP_TRY(kvp_read_flag(&embd, "use_hd_transform", &hd));
+        KVP_TRY(kvp_read_flag(&embd, "with_learnable_separator", &separator));
+    }
+    KVP_TRY(kvp_json_text(&v.j, "model_name", &name, NULL));
+    if (strcmp(name, "openai/clip-vit-large-patch14-336") != 0 || strcmp(projection, "mlp") != 0 || !hd || !separator)
+        return KVP_OK; /* --with-vision says that it is not known */
+    KVP_TRY(vision_vit(r, &clip));
+    KVP_TRY(vision_norm(r, "tower.post_layernorm", clip.width, 1));
+    KVP_TRY(tower_add(r, "tower.separators", 4 * clip.width, 1, 2));
+    KVP_TRY(vision_linear(r, "projector.linear_1", r->m->width, 4 * clip.width, 1));
+    return vision_linear(r, "projector.linear_2", r->m->width, r->m->width, 1);
+}
+
 #define PHI_BLOCK                                                                                            \
     .rules = {phi_rules, kvp_rules_layer_norm}, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .ffn_per_width = 4, \
     .act = "gelu_new", .eps = 1e-5, .norm = KVP_NORM_LAYER, .norms = 1, .position = KVP_POS_ROPE,            \
@@ -67,7 +99,7 @@ const struct kvp_dialect family_phi[] = {
     },
     {.model_type = {"phi3", "phi3_v"}, .architectures = {"Phi3ForCausalLM", "Phi3VForCausalLM", "Phi3Model"},
      .rules = {kvp_rules_llama, phi3_rules}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 4096},
-     .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_EVERY, .layers = phi3_layers},
+     .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_EVERY, .layers = phi3_layers, .towers = phi3_v_towers},
     {
         .model_type = {"phi3small"}, .architectures = {"Phi3SmallForCausalLM"},
         .rules = {small_rules, kvp_rules_layer_norm},

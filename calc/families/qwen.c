@@ -124,7 +124,7 @@ static kvp_err qwen2_5_vl_towers(struct kvp_reader *r)
     return found ? add_tower(r, &t) : KVP_OK;
 }
 
-static kvp_err qwen3_vl_towers(struct kvp_reader *r)
+kvp_err vision_qwen3_vl(struct kvp_reader *r)
 {
     struct qwen_tower t = {.depth = 27, .width = 1152, .ffn = 4304, .patch = 16, .temporal = 2, .merge = 2, .channels = 3, .positions = 2304};
     bool found;
@@ -194,7 +194,7 @@ const struct kvp_dialect family_qwen[] = {
     {
         .model_type = {"qwen3_vl"},
         .architectures = {"Qwen3VLForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "qwen3", .towers = qwen3_vl_towers,
+        .nested = {"text_config"}, .inner = "qwen3", .towers = vision_qwen3_vl,
     },
     {.model_type = {0}},
 };

@@ -4,6 +4,7 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/vision.h"
 
 static kvp_err qwen2_layers(struct kvp_reader *r)
 {
@@ -68,7 +69,7 @@ const struct kvp_dialect family_qwen_moe[] = {
     {
         .model_type = {"qwen3_vl_moe"},
         .architectures = {"Qwen3VLMoeForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "qwen3_vl_moe_text",
+        .nested = {"text_config"}, .inner = "qwen3_vl_moe_text", .towers = vision_qwen3_vl,
     },
     {.model_type = {0}},
 };

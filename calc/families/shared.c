@@ -48,14 +48,6 @@ kvp_err kvp_read_rotary_dim(const struct kvp_reader *r, const char *key, uint32_
     return KVP_OK;
 }
 
-bool kvp_arch_ends(const struct kvp_reader *r, const char *tail)
-{
-    const char *arch = json_string_value(json_array_get(json_object_get(r->top.object, "architectures"), 0));
-    const size_t n = arch ? strlen(arch) : 0, k = strlen(tail);
-
-    return n >= k && strcmp(arch + n - k, tail) == 0;
-}
-
 void kvp_spread(struct kvp_reader *r)
 {
     for (uint32_t i = 0; i < r->m->layers; i++) {

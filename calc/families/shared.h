@@ -10,8 +10,6 @@ extern const struct kvp_rule kvp_rules_layer_norm[]; /* spellings of the norm's 
 kvp_err kvp_read_slides(struct kvp_reader *r, uint64_t window_absent, uint32_t pattern);
 /* A rotary width in elements (rotary_dim): harmless for sizes. */
 kvp_err kvp_read_rotary_dim(const struct kvp_reader *r, const char *key, uint32_t absent);
-/* Whether architectures[0] ends in `tail`. */
-bool kvp_arch_ends(const struct kvp_reader *r, const char *tail);
 /* Every layer's flags, after a hook changed the prototype: windows stay. */
 void kvp_spread(struct kvp_reader *r);
 /* An encoder of `count` layers like *c. */

@@ -16,6 +16,8 @@ kvp_err vision_vit(struct kvp_reader *r, const struct vision *v);
 /* `n` layers of biased q, k, v, o, a plain biased feed-forward and two LayerNorms. */
 kvp_err vision_layers(struct kvp_reader *r, uint32_t width, uint32_t ffn, uint32_t n);
 kvp_err vision_norm(struct kvp_reader *r, const char *name, uint32_t width, uint32_t n); /* LayerNorm */
+/* Qwen3-VL's, under vision_config: patches in space and time, a merger after the layers and after some of them. */
+kvp_err vision_qwen3_vl(struct kvp_reader *r);
 /* n linears with biases */
 kvp_err vision_linear(struct kvp_reader *r, const char *name, uint32_t rows, uint32_t cols, uint32_t n);
 

@@ -1,7 +1,7 @@
 /* wrappers.c - multimodal models around a text model that has a dialect of its own: LLaVA, Mistral 3, CogVLM2,
- * InfiMM. Sources: configuration_ and modeling_{llava,mistral3,clip}.py of huggingface/transformers;
- * llava_arch.py of haotian-liu/LLaVA; modeling_cogvlm.py beside THUDM/cogvlm2-llama3-caption and
- * cogvlm2-llama3-chat-19B. Pixtral's and EVA's towers are not counted. */
+ * InfiMM. Sources: configuration_ and modeling_{llava,mistral3,clip,pixtral}.py of
+ * huggingface/transformers; llava_arch.py of haotian-liu/LLaVA; modeling_cogvlm.py and visual.py beside
+ * THUDM/cogvlm2-llama3-caption and cogvlm2-llama3-chat-19B. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/vision.h"
@@ -37,6 +37,20 @@ static kvp_err projector(struct kvp_reader *r, uint32_t from)
     return vision_linear(r, "projector.linear_2", r->m->width, r->m->width, 1);
 }
 
+/* Pixtral: no biases, RMS norms, a gated feed-forward; positions rotate. */
+static kvp_err pixtral(struct kvp_reader *r, struct vision *v)
+{
+    bool found;
+
+    *v = (struct vision){.width = 1024, .ffn = 4096, .layers = 24, .patch = 16, .image = 1024, .channels = 3};
+    KVP_TRY(vision_read(r, "vision_config", v, &found));
+    KVP_TRY(tower_add(r, "tower.patches", v->width, v->channels * v->patch * v->patch, 1));
+    KVP_TRY(tower_add(r, "tower.ln_pre", v->width, 1, 1));
+    KVP_TRY(tower_add(r, "tower.norms", v->width, 1, 2 * v->layers));
+    KVP_TRY(tower_add(r, "tower.attn", v->width, v->width, 4 * v->layers));
+    return tower_add(r, "tower.mlp", v->ffn, v->width, 3 * v->layers);
+}
+
 /* The original checkpoint holds the projector and names the tower's own (mm_vision_tower). */
 static kvp_err llava_towers(struct kvp_reader *r)
 {
@@ -54,6 +68,10 @@ static kvp_err llava_towers(struct kvp_reader *r)
     if (!found)
         return KVP_OK;
     KVP_TRY(kvp_json_text(&t.j, "model_type", &type, NULL));
+    if (strcmp(type, "pixtral") == 0) {
+        KVP_TRY(pixtral(r, &v));
+        return projector(r, v.width);
+    }
     if (strcmp(type, "clip_vision_model") != 0 && strcmp(type, "siglip_vision_model") != 0)
         return KVP_OK;
     v.clip = strcmp(type, "clip_vision_model") == 0;
@@ -61,6 +79,78 @@ static kvp_err llava_towers(struct kvp_reader *r)
     KVP_TRY(vision_vit(r, &v));
     KVP_TRY(vision_norm(r, "tower.post_layernorm", v.width, 1));
     return projector(r, v.width);
+}
+
+/* Patches are merged and normed before the projector. */
+static kvp_err mistral3_towers(struct kvp_reader *r)
+{
+    const char *type = "pixtral";
+    struct kvp_reader t;
+    struct vision v;
+    uint32_t merge = 2;
+    bool found, bias = false;
+
+    KVP_TRY(tower_open(r, "vision_config", &t, &found));
+    if (!found)
+        return KVP_OK;
+    KVP_TRY(kvp_json_text(&t.j, "model_type", &type, NULL));
+    if (strcmp(type, "pixtral") != 0)
+        return KVP_OK;
+    t.j.object = r->top.object;
+    KVP_TRY(kvp_read_count(&t, "spatial_merge_size", &merge));
+    KVP_TRY(kvp_read_flag(&t, "multimodal_projector_bias", &bias));
+    if (!merge || merge > 16)
+        return kvp_key_fail(r, KVP_EINPUT, "spatial_merge_size", "expected a number from 1 to 16");
+    KVP_TRY(pixtral(r, &v));
+    KVP_TRY(tower_add(r, "projector.norm", v.width, 1, 1));
+    KVP_TRY(tower_add(r, "projector.merge", v.width, v.width * merge * merge, 1));
+    if (bias)
+        return projector(r, v.width);
+    KVP_TRY(tower_add(r, "projector.linear_1", r->m->width, v.width, 1));
+    return tower_add(r, "projector.linear_2", r->m->width, r->m->width, 1);
+}
+
+struct eva {
+    uint32_t width, ffn, layers, patch, positions, channels;
+};
+
+static kvp_err read_eva(const struct kvp_reader *v, struct eva *t)
+{
+    *t = (struct eva){.channels = 3};
+    KVP_TRY(kvp_need_count(v, "hidden_size", &t->width));
+    KVP_TRY(kvp_need_count(v, "intermediate_size", &t->ffn));
+    KVP_TRY(kvp_need_count(v, "num_hidden_layers", &t->layers));
+    KVP_TRY(kvp_need_count(v, "patch_size", &t->patch));
+    KVP_TRY(kvp_need_count(v, "num_positions", &t->positions));
+    KVP_TRY(kvp_read_count(v, "in_channels", &t->channels));
+    if (t->patch > 1024 || t->channels > 64 || t->width > 1 << 20 || t->layers > 1 << 12)
+        return kvp_key_fail(v, KVP_EINPUT, "vision_config", "a size is absurd");
+    return KVP_OK;
+}
+
+/* CogVLM2's EVA2-CLIP for video: four neighbouring patches become one by a convolution, and a gated projector as
+ * wide inside as a layer's feed-forward follows. What encloses an image is learned. */
+static kvp_err cogvlm_towers(struct kvp_reader *r)
+{
+    const char *arch = json_string_value(json_array_get(json_object_get(r->j.object, "architectures"), 0));
+    const uint32_t D = r->m->width;
+    struct kvp_reader v;
+    struct eva t;
+    bool found;
+
+    KVP_TRY(tower_open(r, "vision_config", &v, &found));
+    if (!found || !arch || strcmp(arch, "CogVLMVideoForCausalLM") != 0)
+        return KVP_OK;
+    KVP_TRY(read_eva(&v, &t));
+    KVP_TRY(vision_linear(r, "tower.patches", t.width, t.channels * t.patch * t.patch, 1));
+    KVP_TRY(tower_add(r, "tower.class", t.width, 1, 1));
+    KVP_TRY(tower_add(r, "tower.positions", t.positions, t.width, 1));
+    KVP_TRY(vision_layers(r, t.width, t.ffn, t.layers));
+    KVP_TRY(vision_linear(r, "tower.conv", t.width, 4 * t.width, 1));
+    KVP_TRY(tower_add(r, "projector.linear", D, t.width, 1));
+    KVP_TRY(vision_norm(r, "projector.norm", D, 1));
+    KVP_TRY(tower_add(r, "projector.mlp", r->proto.ffn_width, D, 3));
+    return tower_add(r, "projector.ends", D, 1, 2);
 }
 
 /* CogVLM has weights for image tokens beside those for text in every layer; the video model has not. */
@@ -92,7 +182,7 @@ const struct kvp_dialect family_wrappers[] = {
         .model_type = {"mistral3"},
         .rules = {mistral3_rules},
         .architectures = {"Mistral3ForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "mistral",
+        .nested = {"text_config"}, .inner = "mistral", .towers = mistral3_towers,
     },
     {
         .model_type = {"infimm-zephyr"},
@@ -109,7 +199,7 @@ const struct kvp_dialect family_wrappers[] = {
                 [KVP_SIZE_FFN] = {"intermediate_size"}, [KVP_SIZE_POSITIONS] = {"max_position_embeddings"}},
         .act_key = "hidden_act", .act = "silu", .eps_key = "rms_norm_eps", .eps = 1e-5,
         .norm = KVP_NORM_RMS, .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE,
-        .absent = {[KVP_SIZE_POSITIONS] = 2048}, .layers = cogvlm_layers,
+        .absent = {[KVP_SIZE_POSITIONS] = 2048}, .layers = cogvlm_layers, .towers = cogvlm_towers,
     },
     {.model_type = {0}},
 };

@@ -173,6 +173,9 @@ struct kvp_model {
     struct kvp_extra extra[KVP_MAX_EXTRA]; /* once for the whole model: embedding norms, projections */
     uint32_t towers;                 /* what only --with-vision counts: the vision or audio tower, shape by shape */
     struct kvp_extra *tower;         /* [towers] */
+    /* Why --with-vision, --with-mtp cannot be answered: there is a tower, or there are prediction layers, and their
+     * sizes are not known. NULL: they are, or there is none. Live for ever. */
+    const char *tower_unknown, *mtp_unknown;
     uint32_t mtp_layers;             /* extra prediction layers, counted only on request */
     struct kvp_layer_class mtp;      /* one of them */
     struct kvp_extra mtp_extra[KVP_MAX_EXTRA];

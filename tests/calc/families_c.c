@@ -55,8 +55,8 @@ static struct kvp_model load_config(const char *file)
 
 /* ---- parameters and cache ------------------------------------------------------------------------------- */
 
-/* hub: safetensors totals, tests/truth/weights.csv or index.csv. hand: techniques.md 5.1 with the shapes of the
- * published code. less MTP: those without the prediction layer, which the table below has. Active: less
+/* hub: safetensors totals, tests/truth/weights.csv or index.csv. class: what transformers' own class makes of
+ * the file (tests/truth/transformers.csv). less MTP: those without the prediction layer, which the table below has. Active: less
  * layers * (n - k) * 3 * width * expert width. Cache: bf16 at 32768 tokens. */
 static const struct {
     const char *file;
@@ -75,15 +75,15 @@ static const struct {
     {"unsure/qwen3_vl/Qwen__Qwen3-VL-30B-A3B-Instruct", 30532122624, 3353032704, 3221225472, "its text part has the shapes of Qwen3-30B-A3B"},
     {"unsure/olmo/allenai__OLMoE-1B-7B-0924", 6919161856, 1282017280, 4294967296, "hub"},
     {"granite/ibm-granite__granite-3.1-1b-a400m-instruct", 1334628352, 428658688, 1610612736, "hub file size"},
-    {"phi_moe/microsoft__Phi-3.5-MoE-instruct", 41873153344, 6640999744, 4294967296, "hand; 41.9B in its report"},
-    {"phi_moe/microsoft__Phi-tiny-MoE-instruct", 3755220288, 1288969536, 134152192, "hand; 3.8B on its card; window 2047"},
-    {"unsure/dbrx/databricks__dbrx-instruct", 131596523520, 36469708800, 5368709120, "hand; 132B, 36B active on its card"},
+    {"phi_moe/microsoft__Phi-3.5-MoE-instruct", 41873153344, 6640999744, 4294967296, "class"},
+    {"phi_moe/microsoft__Phi-tiny-MoE-instruct", 3755220288, 1288969536, 134152192, "class; window 2047"},
+    {"unsure/dbrx/databricks__dbrx-instruct", 131596523520, 36469708800, 5368709120, "class"},
     {"gpt_oss/openai__gpt-oss-20b", 20914757184, 4187440704, 808452096, "hub; 12*(T+128)*2048"},
     {"gpt_oss/openai__gpt-oss-20b@original", 20914757184, 4187440704, 808452096, "the same model"},
     {"gpt_oss/openai__gpt-oss-120b", 116829156672, 5711982912, 1212678144, "hub; 18*(T+128)*2048"},
-    {"llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision", 107769861120, 17172894720, 2818572288, "hand; (36*8192 + 12*T)*4096"},
+    {"llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision", 107769861120, 17172894720, 2818572288, "class; (36*8192 + 12*T)*4096"},
     {"unsure/llama4/meta-llama__Llama-4-Scout-17B-16E-Instruct", 107769861120, 17172894720, 2818572288, "same"},
-    {"llama4/meta-llama__Llama-4-Maverick-17B-128E-Instruct-FP8", 400711848960, 17184691200, 2818572288, "hand"},
+    {"llama4/meta-llama__Llama-4-Maverick-17B-128E-Instruct-FP8", 400711848960, 17184691200, 2818572288, "class"},
     {"unsure/llama4/meta-llama__Llama-4-Maverick-17B-128E-Instruct", 400711848960, 17184691200, 2818572288, "same"},
     {"deepseek/deepseek-ai__DeepSeek-V2-Lite", 15706484224, 2661150208, 1019215872, "hub; 27*576*2*T"},
     {"deepseek/deepseek-ai__DeepSeek-V2.5", 235741434880, 21375800320, 2264924160, "hub; 60*576*2*T"},
@@ -93,8 +93,8 @@ static const struct {
     {"deepseek/deepseek-ai__DeepSeek-R1@mirror", 671026419200, 37552297472, 2302672896, "hub, MAI-DS-R1"},
     {"deepseek/deepseek-ai__DeepSeek-V3.2", 671877944064, 38403822336, 2566520832, "hub less MTP; 61*(1152 + 132)*T"},
     {"deepseek/deepseek-ai__DeepSeek-V4-Flash", 284334567511, 13801959511, 209747968,
-     "shapes of its headers; 284B, 13B active on its card; 43*128*1024 + 21*T/4*(1024 + 132) + 20*T/128*1024"},
-    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", 1572999528803, 49781408099, 300220416, "same; 1.6T, 49B active; 61, 30 and 31 layers"},
+     "class; 43*128*1024 + 21*T/4*(1024 + 132) + 20*T/128*1024"},
+    {"deepseek/deepseek-ai__DeepSeek-V4-Pro", 1572999528803, 49781408099, 300220416, "class; 61, 30 and 31 layers"},
     {"kimi/moonshotai__Kimi-K2-Instruct", 1026408232448, 32861500928, 2302672896, "hub less an unexplained 3416"},
     {"unsure/kimi/moonshotai__Kimi-K2-Thinking", 1026408232448, 32861500928, 2302672896, "hub less an unexplained 7808"},
     {"kimi/moonshotai__Kimi-K2.5", 1026408232448, 32861500928, 2302672896, "its text part has K2's shapes"},
@@ -103,18 +103,18 @@ static const struct {
     {"glm/zai-org__GLM-5-FP8", 743911218432, 41784728832, 3281780736, "same"},
     {"glm/nvidia__GLM-5.1-NVFP4", 743911218432, 41784728832, 3281780736, "same"},
     {"unsure/glm/zai-org__GLM-5.3", 743377019904, 41250530304, 3035234304, "hub less MTP; (78*1152 + 21*132)*T"},
-    {"glm/zai-org__GLM-4.5V", 106852251264, 13424129664, 6174015488, "hand, text part"},
-    {"unsure/glm/zai-org__GLM-4.7-FP8", 352796486560, 33630923680, 12348030976, "hand"},
+    {"glm/zai-org__GLM-4.5V", 106852251264, 13424129664, 6174015488, "class, text part"},
+    {"unsure/glm/zai-org__GLM-4.7-FP8", 352796486560, 33630923680, 12348030976, "class"},
     {"minimax/MiniMaxAI__MiniMax-M2.5", 228689764864, 11030553088, 8321499136, "hub"},
     {"minimax/MiniMaxAI__MiniMax-M2.7", 228689764864, 11030553088, 8321499136, "hub"},
     {"minimax/nvidia__MiniMax-M2.5-NVFP4", 228689764864, 11030553088, 8321499136, "same"},
-    {"minimax/nvidia__MiniMax-M3-NVFP4", 426174572928, 25962473856, 4504682496, "hand; (60*2048 + 57*256)*T"},
+    {"minimax/nvidia__MiniMax-M3-NVFP4", 426174572928, 25962473856, 4504682496, "class; (60*2048 + 57*256)*T"},
     {"unsure/minimax/MiniMaxAI__MiniMax-M3", 426174572928, 25962473856, 4504682496, "same"},
-    {"mimo/XiaomiMiMo__MiMo-V2-Flash", 308778780864, 15445936320, 780533760, "hand; 9*4*320*2*T + 39*8*320*2*128"},
+    {"mimo/XiaomiMiMo__MiMo-V2-Flash", 308778780864, 15445936320, 780533760, "class; 9*4*320*2*T + 39*8*320*2*128"},
     {"mimo/XiaomiMiMo__MiMo-7B@mirror", 7622619136, 7622619136, 4831838208, "hub total_size / 2 less MTP; 36*4096*T"},
-    {"gemma4/google__gemma-4-26B-A4B", 25233141790, 3822530590, 880803840, "hand; 25*1024*8192 + 5*4096*T"},
+    {"gemma4/google__gemma-4-26B-A4B", 25233141790, 3822530590, 880803840, "class; 25*1024*8192 + 5*4096*T"},
     {"gemma4/google__gemma-4-31b-it", 30697345340, 30697345340, 3523215360, "hub less the tower; 50*1024*16384 + 10*8192*T"},
-    {"unsure/step/stepfun-ai__Step-3.7-Flash", 195832712256, 10863905856, 1679818752, "hand; (12*T + 33*512)*4096"},
+    {"unsure/step/stepfun-ai__Step-3.7-Flash", 195832712256, 10863905856, 1679818752, "a trimmed file: Step-3.7's shapes (families_b.c) with 64 heads everywhere and no gate; (12*T + 33*512)*4096"},
 };
 
 START_TEST(counts)
