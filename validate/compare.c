@@ -362,6 +362,9 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
 /* A row without numbers: `what` is not_applicable (there is nothing to run) or not_run (there is). */
 static kvp_err note(json_t *res, const char *what, const char *why)
 {
+    static const char said[] = "not applicable: "; /* the row says it too */
+
+    why += strncmp(why, said, sizeof(said) - 1) == 0 ? sizeof(said) - 1 : 0;
     if (strcmp(what, "not_run") == 0)
         json_object_set_new(res, what, json_string(why));
     json_object_set_new(res, "not_applicable", json_string(why));

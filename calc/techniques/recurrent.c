@@ -10,6 +10,7 @@
 #include "calc/technique.h"
 
 #include <math.h>
+#include <stdio.h>
 
 static const char *const kinds[] = {"rwkv4", "rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2", NULL};
 enum { RWKV4, RWKV5, RWKV6, RWKV7, MAMBA, MAMBA2 };
@@ -35,6 +36,7 @@ static void rwkv(struct kvp_layer_class *c, const struct shape *s)
     c->recurrent = as[s->kind];
     c->inner = s->width;
     c->ffn = KVP_FFN_RWKV;
+    c->norms = 2; /* ln1 and ln2, whatever the layer had */
     c->ffn_width = s->kind == RWKV4 || s->kind == RWKV7 ? 4 * s->width : (uint32_t)(3.5 * s->width) / 32 * 32;
     c->ffn_bias = false;
     c->experts = c->experts_per_token = c->expert_width = c->expert_in = c->shared_width = 0;
@@ -118,6 +120,12 @@ static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, stru
     return model_edit(m, edit, &x, e);
 }
 
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    (void)w;
+    snprintf(buf, n, "%s", m->width % HEAD ? "mamba" : "rwkv7");
+}
+
 const struct technique technique_recurrent = {
     .info = {.name = "recurrent", .axis = KVP_AXIS_MIXER, .summary = "a recurrent state of fixed size in place of attention",
              .source = "Peng et al., arXiv:2305.13048, 2404.05892, 2503.14456 (RWKV); Gu, Dao, arXiv:2312.00752, 2405.21060 (Mamba)",
@@ -125,4 +133,5 @@ const struct technique technique_recurrent = {
     .n_params = 1,
     .params = {{.key = "kind", .kind = KVP_PARAM_WORD, .positional = true, .i = RWKV7, .words = kinds}},
     .model_rewrite = model_rewrite,
+    .example = example,
 };

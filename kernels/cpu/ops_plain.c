@@ -164,7 +164,7 @@ static inline float relu(float x)
 
 static inline float relu2(float x)
 {
-    return x > 0 ? x * x : 0;
+    return x < 0 ? 0 : x * x; /* a NaN stays one */
 }
 
 static inline float sigmoid(float x)

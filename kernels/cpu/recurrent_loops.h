@@ -1,5 +1,8 @@
 /* recurrent_loops.h - the loops of recurrent.h; included by recurrent_plain.c and recurrent_avx2.c, which say with
  * LOOP what the compiler may use, and with LOOPS_NAME what the table is called. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math") /* no flag of an exception is read, and selects may become vectors */
+#endif
 #include "kernels/cpu/recurrent.h"
 
 #include <math.h>
@@ -7,12 +10,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* exp(x), in steps that vectorize: 2^n times a polynomial on [-ln2/2, ln2/2], coefficients of the Cephes library's
- * expf (S. Moshier). 0 below -87.3, finite above 88; a NaN stays one. The rounding of x / ln2 is the addition of
- * 1.5 * 2^23, which leaves n in the low bits. */
+/* exp(x), in steps that vectorize (selects, no branches): 2^n times a polynomial on [-ln2/2, ln2/2], coefficients of
+ * the Cephes library's expf (S. Moshier). 0 below -87.3, finite above 88; a NaN stays one. The rounding of x / ln2 is
+ * the addition of 1.5 * 2^23, which leaves n in the low bits. */
 INLINE float exp_of(float x)
 {
-    const float c = x < -87.3f ? -87.3f : x > 88.3f ? 88.3f : x, shifted = c * 1.44269504088896341f + 0x1.8p23f;
+    const float high = x > 88.3f ? 88.3f : x, c = high < -87.3f ? -87.3f : high, shifted = c * 1.44269504088896341f + 0x1.8p23f;
     const float n = shifted - 0x1.8p23f, r = (c - n * 0.693359375f) + n * 2.12194440e-4f;
     float y = 1.9875691500e-4f, power;
     uint32_t bits;
@@ -24,9 +27,9 @@ INLINE float exp_of(float x)
     y = y * r + 5.0000001201e-1f;
     y = y * (r * r) + r + 1;
     memcpy(&bits, &shifted, sizeof(bits));
-    bits = (bits - 0x4b400000u + 127) << 23;
+    bits = (bits - 0x4b400000u + 127) << 23 & -(uint32_t)(x >= -87.3f);
     memcpy(&power, &bits, sizeof(power));
-    return x < -87.3f ? 0 : y * power;
+    return y * power;
 }
 
 INLINE float sigmoid_of(float x)
@@ -38,7 +41,7 @@ INLINE float sigmoid_of(float x)
  * half a unit in the last place. */
 INLINE float softplus_of(float x)
 {
-    const float t = exp_of(x > 0 ? -x : x), s = t / (2 + t), q = s * s;
+    const float t = exp_of(-fabsf(x)), s = t / (2 + t), q = s * s;
     float y = 1.0f / 13;
 
     y = y * q + 1.0f / 11;
@@ -47,7 +50,7 @@ INLINE float softplus_of(float x)
     y = y * q + 1.0f / 5;
     y = y * q + 1.0f / 3;
     y = y * q + 1;
-    return (x > 0 ? x : 0) + 2 * s * y;
+    return 0.5f * (x + fabsf(x)) + 2 * s * y;
 }
 
 LOOP void taps(float *y, const float *const *x, uint32_t n_taps, const float *w, uint64_t w_stride, const float *bias, bool silu,
@@ -68,9 +71,12 @@ LOOP void taps(float *y, const float *const *x, uint32_t n_taps, const float *w,
             for (uint64_t c = 0; c < m; c++)
                 sum[c] += by[c] * in[c];
         }
+        if (silu) {
 #pragma omp simd
-        for (uint64_t c = 0; c < m; c++)
-            y[c0 + c] = silu ? sum[c] * sigmoid_of(sum[c]) : sum[c];
+            for (uint64_t c = 0; c < m; c++)
+                sum[c] *= sigmoid_of(sum[c]);
+        }
+        memcpy(y + c0, sum, m * sizeof(*y));
     }
 }
 
@@ -104,34 +110,34 @@ LOOP void decays(float *x, uint64_t n)
 LOOP void ssm(const struct cpu_ssm *a)
 {
     enum { BLOCK = 64 };
+    const uint32_t width = a->width;
 
     for (uint64_t t = 0; t < a->tokens; t++) {
         const float *x = a->x + t * a->stride, *raw = a->dt + t * a->stride, *z = a->z ? a->z + t * a->stride : NULL;
+        const float *d = a->d;
         float *out = a->out + t * a->out_stride, dt[BLOCK], y[BLOCK];
 
 #pragma omp simd
-        for (uint32_t c = 0; c < a->width; c++) {
+        for (uint32_t c = 0; c < width; c++) {
             dt[c] = softplus_of(raw[c]);
-            y[c] = a->d[c] * x[c];
+            y[c] = d[c] * x[c];
         }
         for (uint32_t j = 0; j < a->n; j++) {
             const float b = a->b[t * a->stride + j], read = a->c[t * a->stride + j], *decay = a->a + (uint64_t)j * a->step;
             float *h = a->h + (uint64_t)j * a->step;
 
 #pragma omp simd
-            for (uint32_t c = 0; c < a->width; c++) {
+            for (uint32_t c = 0; c < width; c++) {
                 h[c] = exp_of(dt[c] * decay[c]) * h[c] + dt[c] * b * x[c];
                 y[c] += read * h[c];
             }
         }
-#pragma omp simd
-        for (uint32_t c = 0; c < a->width; c++)
-            out[c] = y[c];
         if (z) {
 #pragma omp simd
-            for (uint32_t c = 0; c < a->width; c++)
-                out[c] *= z[c] * sigmoid_of(z[c]);
+            for (uint32_t c = 0; c < width; c++)
+                y[c] *= z[c] * sigmoid_of(z[c]);
         }
+        memcpy(out, y, width * sizeof(*out));
     }
 }
 
@@ -165,6 +171,8 @@ LOOP void ssd(const struct cpu_ssd *a)
 
 LOOP void wkv4(const struct cpu_wkv4 *a)
 {
+    const uint32_t width = a->width;
+    const float *u = a->u, *w = a->w;
     float *num = a->s, *den = a->s + a->step, *top = a->s + 2 * (uint64_t)a->step;
 
     for (uint64_t t = 0; t < a->tokens; t++) {
@@ -172,10 +180,10 @@ LOOP void wkv4(const struct cpu_wkv4 *a)
         float *out = a->out + t * a->out_stride;
 
 #pragma omp simd
-        for (uint32_t c = 0; c < a->width; c++) {
-            const float now = a->u[c] + k[c], q = top[c] > now ? top[c] : now;
+        for (uint32_t c = 0; c < width; c++) {
+            const float now = u[c] + k[c], q = top[c] > now ? top[c] : now;
             const float e1 = exp_of(top[c] - q), e2 = exp_of(now - q);
-            const float aged = top[c] + a->w[c], p = aged > k[c] ? aged : k[c];
+            const float aged = top[c] + w[c], p = aged > k[c] ? aged : k[c];
             const float f1 = exp_of(aged - p), f2 = exp_of(k[c] - p);
 
             out[c] = sigmoid_of(r[c]) * (e1 * num[c] + e2 * v[c]) / (e1 * den[c] + e2);
@@ -189,6 +197,7 @@ LOOP void wkv4(const struct cpu_wkv4 *a)
 LOOP void wkv6(const struct cpu_wkv6 *a)
 {
     const uint32_t d = a->dim;
+    const float *u = a->u;
 
     for (uint64_t t = 0; t < a->tokens; t++) {
         const float *r = a->r + t * a->stride, *k = a->k + t * a->stride, *v = a->v + t * a->stride;
@@ -200,7 +209,7 @@ LOOP void wkv6(const struct cpu_wkv6 *a)
 #pragma omp simd reduction(+ : direct)
         for (uint32_t i = 0; i < d; i++) {
             w[i] = exp_of(-exp_of(w[i]));
-            direct += r[i] * a->u[i] * k[i];
+            direct += r[i] * u[i] * k[i];
         }
 #pragma omp simd
         for (uint32_t j = 0; j < d; j++)
@@ -220,6 +229,7 @@ LOOP void wkv6(const struct cpu_wkv6 *a)
 LOOP void wkv7(const struct cpu_wkv7 *a)
 {
     const uint32_t d = a->dim;
+    const float *k_k = a->k_k, *k_a = a->k_a;
     float *w = a->room, *kk = w + d, *back = kk + d, *seen = back + d, *y = seen + d, *k = y + d, *v = k + d;
 
     for (uint64_t t = 0; t < a->tokens; t++) {
@@ -232,8 +242,8 @@ LOOP void wkv7(const struct cpu_wkv7 *a)
             const float z = sigmoid_of(rate[i]);
 
             w[i] = exp_of(-0.606530659712633f * sigmoid_of(raw[i]));
-            kk[i] = keys[i] * a->k_k[i];
-            k[i] = keys[i] * (1 + (z - 1) * a->k_a[i]);
+            kk[i] = keys[i] * k_k[i];
+            k[i] = keys[i] * (1 + (z - 1) * k_a[i]);
             back[i] = z;
             v[i] = values[i];
             square += kk[i] * kk[i];
@@ -276,35 +286,42 @@ LOOP void wkv7(const struct cpu_wkv7 *a)
 
 LOOP void head_norm(const struct cpu_head_norm *a)
 {
-    float mean = 0, square = 0, bonus = 0, by;
+    const uint32_t dim = a->dim;
+    const float *weight = a->weight, *gates = a->gate;
+    float *x = a->x, mean = 0, square = 0, bonus = 0, by;
 
     if (!a->rms) {
 #pragma omp simd reduction(+ : mean)
-        for (uint32_t i = 0; i < a->dim; i++)
-            mean += a->x[i];
+        for (uint32_t i = 0; i < dim; i++)
+            mean += x[i];
         mean /= (float)a->dim;
     }
 #pragma omp simd reduction(+ : square)
-    for (uint32_t i = 0; i < a->dim; i++)
-        square += (a->x[i] - mean) * (a->x[i] - mean);
+    for (uint32_t i = 0; i < dim; i++)
+        square += (x[i] - mean) * (x[i] - mean);
     by = 1 / sqrtf(square / (float)a->dim + a->eps);
 #pragma omp simd
-    for (uint32_t i = 0; i < a->dim; i++)
-        a->x[i] = (a->x[i] - mean) * by * a->weight[i];
-    for (uint32_t i = 0; a->bias && i < a->dim; i++)
-        a->x[i] += a->bias[i];
+    for (uint32_t i = 0; i < dim; i++)
+        x[i] = (x[i] - mean) * by * weight[i];
+    for (uint32_t i = 0; a->bias && i < dim; i++)
+        x[i] += a->bias[i];
     if (a->r_k) {
 #pragma omp simd reduction(+ : bonus)
-        for (uint32_t i = 0; i < a->dim; i++)
+        for (uint32_t i = 0; i < dim; i++)
             bonus += a->r[i] * a->k[i] * a->r_k[i];
-        for (uint32_t i = 0; i < a->dim; i++)
-            a->x[i] += bonus * a->v[i];
+        for (uint32_t i = 0; i < dim; i++)
+            x[i] += bonus * a->v[i];
     }
     if (!a->gate)
         return;
 #pragma omp simd
-    for (uint32_t i = 0; i < a->dim; i++)
-        a->x[i] *= a->gate[i] * (a->silu ? sigmoid_of(a->gate[i]) : 1.0f);
+    for (uint32_t i = 0; i < dim; i++)
+        x[i] *= gates[i];
+    if (!a->silu)
+        return;
+#pragma omp simd
+    for (uint32_t i = 0; i < dim; i++)
+        x[i] *= sigmoid_of(gates[i]);
 }
 
 const struct cpu_rec_ops LOOPS_NAME = {

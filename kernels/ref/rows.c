@@ -145,7 +145,7 @@ static double relu(double x)
 
 static double relu2(double x)
 {
-    return x > 0 ? x * x : 0;
+    return x < 0 ? 0 : x * x; /* a NaN stays one */
 }
 
 static double sigmoid(double x)

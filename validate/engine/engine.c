@@ -282,7 +282,6 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
 
     *out = NULL;
     KVP_TRY(check_options(o, e));
-    KVP_TRY(check_model(m, o->prompt + o->generate, e));
     g = calloc(1, sizeof(*g));
     if (!g)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the engine");
@@ -290,6 +289,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g->o = *o;
     rc = rewrite_model(&g->own, m, s, e);
     g->m = &g->own.m;
+    if (rc == KVP_OK) /* as the stack leaves it: what is replaced need not run */
+        rc = check_model(g->m, o->prompt + o->generate, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {

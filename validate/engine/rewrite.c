@@ -1,5 +1,7 @@
 #include "validate/engine/rewrite.h"
 
+#include "validate/engine/mixer.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -119,6 +121,7 @@ static const struct {
     {"mqa", NULL, mqa},
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
+    {"recurrent", "kind", rewrite_recurrent},
 };
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 
