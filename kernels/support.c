@@ -4,7 +4,9 @@
 #include "kernels/ops/act.h"
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_kivi.h"
+#include "kernels/ops/attn_pages.h"
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_sinks.h"
 #include "kernels/ops/attn_slots.h"
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/embed.h"
@@ -15,6 +17,8 @@
 #include "kernels/ops/kivi_pack_k.h"
 #include "kernels/ops/kivi_pack_v.h"
 #include "kernels/ops/norm.h"
+#include "kernels/ops/page_bounds.h"
+#include "kernels/ops/page_select.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/top_tokens.h"
@@ -198,6 +202,36 @@ static bool tova_step(const void *args)
 
     return a->budget && a->used <= a->budget && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
            is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+}
+
+static bool page_bounds(const void *args)
+{
+    const struct kb_page_bounds *a = args;
+
+    return a->kv_heads && a->head_dim && a->page && is_float(a->format) && a->position + a->count <= a->pages * a->page;
+}
+
+static bool page_select(const void *args)
+{
+    const struct kb_page_select *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_float(a->format) && a->page && a->chosen &&
+           a->used > a->chosen * a->page && a->used <= a->pages * a->page && a->pages <= INT32_MAX;
+}
+
+static bool attn_pages(const void *args)
+{
+    const struct kb_attn_pages *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.tail_k.buf && !a->attn.probs.buf && a->page && a->chosen &&
+           a->attn.used > (a->chosen - 1) * a->page;
+}
+
+static bool attn_sinks(const void *args)
+{
+    const struct kb_attn_sinks *a = args;
+
+    return attn_prefill(&a->attn) && a->attn.window;
 }
 
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)

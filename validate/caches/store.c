@@ -88,7 +88,7 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++)
         for (int p = 0; p < store_parts(s); p++) {
-            const uint64_t slots = size_min(s->plan.tokens, s->cap[i]);
+            const uint64_t slots = s->fixed ? s->cap[i] : size_min(s->plan.tokens, s->cap[i]);
 
             KVP_TRY(store_alloc(s, i, p, slots, &s->layer[i].mem[p], e));
             s->layer[i].slots[p] = slots;
@@ -96,7 +96,7 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
     return KVP_OK;
 }
 
-static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t *heads, struct kvp_error *e)
+static kvp_err store_build(struct store *s, const struct store_shape *shape, struct kvp_error *e)
 {
     const uint32_t layers = s->env->model->layers;
     const struct kvp_spec *spec = kvp_stack_on(s->env->stack, KVP_AXIS_STORE);
@@ -108,20 +108,19 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t 
     s->heads = calloc(layers, sizeof(*s->heads));
     if (!s->cap || !s->layer || !s->heads)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store of %u layers", layers);
-    memcpy(s->cap, cap, layers * sizeof(*cap));
+    memcpy(s->cap, shape->cap, layers * sizeof(*s->cap));
     for (uint32_t i = 0; i < layers; i++)
-        s->heads[i] = heads ? heads[i] : store_class(s, i)->kv_heads;
+        s->heads[i] = shape->heads ? shape->heads[i] : store_class(s, i)->kv_heads;
     return s->ops->open(s, e);
 }
 
 kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
                    const enum kvp_format *score, struct kvp_error *e)
 {
-    return store_open_heads(out, env, cap, NULL, score, e);
+    return store_open_as(out, env, &(struct store_shape){.cap = cap, .score = score}, e);
 }
 
-kvp_err store_open_heads(struct store **out, const struct cache_env *env, const uint64_t *cap, const uint32_t *heads,
-                         const enum kvp_format *score, struct kvp_error *e)
+kvp_err store_open_as(struct store **out, const struct cache_env *env, const struct store_shape *shape, struct kvp_error *e)
 {
     struct store *s = calloc(1, sizeof(*s));
     kvp_err rc;
@@ -130,9 +129,11 @@ kvp_err store_open_heads(struct store **out, const struct cache_env *env, const 
     if (!s)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store");
     s->env = env;
-    s->scored = score != NULL;
-    s->score_format = score ? *score : KVP_F32;
-    rc = store_build(s, cap, heads, e);
+    s->scored = shape->score != NULL;
+    s->score_format = shape->score ? *shape->score : KVP_F32;
+    s->fixed = shape->fixed;
+    s->beside = shape->beside;
+    rc = store_build(s, shape, e);
     if (rc != KVP_OK) {
         store_close(s);
         return rc;

@@ -14,7 +14,8 @@ struct store {
     const struct cache_env *env;
     const struct store_ops *ops;
     struct store_plan plan;
-    bool scored;
+    bool scored, fixed;
+    const struct store *beside; /* whose tables this one's pages may share; NULL: none */
     enum kvp_format score_format;
     uint64_t *cap; /* [layers] */
     uint32_t *heads; /* [layers] */
