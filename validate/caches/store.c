@@ -166,7 +166,18 @@ kvp_err store_reset(struct store *s, struct kvp_error *e)
 
 kvp_err store_reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e)
 {
-    return s->ops->reserve ? s->ops->reserve(s, layer, used, e) : KVP_OK;
+    for (int p = 0; s->ops->reserve && p < store_parts(s); p++)
+        KVP_TRY(s->ops->reserve(s, layer, p, used, e));
+    return KVP_OK;
+}
+
+kvp_err store_reserve_both(struct store *a, uint64_t used_a, struct store *b, uint64_t used_b, uint32_t layer, struct kvp_error *e)
+{
+    for (int p = STORE_K; a->ops->reserve && p <= STORE_V; p++) {
+        KVP_TRY(a->ops->reserve(a, layer, p, used_a, e));
+        KVP_TRY(b->ops->reserve(b, layer, p, used_b, e));
+    }
+    return KVP_OK;
 }
 
 static struct kb_kv view(const struct store *s, uint32_t layer, int part)

@@ -53,6 +53,9 @@ kvp_err store_reset(struct store *s, struct kvp_error *e);
 /* Make room for slots [0, used) of a layer; growing stores allocate and copy here (op GROW). */
 kvp_err store_reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
 
+/* The same in two stores of one run, part by part: K of both, then V of both. */
+kvp_err store_reserve_both(struct store *a, uint64_t used_a, struct store *b, uint64_t used_b, uint32_t layer, struct kvp_error *e);
+
 /* Where a layer's rows are now; valid until the next reserve or reset. */
 void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct kb_kv *v);
 

@@ -29,8 +29,8 @@ struct store_ops {
     kvp_err (*plan)(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
                     struct kvp_error *e);
     kvp_err (*open)(struct store *s, struct kvp_error *e); /* what there is from the start */
-    /* (optional) Slots [0, used); NULL: all are there from the start. */
-    kvp_err (*reserve)(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
+    /* (optional) Slots [0, used) of one part; NULL: all are there from the start. */
+    kvp_err (*reserve)(struct store *s, uint32_t layer, int part, uint64_t used, struct kvp_error *e);
     void (*reset)(struct store *s); /* (optional) back to what open left */
 };
 

@@ -5,6 +5,7 @@
 static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
+    &cache_quest, &cache_duo,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
