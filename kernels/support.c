@@ -4,6 +4,7 @@
 #include "kernels/ops/act.h"
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_kivi.h"
+#include "kernels/ops/attn_merged.h"
 #include "kernels/ops/attn_pages.h"
 #include "kernels/ops/attn_prefill.h"
 #include "kernels/ops/attn_sinks.h"
@@ -19,6 +20,7 @@
 #include "kernels/ops/norm.h"
 #include "kernels/ops/page_bounds.h"
 #include "kernels/ops/page_select.h"
+#include "kernels/ops/pair_merge.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/top_tokens.h"
@@ -232,6 +234,31 @@ static bool attn_sinks(const void *args)
     const struct kb_attn_sinks *a = args;
 
     return attn_prefill(&a->attn) && a->attn.window;
+}
+
+static bool is_list(uint64_t kept, const struct kb_kv *a, const struct kb_kv *b, uint32_t heads, uint32_t dim, enum kvp_format f,
+                    enum kvp_format index, uint64_t room)
+{
+    return !kept || (is_kv(a, heads, dim) && is_kv(b, heads, dim) && !a->block && !b->block && a->format == f && b->format == f &&
+                     (index == KVP_I32 || index == KVP_I64) && kept <= a->slots && kept <= b->slots && kept <= room);
+}
+
+static bool pair_merge(const void *args)
+{
+    const struct kb_pair_merge *a = args;
+
+    return is_kv(&a->direction, a->kv_heads, a->head_dim) && a->head_dim && a->kv_heads && a->was <= a->kept && a->kept - a->was <= a->count &&
+           (!a->ring || (a->slot < a->ring && a->count <= a->ring)) &&
+           is_list(a->kept, &a->lower_kept, &a->upper_kept, a->kv_heads, a->head_dim, a->direction.format, a->index_format, a->index_slots);
+}
+
+static bool attn_merged(const void *args)
+{
+    const struct kb_attn_merged *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.probs.buf && a->attn.k.format == a->attn.v.format &&
+           (a->attn.tail_k.buf || a->attn.used > (a->skip < a->attn.used)) &&
+           is_list(a->kept, &a->k_kept, &a->v_kept, a->attn.kv_heads, a->attn.head_dim, a->attn.k.format, a->index_format, a->index_slots);
 }
 
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)
