@@ -220,7 +220,7 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
                                 s + a->used - t0, stride, NULL);
 }
 
-/* Weights of the tile's directions: probability times length, and nothing where a row is kept or skipped. */
+/* Weights of the tile's directions: probability times length, and nothing where a row is kept. */
 static void weigh(const struct kb_dev *dev, const struct kb_attn_merged *x, uint64_t b, uint32_t g, uint64_t t0, uint64_t stored,
                   const float *p, uint64_t stride, float *w)
 {
@@ -238,7 +238,7 @@ static void weigh(const struct kb_dev *dev, const struct kb_attn_merged *x, uint
     }
     for (uint32_t h = 0; h < group; h++)
         for (uint64_t t = t0; t < stored; t++)
-            w[h * TILE + t - t0] = t == x->skip ? 0 : p[h * stride + t - t0] * size[t - t0];
+            w[h * TILE + t - t0] = p[h * stride + t - t0] * size[t - t0];
 }
 
 /* extra: the weights, [group, TILE]. */
@@ -252,8 +252,8 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
 
     if (t0 < stored)
         weigh(dev, x, b, g, t0, stored, p, stride, extra);
-    for (uint64_t t = t0; t < stored; t += n) {
-        n = run_of(&a->v, t, stored);
+    for (uint64_t t = t0 + (t0 == x->skip); t < stored; t += n, t += t == x->skip) {
+        n = run_of(&a->v, t, t < x->skip && x->skip < stored ? x->skip : stored);
         dev->ops->mix[a->v.format](extra + t - t0, TILE, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d, NULL);
     }
     for (uint64_t i = 0; i < x->kept; i++) {

@@ -162,6 +162,14 @@ static void merge(struct run *r, int c, uint64_t seen, uint64_t n)
     KIT_CHECK(KB_PAIR_MERGE, r->m, outs);
 }
 
+static struct kb_span copy_of(struct kb_span s)
+{
+    struct kb_span c = kit_bytes(s.buf->bytes, 0);
+
+    memcpy(c.buf->data, s.buf->data, s.buf->bytes);
+    return c;
+}
+
 /* Attention over the slots with one skipped, against rows restored here. */
 static void attend(const struct run *r, int c, uint64_t used, bool upper)
 {
@@ -179,6 +187,9 @@ static void attend(const struct run *r, int c, uint64_t used, bool upper)
     a.attn.tail_k = kit_rows(m->batch, m->kv_heads * d, m->kv_heads * d);
     a.attn.tail_v = kit_rows(m->batch, m->kv_heads * d, m->kv_heads * d);
     a.attn.out = kit_poison(KVP_F32, m->batch * H * d);
+    a.attn.k.data = a.attn.v.data = copy_of(m->direction.data);
+    for (uint64_t n = 0; a.skip < used && n < m->batch * m->kv_heads; n++) /* what is skipped is not read */
+        memset(kb_kv_row(&a.attn.k, n / m->kv_heads, (uint32_t)(n % m->kv_heads), a.skip), 0xff, d * kb_element(m->direction.format));
     KIT_CHECK(KB_ATTN_MERGED, a, outs);
     for (uint64_t n = 0; n < m->batch * H; n++) {
         const uint64_t b = n / H;

@@ -49,18 +49,6 @@ static kvp_err alloc_bounds(struct cache *c, uint32_t layer, uint64_t pages, str
     return led_alloc(c->env->led, LED_METADATA, bytes, out, e);
 }
 
-static kvp_err copy(const struct cache_env *env, struct kb_span dst, uint64_t dst_pitch, struct kb_span src, uint64_t bytes,
-                    uint64_t runs, struct kvp_error *e)
-{
-    const struct ledger *l = env->led;
-
-    if (env->copy)
-        return env->copy(env->self, KVP_OP_GROW, dst, dst_pitch, src, bytes, bytes, runs, e);
-    for (uint64_t i = 0; i < runs; i++, dst.offset += dst_pitch, src.offset += bytes)
-        KVP_TRY(l->be->copy(l->dev, dst, src, bytes, e));
-    return KVP_OK;
-}
-
 /* A longer tensor, the old bounds of each head in it, the old tensor gone. */
 static kvp_err grow(struct cache *c, uint32_t layer, struct led_mem *mem, uint64_t old, uint64_t pages, struct kvp_error *e)
 {
@@ -70,8 +58,8 @@ static kvp_err grow(struct cache *c, uint32_t layer, struct led_mem *mem, uint64
     kvp_err rc;
 
     KVP_TRY(alloc_bounds(c, layer, pages, &longer, e));
-    rc = old ? copy(c->env, (struct kb_span){longer.buf, 0}, pages * one, (struct kb_span){mem->buf, 0}, old * one,
-                    c->env->batch * cls->kv_heads, e)
+    rc = old ? copy_runs(c->env, KVP_OP_GROW, (struct kb_span){longer.buf, 0}, pages * one, (struct kb_span){mem->buf, 0},
+                         old * one, old * one, c->env->batch * cls->kv_heads, e)
              : KVP_OK;
     if (rc != KVP_OK) {
         led_free(c->env->led, &longer);

@@ -5,16 +5,20 @@
 static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
-    &cache_quest, &cache_duo,
+    &cache_quest, &cache_duo, &cache_minicache,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
-/* An encoding decides the layout, and asks steps.h what a selection leaves it; so it comes first. */
+/* An encoding decides the layout, and asks steps.h what a selection leaves it, as does a merge of layers; so they
+ * come first. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e)
 {
     const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE);
-    const struct kvp_spec *spec = encode ? encode : kvp_stack_on(s, KVP_AXIS_SELECT);
+    const struct kvp_spec *merge = kvp_stack_on(s, KVP_AXIS_MERGE);
+    const struct kvp_spec *spec = encode ? encode : merge ? merge : kvp_stack_on(s, KVP_AXIS_SELECT);
 
+    if (encode && merge)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not encode what %s merges", encode->name, merge->name);
     *out = spec ? NULL : &cache_dense;
     for (int i = 0; spec && i < N_CACHES; i++)
         if (caches[i]->axis == spec->axis && strcmp(caches[i]->name, spec->name) == 0 &&
@@ -41,7 +45,7 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
 
     if (spec->axis == KVP_AXIS_STORE) {
         KVP_TRY(store_params(&params, spec, e));
-    } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_ENCODE) {
+    } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_MERGE || spec->axis == KVP_AXIS_ENCODE) {
         KVP_TRY(cache_find(&cache, &alone, e));
         params = cache->params;
     } else {
