@@ -320,6 +320,62 @@ static bool tova_step(const void *args)
            is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
 }
 
+static bool page_bounds(const void *args)
+{
+    const struct kb_page_bounds *a = args;
+
+    return a->kv_heads && a->head_dim && a->page && is_float(a->format) && a->position + a->count <= a->pages * a->page;
+}
+
+static bool page_select(const void *args)
+{
+    const struct kb_page_select *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_float(a->format) && a->page && a->chosen &&
+           a->used > a->chosen * a->page && a->used <= a->pages * a->page && a->pages <= INT32_MAX;
+}
+
+static bool attn_pages(const void *args)
+{
+    const struct kb_attn_pages *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.tail_k.buf && !a->attn.probs.buf && a->page && a->chosen &&
+           a->attn.used > (a->chosen - 1) * a->page;
+}
+
+static bool attn_sinks(const void *args)
+{
+    const struct kb_attn_prefill *a = &((const struct kb_attn_sinks *)args)->attn;
+
+    return attn_prefill(a) && a->window && (!a->v_dim || a->v_dim == a->head_dim) && !a->kv_stride && !a->k_head && !a->v_head &&
+           !a->shared_dim && !a->chunk && a->softcap == 0 && !a->slopes.buf && !a->sinks.buf;
+}
+
+static bool is_list(uint64_t kept, const struct kb_kv *a, const struct kb_kv *b, uint32_t heads, uint32_t dim, enum kvp_format f,
+                    enum kvp_format index, uint64_t room)
+{
+    return !kept || (is_kv(a, heads, dim) && is_kv(b, heads, dim) && !a->block && !b->block && a->format == f && b->format == f &&
+                     (index == KVP_I32 || index == KVP_I64) && kept <= a->slots && kept <= b->slots && kept <= room);
+}
+
+static bool pair_merge(const void *args)
+{
+    const struct kb_pair_merge *a = args;
+
+    return is_kv(&a->direction, a->kv_heads, a->head_dim) && a->head_dim && a->kv_heads && a->was <= a->kept && a->kept - a->was <= a->count &&
+           (!a->ring || (a->slot < a->ring && a->count <= a->ring)) &&
+           is_list(a->kept, &a->lower_kept, &a->upper_kept, a->kv_heads, a->head_dim, a->direction.format, a->index_format, a->index_slots);
+}
+
+static bool attn_merged(const void *args)
+{
+    const struct kb_attn_merged *a = args;
+
+    return attn_decode(&a->attn) && !a->attn.probs.buf && a->attn.k.format == a->attn.v.format &&
+           (a->attn.tail_k.buf || a->attn.used > (a->skip < a->attn.used)) &&
+           is_list(a->kept, &a->k_kept, &a->v_kept, a->attn.kv_heads, a->attn.head_dim, a->attn.k.format, a->index_format, a->index_slots);
+}
+
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)
 {
     static bool (*const table[])(const void *) = {

@@ -261,6 +261,13 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     ops_more(o, KVP_OP_ATTN, phase, cls, (struct cost){.flops = restore, .flops_full = restore});
 }
 
+/* Half of the layers may be one layer. */
+static void example(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n)
+{
+    (void)w;
+    snprintf(buf, n, "%s", m->layers - m->layers / 2 < 2 ? "start=0" : "");
+}
+
 const struct technique technique_minicache = {
     .info = {.name = "minicache", .axis = KVP_AXIS_MERGE, .summary = "pairs of deep layers share directions and keep their own lengths",
              .source = "Liu et al. 2024, arXiv:2405.14366, sections 3 and 4; Zefan-Cai/KVCache-Factory minicache.py",
@@ -271,6 +278,7 @@ const struct technique technique_minicache = {
                {.key = "magnitude", .kind = KVP_PARAM_WORD, .words = granularity},
                {.key = "indices", .kind = KVP_PARAM_INT, .i = 2, .min = 0, .max = 2},
                {.key = "index_dtype", .kind = KVP_PARAM_FORMAT, .f = KVP_I32, .formats = 1u << KVP_I32 | 1u << KVP_I64}},
+    .example = example,
     .cache_rewrite = cache_rewrite,
     .extra_ops = extra_ops,
 };

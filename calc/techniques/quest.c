@@ -86,6 +86,8 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
             read_pages(c, &x, p->w.context);
         if (class_has_rows(c))
             add_bounds(p, c, &x);
+        if (c->first >= spec_int(s, "dense") && num_cdiv(p->w.context, x.page) > x.pages)
+            plan_add_scratch(p, "chosen_pages", KVP_I32, p->w.batch, c->model->kv_heads, x.pages);
     }
     return KVP_OK;
 }

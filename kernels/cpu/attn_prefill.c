@@ -2,6 +2,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_sinks.h"
 #include "kernels/ops/h2o_scores.h"
 
 #include <math.h>
@@ -34,6 +35,7 @@ static void visible(uint64_t i, uint64_t window, uint64_t chunk, uint64_t j0, ui
 /* One block of queries [i0, i1) of head h in sequence b. */
 struct block {
     const struct kb_attn_prefill *a;
+    uint64_t sinks; /* keys that every query sees beside its window */
     uint64_t b, i0, i1;
     uint32_t h;
     float *s, *max, *sum; /* [QUERIES * KEYS], [QUERIES], [QUERIES] */
@@ -51,13 +53,27 @@ static float *out_row(const struct block *t, uint64_t i)
     return (float *)kb_at(a->out) + (t->b * a->tokens + i) * a->out_stride + (uint64_t)t->h * value_dim(a);
 }
 
+/* As visible(), the sinks of the tile too; what lies between them and the window gets no weight. */
+static void visible_sinks(const struct block *t, uint64_t i, uint64_t j0, uint64_t j1, float *s, uint64_t *lo, uint64_t *hi)
+{
+    uint64_t sinks = t->sinks > j0 ? least(least(t->sinks, i + 1) > j0 ? least(t->sinks, i + 1) - j0 : 0, j1 - j0) : 0;
+
+    visible(i, t->a->window, t->a->chunk, j0, j1, lo, hi);
+    if (sinks == 0)
+        return;
+    for (uint64_t j = sinks; j < *lo && j < *hi; j++)
+        s[j] = -INFINITY;
+    *hi = *lo >= *hi ? sinks : *hi;
+    *lo = 0;
+}
+
 /* Turn a row of scores into weights; the row's output so far is rescaled when the maximum moves. */
 static void weigh(const struct kb_dev *dev, const struct block *t, uint64_t i, uint64_t j0, uint64_t j1)
 {
     uint64_t r = i - t->i0, lo, hi;
     float *s = t->s + r * KEYS, max;
 
-    visible(i, t->a->window, t->a->chunk, j0, j1, &lo, &hi);
+    visible_sinks(t, i, j0, j1, s, &lo, &hi);
     if (lo >= hi) {
         memset(s, 0, (j1 - j0) * sizeof(float));
         return;
@@ -116,8 +132,10 @@ static void attend_block(const struct kb_dev *dev, const struct block *t)
         t->sum[i - t->i0] = a->sinks.buf ? 1 : 0;
         memset(out_row(t, i), 0, d * sizeof(float));
     }
-    for (uint64_t j0 = first_key(t->i0, a->window, a->chunk) / KEYS * KEYS, j1; j0 < t->i1; j0 = j1) {
+    for (uint64_t first = first_key(t->i0, a->window, a->chunk), j0 = t->sinks ? 0 : first / KEYS * KEYS, j1; j0 < t->i1; j0 = j1) {
         j1 = least(j0 + KEYS, t->i1);
+        if (j0 >= t->sinks && j1 <= first) /* between the sinks and the windows of all */
+            continue;
         score_tile(dev, t, j0, j1);
         for (uint64_t i = t->i0; i < t->i1; i++)
             weigh(dev, t, i, j0, j1);
@@ -127,9 +145,8 @@ static void attend_block(const struct kb_dev *dev, const struct block *t)
     finish(dev, t);
 }
 
-kvp_err cpu_attn_prefill(struct kb_dev *dev, const void *args, struct kvp_error *e)
+static kvp_err attend_prompt(struct kb_dev *dev, const struct kb_attn_prefill *a, uint64_t sinks, struct kvp_error *e)
 {
-    const struct kb_attn_prefill *a = args;
     uint64_t blocks = (a->tokens + QUERIES - 1) / QUERIES, pairs = a->batch * a->heads, stride;
     float *areas;
 
@@ -139,7 +156,7 @@ kvp_err cpu_attn_prefill(struct kb_dev *dev, const void *args, struct kvp_error 
         uint64_t block = blocks - 1 - n / pairs, pair = n % pairs;
         float *area = areas + (uint64_t)omp_get_thread_num() * stride;
         const struct block t = {
-            .a = a, .b = pair / a->heads, .i0 = block * QUERIES, .i1 = least((block + 1) * QUERIES, a->tokens),
+            .a = a, .sinks = sinks, .b = pair / a->heads, .i0 = block * QUERIES, .i1 = least((block + 1) * QUERIES, a->tokens),
             .h = (uint32_t)(pair % a->heads), .s = area, .max = area + QUERIES * KEYS,
             .sum = area + QUERIES * (KEYS + 1),
         };
@@ -147,6 +164,18 @@ kvp_err cpu_attn_prefill(struct kb_dev *dev, const void *args, struct kvp_error 
         attend_block(dev, &t);
     }
     return KVP_OK;
+}
+
+kvp_err cpu_attn_prefill(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    return attend_prompt(dev, args, 0, e);
+}
+
+kvp_err cpu_attn_sinks(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_attn_sinks *a = args;
+
+    return attend_prompt(dev, &a->attn, a->sinks, e);
 }
 
 /* The mass keys [j0, j1) of kv head g received from head h's queries [i0, i1), added to sums. */

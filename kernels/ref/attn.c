@@ -3,6 +3,7 @@
 
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_prefill.h"
+#include "kernels/ops/attn_sinks.h"
 #include "kernels/ops/h2o_scores.h"
 
 #include <math.h>
@@ -50,6 +51,47 @@ static uint64_t first_key(uint64_t i, uint64_t window, uint64_t chunk)
     const uint64_t first = window && i >= window ? i - window + 1 : 0, begins = chunk ? i / chunk * chunk : 0;
 
     return first > begins ? first : begins;
+}
+
+/* One query head of sequence b at token i, which sees keys [0, sinks) too, sinks > 0; `s` has room for all. */
+static void sinks_one(const struct kb_attn_prefill *a, uint64_t sinks, uint64_t b, uint64_t i, uint32_t h, double *s)
+{
+    uint32_t g = h / (a->heads / a->kv_heads), d = a->head_dim;
+    uint64_t first = first_key(i, a->window, 0), near = first < sinks ? sinks : first, row = b * a->tokens, n = 0;
+    const float *q = (const float *)kb_at(a->q) + (row + i) * a->stride + (uint64_t)h * d;
+    float *out = (float *)kb_at(a->out) + (row + i) * a->out_stride + (uint64_t)h * d;
+
+    for (uint64_t j = 0; j <= i; j = j + 1 == sinks && near > sinks ? near : j + 1)
+        s[n++] = (double)a->scale * ref_dot(q, KVP_F32, kb_at(a->k), (row + j) * a->stride + (uint64_t)g * d, d);
+    if (a->lse.buf)
+        ((float *)kb_at(a->lse))[(b * a->heads + h) * a->tokens + i] = (float)log_sum_exp(s, n);
+    ref_softmax(s, n);
+    for (uint32_t c = 0; c < d; c++) {
+        double sum = 0;
+
+        n = 0;
+        for (uint64_t j = 0; j <= i; j = j + 1 == sinks && near > sinks ? near : j + 1)
+            sum += s[n++] * (double)((const float *)kb_at(a->v))[(row + j) * a->stride + (uint64_t)g * d + c];
+        out[c] = (float)sum;
+    }
+}
+
+kvp_err ref_attn_sinks(const void *args, struct kvp_error *e)
+{
+    const struct kb_attn_sinks *x = args;
+    const struct kb_attn_prefill *a = &x->attn;
+    double *s = x->sinks ? ref_scratch(a->tokens + 1, e) : NULL;
+
+    if (!x->sinks)
+        return ref_attn_prefill(a, e);
+    if (!s)
+        return KVP_ENOMEM;
+    for (uint64_t b = 0; b < a->batch; b++)
+        for (uint64_t i = 0; i < a->tokens; i++)
+            for (uint32_t h = 0; h < a->heads; h++)
+                sinks_one(a, x->sinks, b, i, h, s);
+    free(s);
+    return KVP_OK;
 }
 
 /* One query head of sequence b at token i. */

@@ -30,7 +30,13 @@ static const struct {
     {4, {"snapkv:cap=9,window=4"}, 9 + STEPS, 0, false},
     {4, {"snapkv:cap=9,window=4", "paged:4"}, 9 + STEPS, 0, false},
     {4, {"pyramidkv:cap=9,window=4"}, 14 + STEPS, 0, false}, /* 2 * 5 of them and the window in the bottom layer */
+    {4, {"minicache:start=0,gamma=0.2"}, SEEN, 0, true},
+    {4, {"minicache:start=0,gamma=0.2", "paged:4"}, SEEN, 0, true},
+    {4, {"window:5", "minicache:start=0,gamma=0.5"}, 5, 5, true},
     {4, {"tova:7"}, 7, 0, false},
+    {4, {"quest:page=4,budget=40,dense=0"}, SEEN, 0, true},
+    {4, {"duo:1,sink=2,recent=5", "paged:4"}, SEEN, 0, true},
+    {4, {"duo:0,sink=2,recent=30", "contiguous:64"}, SEEN, 0, true},
     {4, {"tova:7", "growing"}, 7, 0, false},
     {4, {"kivi:bits=2,group=16,residual=16"}, SEEN, 0, true},
     {4, {"kv:fp8"}, SEEN, 0, true},

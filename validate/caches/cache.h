@@ -47,7 +47,7 @@ struct cache_qkv {
 
 struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
-    enum kvp_axis axis;     /* SELECT or ENCODE */
+    enum kvp_axis axis;     /* SELECT, MERGE or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
     bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
     bool (*takes)(const struct kvp_spec *s); /* (optional) is it the one for this variant of the technique? */
@@ -67,7 +67,7 @@ struct cache_ops {
     kvp_err (*poison)(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
 };
 
-/* The cache for a stack: the one whose technique is on the SELECT or ENCODE axis, else dense. Stores
+/* The cache for a stack: the one whose technique is on the ENCODE, MERGE or SELECT axis, else dense. Stores
  * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
 

@@ -57,12 +57,9 @@ static kvp_err grow(struct store *s, uint32_t layer, int part, uint64_t slots, s
     return KVP_OK;
 }
 
-static kvp_err reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e)
+static kvp_err reserve(struct store *s, uint32_t layer, int part, uint64_t used, struct kvp_error *e)
 {
-    for (int p = 0; p < STORE_PARTS; p++)
-        if (used > s->layer[layer].slots[p] && store_row_bytes(s, layer, p))
-            KVP_TRY(grow(s, layer, p, used, e));
-    return KVP_OK;
+    return used > s->layer[layer].slots[part] && store_row_bytes(s, layer, part) ? grow(s, layer, part, used, e) : KVP_OK;
 }
 
 static void reset(struct store *s)

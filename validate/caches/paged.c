@@ -24,14 +24,14 @@ static kvp_err open_pools(struct store *s, uint64_t *pages, struct kvp_error *e)
         const uint64_t slots = size_min(s->plan.tokens, s->cap[i]);
         uint64_t rounded;
 
-        pages[i] = size_div_up(slots, s->plan.block);
+        pages[i] = store_heads(s, i) ? size_div_up(slots, s->plan.block) : 0;
         KVP_TRY(SIZE_PRODUCT(&rounded, "paged: the pool", e, pages[i], s->plan.block));
         for (int p = 0; p < STORE_PARTS; p++) {
             s->layer[i].slots[p] = p == STORE_SCORE ? slots : rounded;
             KVP_TRY(store_alloc(s, i, p, s->layer[i].slots[p], &s->layer[i].mem[p], e));
         }
     }
-    return pages_open(&s->pages, s->env, pages, e);
+    return pages_open_beside(&s->pages, s->env, pages, s->beside ? s->beside->pages : NULL, e);
 }
 
 static kvp_err open_paged(struct store *s, struct kvp_error *e)

@@ -14,8 +14,8 @@ struct page_table {
 struct pages {
     const struct cache_env *env;
     uint32_t n;
-    struct page_table *table; /* [n], the distinct page counts */
-    uint32_t *of_layer;       /* index into table; UINT32_MAX: none */
+    struct page_table *table;           /* [n], the distinct page counts */
+    const struct page_table **of_layer; /* in `table` or another's; NULL: none */
 };
 
 /* SplitMix64 (Steele, Lea, Flood 2014): deterministic, and good enough to shuffle with. */
@@ -64,24 +64,35 @@ static kvp_err table_open(struct page_table *t, const struct cache_env *env, uin
     return l->be->write(l->dev, (struct kb_span){t->mem.buf, 0}, t->host, bytes, e);
 }
 
-static kvp_err layer_open(struct pages *p, uint32_t layer, uint64_t pages, struct kvp_error *e)
+static const struct page_table *find(const struct pages *p, uint64_t pages)
 {
-    uint32_t i = 0;
+    for (uint32_t i = 0; p && i < p->n; i++)
+        if (p->table[i].pages == pages)
+            return &p->table[i];
+    return NULL;
+}
 
-    p->of_layer[layer] = UINT32_MAX;
+static kvp_err layer_open(struct pages *p, uint32_t layer, uint64_t pages, const struct pages *beside, struct kvp_error *e)
+{
     if (pages == 0)
         return KVP_OK;
-    while (i < p->n && p->table[i].pages != pages)
-        i++;
-    p->of_layer[layer] = i;
-    if (i < p->n)
+    p->of_layer[layer] = find(p, pages);
+    if (!p->of_layer[layer])
+        p->of_layer[layer] = find(beside, pages);
+    if (p->of_layer[layer])
         return KVP_OK;
-    p->n++;
-    return table_open(&p->table[i], p->env, pages, e);
+    p->of_layer[layer] = &p->table[p->n++];
+    return table_open(&p->table[p->n - 1], p->env, pages, e);
 }
 
 kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
                    struct kvp_error *e)
+{
+    return pages_open_beside(out, env, per_layer, NULL, e);
+}
+
+kvp_err pages_open_beside(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
+                          const struct pages *beside, struct kvp_error *e)
 {
     const uint32_t layers = env->model->layers;
     struct pages *p = calloc(1, sizeof(*p));
@@ -96,7 +107,7 @@ kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64
     if (!p || !p->table || !p->of_layer)
         rc = kvp_fail(e, KVP_ENOMEM, "paged: out of memory for the tables of %u layers", layers);
     for (uint32_t i = 0; rc == KVP_OK && i < layers; i++)
-        rc = layer_open(p, i, per_layer[i], e);
+        rc = layer_open(p, i, per_layer[i], beside, e);
     if (rc != KVP_OK) {
         pages_close(p);
         return rc;
@@ -120,15 +131,15 @@ void pages_close(struct pages *p)
 
 struct kb_span pages_table(const struct pages *p, uint32_t layer, uint64_t *stride)
 {
-    const uint32_t i = p->of_layer[layer];
+    const struct page_table *t = p->of_layer[layer];
 
-    *stride = i == UINT32_MAX ? 0 : p->table[i].pages;
-    return (struct kb_span){i == UINT32_MAX ? NULL : p->table[i].mem.buf, 0};
+    *stride = t ? t->pages : 0;
+    return (struct kb_span){t ? t->mem.buf : NULL, 0};
 }
 
 uint64_t pages_at(const struct pages *p, uint32_t layer, uint64_t b, uint64_t i)
 {
-    const struct page_table *t = &p->table[p->of_layer[layer]];
+    const struct page_table *t = p->of_layer[layer];
 
     return (uint64_t)t->host[b * t->pages + i];
 }

@@ -119,7 +119,7 @@ static kvp_err build(struct cache *c, picked_read *read, struct kvp_error *e)
         c->slots[i] = slots_of(c, i, plan.tokens);
         c->heads[i] = c->rule.acts[i] && c->rule.query_heads ? cls->heads : cls->kv_heads;
     }
-    KVP_TRY(store_open_heads(&c->store, c->env, c->slots, c->heads, NULL, e));
+    KVP_TRY(store_open_as(&c->store, c->env, &(struct store_shape){.cap = c->slots, .heads = c->heads}, e));
     for (uint32_t i = 0; i < layers; i++)
         c->slots[i] = slots_of(c, i, c->env->context);
     KVP_TRY(look_open(&c->look, c->env, c->store, c->spec->name, !c->rule.scored, c->slots, e));

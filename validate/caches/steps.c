@@ -60,3 +60,15 @@ kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const s
     }
     return KVP_OK;
 }
+
+kvp_err copy_runs(const struct cache_env *env, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
+                  uint64_t src_pitch, uint64_t bytes, uint64_t runs, struct kvp_error *e)
+{
+    const struct ledger *l = env->led;
+
+    if (env->copy)
+        return env->copy(env->self, op, dst, dst_pitch, src, src_pitch, bytes, runs, e);
+    for (uint64_t i = 0; i < runs; i++, dst.offset += dst_pitch, src.offset += src_pitch)
+        KVP_TRY(l->be->copy(l->dev, dst, src, bytes, e));
+    return KVP_OK;
+}

@@ -19,6 +19,10 @@ kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const s
                    struct kb_span src, uint64_t first, uint64_t count, uint64_t slot, uint64_t ring,
                    struct kvp_error *e);
 
+/* `runs` runs of `bytes`, their pitches apart, timed under `op` as one call. */
+kvp_err copy_runs(const struct cache_env *env, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
+                  uint64_t src_pitch, uint64_t bytes, uint64_t runs, struct kvp_error *e);
+
 /* The window of each layer (0: none), [layers]: the model's own, narrowed by the `window` technique
  * when it is in the stack. KVP_ENOTSUP when another technique is on the SELECT axis. */
 kvp_err window_of_layers(uint64_t *out, const struct cache_env *env, struct kvp_error *e);

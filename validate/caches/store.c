@@ -105,7 +105,7 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++)
         for (int p = 0; p < STORE_PARTS; p++) {
-            const uint64_t slots = size_min(s->plan.tokens, s->cap[i]);
+            const uint64_t slots = s->fixed ? s->cap[i] : size_min(s->plan.tokens, s->cap[i]);
 
             KVP_TRY(store_alloc(s, i, p, slots, &s->layer[i].mem[p], e));
             s->layer[i].slots[p] = slots;
@@ -129,7 +129,7 @@ static kvp_err open_scales(struct store *s, struct kvp_error *e)
     return KVP_OK;
 }
 
-static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t *heads, struct kvp_error *e)
+static kvp_err store_build(struct store *s, const struct store_shape *shape, struct kvp_error *e)
 {
     const uint32_t layers = s->env->model->layers;
     const struct kvp_spec *spec = kvp_stack_on(s->env->stack, KVP_AXIS_STORE);
@@ -138,12 +138,12 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t 
     KVP_TRY(s->ops->plan(&s->plan, spec, s->env, e));
     s->cap = calloc(layers, sizeof(*s->cap));
     s->layer = calloc(layers, sizeof(*s->layer));
-    s->heads = heads ? calloc(layers, sizeof(*s->heads)) : NULL;
-    if (!s->cap || !s->layer || !s->heads != !heads)
+    s->heads = shape->heads ? calloc(layers, sizeof(*s->heads)) : NULL;
+    if (!s->cap || !s->layer || !s->heads != !shape->heads)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store of %u layers", layers);
-    memcpy(s->cap, cap, layers * sizeof(*cap));
-    if (heads)
-        memcpy(s->heads, heads, layers * sizeof(*heads));
+    memcpy(s->cap, shape->cap, layers * sizeof(*s->cap));
+    if (shape->heads)
+        memcpy(s->heads, shape->heads, layers * sizeof(*s->heads));
     KVP_TRY(kv_codes(s->code, s->env, e));
     KVP_TRY(open_scales(s, e));
     return s->ops->open(s, e);
@@ -152,11 +152,10 @@ static kvp_err store_build(struct store *s, const uint64_t *cap, const uint32_t 
 kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
                    const enum kvp_format *score, struct kvp_error *e)
 {
-    return store_open_heads(out, env, cap, NULL, score, e);
+    return store_open_as(out, env, &(struct store_shape){.cap = cap, .score = score}, e);
 }
 
-kvp_err store_open_heads(struct store **out, const struct cache_env *env, const uint64_t *cap, const uint32_t *heads,
-                         const enum kvp_format *score, struct kvp_error *e)
+kvp_err store_open_as(struct store **out, const struct cache_env *env, const struct store_shape *shape, struct kvp_error *e)
 {
     struct store *s = calloc(1, sizeof(*s));
     kvp_err rc;
@@ -165,9 +164,11 @@ kvp_err store_open_heads(struct store **out, const struct cache_env *env, const 
     if (!s)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a store");
     s->env = env;
-    s->scored = score != NULL;
-    s->score_format = score ? *score : KVP_F32;
-    rc = store_build(s, cap, heads, e);
+    s->scored = shape->score != NULL;
+    s->score_format = shape->score ? *shape->score : KVP_F32;
+    s->fixed = shape->fixed;
+    s->beside = shape->beside;
+    rc = store_build(s, shape, e);
     if (rc != KVP_OK) {
         store_close(s);
         return rc;
@@ -203,7 +204,18 @@ kvp_err store_reset(struct store *s, struct kvp_error *e)
 
 kvp_err store_reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e)
 {
-    return s->ops->reserve ? s->ops->reserve(s, layer, used, e) : KVP_OK;
+    for (int p = 0; s->ops->reserve && p < STORE_PARTS; p++)
+        KVP_TRY(s->ops->reserve(s, layer, p, used, e));
+    return KVP_OK;
+}
+
+kvp_err store_reserve_both(struct store *a, uint64_t used_a, struct store *b, uint64_t used_b, uint32_t layer, struct kvp_error *e)
+{
+    for (int p = STORE_K; a->ops->reserve && p <= STORE_V; p++) {
+        KVP_TRY(a->ops->reserve(a, layer, p, used_a, e));
+        KVP_TRY(b->ops->reserve(b, layer, p, used_b, e));
+    }
+    return KVP_OK;
 }
 
 static struct kb_kv view(const struct store *s, uint32_t layer, int part)

@@ -40,14 +40,23 @@ kvp_err store_plan(struct store_plan *out, const struct cache_env *env, struct k
  * for each token). `score`: the format of a score beside each slot of each kv head, or NULL. */
 kvp_err store_open(struct store **out, const struct cache_env *env, const uint64_t *cap,
                    const enum kvp_format *score, struct kvp_error *e);
-/* The same with heads[layer] heads of rows in each layer, which may be 0, in place of the kv heads. */
-kvp_err store_open_heads(struct store **out, const struct cache_env *env, const uint64_t *cap, const uint32_t *heads,
-                         const enum kvp_format *score, struct kvp_error *e);
+/* The same in full. */
+struct store_shape {
+    const uint64_t *cap;          /* [layers], as above */
+    const uint32_t *heads;        /* [layers] heads of rows in each layer, which may be 0; NULL: the kv heads */
+    const enum kvp_format *score;
+    bool fixed;                   /* strips have `cap` slots however short the run is */
+    const struct store *beside;   /* another store of this run: pages of as many blocks share its tables; NULL: none */
+};
+kvp_err store_open_as(struct store **out, const struct cache_env *env, const struct store_shape *shape, struct kvp_error *e);
 void store_close(struct store *s); /* NULL is fine */
 kvp_err store_reset(struct store *s, struct kvp_error *e);
 
 /* Make room for slots [0, used) of a layer; growing stores allocate and copy here (op GROW). */
 kvp_err store_reserve(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
+
+/* The same in two stores of one run, part by part: K of both, then V of both. */
+kvp_err store_reserve_both(struct store *a, uint64_t used_a, struct store *b, uint64_t used_b, uint32_t layer, struct kvp_error *e);
 
 /* Where a layer's rows are now; valid until the next reserve or reset. */
 void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct kb_kv *v);

@@ -17,7 +17,8 @@ struct store {
     const struct cache_env *env;
     const struct store_ops *ops;
     struct store_plan plan;
-    bool scored;
+    bool scored, fixed;
+    const struct store *beside; /* whose tables this one's pages may share; NULL: none */
     enum kvp_format score_format;
     struct kv_code code[2]; /* of K, of V */
     uint64_t *cap; /* [layers] */
@@ -32,8 +33,8 @@ struct store_ops {
     kvp_err (*plan)(struct store_plan *out, const struct kvp_spec *spec, const struct cache_env *env,
                     struct kvp_error *e);
     kvp_err (*open)(struct store *s, struct kvp_error *e); /* what there is from the start */
-    /* (optional) Slots [0, used); NULL: all are there from the start. */
-    kvp_err (*reserve)(struct store *s, uint32_t layer, uint64_t used, struct kvp_error *e);
+    /* (optional) Slots [0, used) of one part; NULL: all are there from the start. */
+    kvp_err (*reserve)(struct store *s, uint32_t layer, int part, uint64_t used, struct kvp_error *e);
     void (*reset)(struct store *s); /* (optional) back to what open left */
 };
 

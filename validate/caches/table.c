@@ -6,6 +6,7 @@
 static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi, &cache_kv,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
+    &cache_quest, &cache_duo, &cache_minicache,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
@@ -17,14 +18,16 @@ static const struct cache_ops *cache_named(const struct kvp_spec *spec)
     return NULL;
 }
 
-/* An encoding decides the layout, and asks steps.h what a selection leaves it; so it comes first, unless all it
- * changes is how the selection's rows are stored. */
+/* An encoding decides the layout, and asks steps.h what a selection leaves it, as does a merge of layers; so they
+ * come first, unless all that an encoding changes is how the selection's rows are stored. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e)
 {
-    const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE);
-    const struct kvp_spec *select = kvp_stack_on(s, KVP_AXIS_SELECT), *spec = encode ? encode : select;
+    const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE), *merge = kvp_stack_on(s, KVP_AXIS_MERGE);
+    const struct kvp_spec *select = kvp_stack_on(s, KVP_AXIS_SELECT), *spec = encode ? encode : merge ? merge : select;
     const struct cache_ops *selection = cache_named(select);
 
+    if (encode && merge)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not encode what %s merges", encode->name, merge->name);
     *out = spec ? cache_named(spec) : &cache_dense;
     if (*out == &cache_kv && selection && selection->encodes)
         *out = selection;
@@ -51,7 +54,7 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
         KVP_TRY(store_params(&params, spec, e));
     } else if (spec->axis == KVP_AXIS_MIXER || spec->axis == KVP_AXIS_SHARE) {
         KVP_TRY(rewrite_params(&params, spec, e));
-    } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_ENCODE) {
+    } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_MERGE || spec->axis == KVP_AXIS_ENCODE) {
         KVP_TRY(cache_find(&cache, &alone, e));
         params = cache->params;
     } else {
