@@ -185,6 +185,8 @@ struct kvp_model {
     uint64_t encoder_positions;      /* its trained (or fixed) length; 0: none said */
     uint64_t encoder_rows;           /* rows of its learned position table; 0: none */
     uint32_t encoder_width;          /* the model's if 0 */
+    uint32_t encoder_channels;       /* of the frames that two convolutions over 3 of them make its rows of, the second
+                                      * in steps of 2 (Whisper); 0: none. Their weights are in `extra` */
 
     struct kvp_extra extra[KVP_MAX_EXTRA]; /* once for the whole model: embedding norms, projections */
     uint32_t towers;                 /* what only --with-vision counts: the vision or audio tower, shape by shape */
