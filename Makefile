@@ -6,7 +6,7 @@
 # make OPENBLAS=0      without OpenBLAS: matrix products in our own loops
 # make CUDA=0          leave CUDA out; CUDA=1 fails when nvcc is missing; the default takes what is there
 # make CC=clang        another compiler; V=1 shows commands; WERROR=1 as in CI
-# make valgrind, fuzz, fuzz-replay, lint, format, bench
+# make valgrind, fuzz, fuzz-replay, lint, format, bench, optime-score ROWS=rows.csv
 # make gpu-probe, gpu-check, gpu-sanitize, gpu-bundle   (docs/gpu.md)
 # Define NO_INSTALL=1 if make may not call apt; it then prints the command and stops.
 CONFIG ?= release
@@ -98,6 +98,10 @@ valgrind: deps test-deps all $(tests)
 bench: all
 	@scripts/bench.sh $(B)
 
+# How well times are predicted that the fit never saw: ROWS=rows.csv [SEEDS=3] [BY=row]
+optime-score: all
+	@scripts/optime-score.sh $(B) '$(ROWS)' $(or $(SEEDS),3) $(BY)
+
 install: all
 	install -D -m 755 $(B)/kvproof $(DESTDIR)$(PREFIX)/bin/kvproof
 	install -D -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libkvproof.a
@@ -128,4 +132,4 @@ clean:
 	rm -rf build
 
 -include $(patsubst %.o,%.d,$(call obj,$(lib) kvproof.c $(tests_src)))
-.PHONY: all deps test-deps demo check valgrind bench install uninstall hdr-check lint format clean FORCE
+.PHONY: all deps test-deps demo check valgrind bench optime-score install uninstall hdr-check lint format clean FORCE

@@ -74,7 +74,7 @@ static const struct option options[] = {
     {"n", "generate", "output-len n-gen osl", STRING, SWEEP, AT(generates), "LIST", "generated tokens (default: 0)"},
     {"b np", "batch", "max-num-seqs batch-size bs parallel", STRING, SWEEP, AT(batches), "LIST", "sequences in flight (default 1)"},
     {"", "dtype", "", FORMAT, MODELS, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
-    {"", "kv-cache-dtype", "", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16 (default, or auto: as the weights); another is -t kv:FORMAT"},
+    {"", "kv-cache-dtype", "", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16; another is -t kv:FORMAT (default, or auto: as the checkpoint says, else as the weights)"},
     {"ctk", "cache-type-k", "", STRING, ANSWERS, AT(cache_type_k), "FORMAT", "of keys alone"},
     {"ctv", "cache-type-v", "", STRING, ANSWERS, AT(cache_type_v), "FORMAT", "of values alone"},
     {"q", "quantization", "", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
@@ -396,13 +396,25 @@ static bool asks_technique(const struct args *a)
     return a->n_techniques > 0;
 }
 
-static kvp_err read_stack(const struct args *a, struct kvp_stack *s, struct kvp_error *e)
+/* The checkpoint's own word on the cache (kv_cache_scheme, kv_cache_quant_algo), where nothing else is asked for. */
+static kvp_err checkpoint_cache(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
+{
+    char spec[64];
+
+    if (m->quant.kv == KVP_F32 || a->formats.kv_given || kvp_stack_on(s, KVP_AXIS_ENCODE))
+        return KVP_OK;
+    snprintf(spec, sizeof(spec), "kv:%s", kvp_format_name(m->quant.kv));
+    return kvp_stack_add(s, spec, e);
+}
+
+static kvp_err read_stack(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
 {
     for (int i = 0; i < a->n_techniques; i++)
         KVP_TRY(kvp_stack_add(s, a->technique[i], e));
     for (int i = 0; i < MAX_DERIVED; i++)
         if (a->derived[i][0])
             KVP_TRY(kvp_stack_add(s, a->derived[i], e));
+    KVP_TRY(checkpoint_cache(a, m, s, e));
     if (a->formats.kv_given && a->cache_type)
         for (uint32_t i = 0; i < s->n; i++)
             if (strcmp(s->spec[i].name, "kv") == 0)
@@ -474,7 +486,7 @@ static kvp_err estimate_model(struct args *a, const struct kvp_model *m, struct 
     struct kvp_estimate est;
     kvp_err rc;
 
-    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(read_stack(a, m, &s, e));
     KVP_TRY(load_device(a, &room, &dev, e));
     KVP_TRY(estimate_workload(a, m, &s, dev, &est, e));
     rc = print_estimate(a, m, &s, &est, dev, e);
@@ -530,7 +542,7 @@ static kvp_err fit_model(struct args *a, const struct kvp_model *m, struct kvp_e
 
     if (!a->device)
         return kvp_fail(e, KVP_EINPUT, "fit: expected --device NAME, see `kvproof list devices`");
-    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(read_stack(a, m, &s, e));
     KVP_TRY(load_device(a, &room, &q.device, e));
     KVP_TRY(answer_workload(a, m, e));
     q.workload = a->w;
@@ -566,7 +578,7 @@ static kvp_err compare_model(struct args *a, const struct kvp_model *m, struct k
     struct comparison x;
     kvp_err rc;
 
-    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(read_stack(a, m, &s, e));
     KVP_TRY(load_device(a, &room, &q.device, e));
     KVP_TRY(answer_workload(a, m, e));
     q.workload = a->w;
@@ -606,13 +618,42 @@ static kvp_err print_sweep(const struct args *a, const struct sweep *s, const st
     return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
 }
 
+static void cache_text(const struct kvp_stack *s, char *buf, size_t n)
+{
+    const struct kvp_spec *x = kvp_stack_on(s, KVP_AXIS_ENCODE);
+
+    buf[0] = 0;
+    if (x)
+        kvp_spec_text(x, buf, n);
+}
+
+/* One stack is of all models: what the first one's checkpoint says of its cache must be what the others' say. */
+static kvp_err same_cache(const struct args *a, const struct kvp_model *models, const struct kvp_stack *stack, struct kvp_error *e)
+{
+    char first[128], other[128];
+
+    cache_text(stack, first, sizeof(first));
+    for (int i = 1; i < a->n_operands; i++) {
+        struct kvp_stack s = {0};
+
+        KVP_TRY(read_stack(a, &models[i], &s, e));
+        cache_text(&s, other, sizeof(other));
+        if (strcmp(first, other) != 0)
+            return kvp_fail(e, KVP_EINPUT, "sweep: the checkpoints of %s and %s say differently how their caches are stored: give --kv-cache-dtype",
+                            models[0].name, models[i].name);
+    }
+    return KVP_OK;
+}
+
 static kvp_err run_sweep(const struct args *a, const struct kvp_model *models, struct kvp_error *e)
 {
     struct kvp_stack stack = {0};
     struct kvp_device room;
     struct sweep s = {.stack = &stack, .options = &a->formats, .format = a->format};
-    kvp_err rc = read_stack(a, &stack, e);
+    kvp_err rc = read_stack(a, &models[0], &stack, e);
 
+    if (rc == KVP_OK)
+        rc = same_cache(a, models, &stack, e);
     if (rc == KVP_OK)
         rc = load_device(a, &room, &s.device, e);
     if (rc == KVP_OK)
@@ -721,7 +762,7 @@ static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct 
     resolve_formats(a, m);
     if (a->all && asks_technique(a))
         return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
-    KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, &stacks[0], e));
+    KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, m, &stacks[0], e));
     if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
         return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
     return val_run(&(struct val_request){.model = m, .stacks = stacks, .n_stacks = n, .workload = a->w,

@@ -572,6 +572,35 @@ static kvp_err read_towers(struct kvp_reader *r)
     return KVP_OK;
 }
 
+/* DeepSeek-V4: where experts are fp4, they are MXFP4, and the scales of blocks elsewhere e8m0
+ * (inference/model.py and convert.py beside the model). */
+static kvp_err read_expert_dtype(struct kvp_reader *r)
+{
+    struct kvp_quant *q = &r->m->quant;
+    const char *type = "fp8";
+    char word[64];
+
+    KVP_TRY(kvp_json_text(&r->j, "expert_dtype", &type, NULL));
+    if (q->format == KVP_WF_PLAIN || strcmp(type, "fp8") == 0)
+        return KVP_OK;
+    if (strcmp(type, "fp4") != 0 || q->format != KVP_WF_FP8 || q->of[KVP_ROLE_EXPERT]) {
+        kvp_json_word(word, sizeof(word), type);
+        return kvp_fail(r->j.e, KVP_ENOTSUP, "%s: expert_dtype \"%s\" beside quantization method %s is not supported", r->j.origin, word, q->method);
+    }
+    q->e8m0 = true;
+    q->other[0] = (struct kvp_quant_kind){.format = KVP_WF_MXFP4};
+    q->of[KVP_ROLE_EXPERT] = 1;
+    return KVP_OK;
+}
+
+static kvp_err read_quant(struct kvp_reader *r)
+{
+    KVP_TRY(kvp_quant_read(r->m, &r->j));
+    if (r->top.object != r->j.object && r->m->quant.format == KVP_WF_PLAIN)
+        KVP_TRY(kvp_quant_read(r->m, &r->top));
+    return read_expert_dtype(r);
+}
+
 static kvp_err read_model(struct kvp_reader *r)
 {
     struct kvp_model *m = r->m;
@@ -584,9 +613,6 @@ static kvp_err read_model(struct kvp_reader *r)
     m->vocab = (uint32_t)vocab;
     m->width = (uint32_t)width;
     m->layers = (uint32_t)layers;
-    KVP_TRY(kvp_quant_read(&m->quant, &r->j, layers));
-    if (r->top.object != r->j.object && m->quant.format == KVP_WF_PLAIN)
-        KVP_TRY(kvp_quant_read(&m->quant, &r->top, layers));
     kvp_json_word(m->model_type, sizeof(m->model_type), r->d->model_type[0]);
     m->norm = r->d->norm;
     m->norm_vectors = m->norm == KVP_NORM_LAYER && !r->d->norm_no_bias ? 2 : 1;
@@ -601,6 +627,7 @@ static kvp_err read_model(struct kvp_reader *r)
     if (r->d->not_run)
         kvp_cannot_run(r->m, r->d->not_run);
     KVP_TRY(read_layers(r));
+    KVP_TRY(read_quant(r));
     KVP_TRY(read_head(r));
     return read_towers(r);
 }

@@ -67,7 +67,7 @@ static kvp_err read_side(struct kvp_model *m, const char *path, struct kvp_error
     if (rc != KVP_OK)
         return rc;
     j.object = root;
-    rc = json_is_object(root) ? kvp_quant_side(&m->quant, &j, m->layers) : kvp_fail(e, KVP_EINPUT, "%s: expected a JSON object", path);
+    rc = json_is_object(root) ? kvp_quant_side(m, &j) : kvp_fail(e, KVP_EINPUT, "%s: expected a JSON object", path);
     json_decref(root);
     return rc;
 }

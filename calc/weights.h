@@ -16,6 +16,7 @@ struct weight {
     bool linear;    /* multiplied with activations: may be quantized */
     bool bias;      /* the bias of a linear: stored beside it */
     bool biased;    /* a linear that has one */
+    unsigned kept;  /* of its class: kvp_layer_class */
     uint32_t active_of, active; /* experts: `active` of `active_of` work for a token; 0: all */
 };
 enum { ENCODER_CLASS = 1 << 20 };
@@ -25,6 +26,7 @@ struct walk {
     bool tower, mtp; /* count those too */
     void (*each)(struct walk *w, const struct weight *x);
     void *to;
+    unsigned kept; /* of the class that is walked */
 };
 void weights_each(struct walk *w);
 

@@ -311,7 +311,7 @@ static const struct kvp_rule index_rules[] = {
 static const struct kvp_rule v4_rules[] = {
     {"o_lora_rank", KVP_KEY_ANY, "read: the output projection"},
     {"num_hash_layers", KVP_KEY_ANY, "read: layers whose experts the token's number chooses"},
-    {"expert_dtype", KVP_KEY_ANY, "how experts are stored; no count of elements"},
+    {"expert_dtype", KVP_KEY_ANY, "read: how experts are stored"},
     {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
     {"q_lora_rank", KVP_KEY_ANY, "read: q"},

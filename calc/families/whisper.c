@@ -35,6 +35,7 @@ static kvp_err whisper_encoder(struct kvp_reader *r)
     c.kv_heads = c.heads;
     c.head_dim = c.v_head_dim = m->width / c.heads;
     m->encoder_positions = m->encoder_rows = rows;
+    m->encoder_channels = mels;
     KVP_TRY(biases(r, &c, 1));
     KVP_TRY(kvp_add_extra(r, m->extra, "encoder_conv1", m->width, 3 * mels, 1, false));
     KVP_TRY(kvp_add_extra(r, m->extra, "encoder_conv2", m->width, 3 * m->width, 1, false));

@@ -2,7 +2,8 @@
  *
  * In prefill the encoder runs once over plan->encoder_tokens, and every decoder layer projects its output to
  * k and v once, into the cache. Each token then brings a query only, and reads all of those rows. The
- * encoder's attention has no mask: every query sees every key. Not counted: an audio encoder's convolutions. */
+ * encoder's attention has no mask: every query sees every key. An audio encoder's rows come of two convolutions
+ * over three frames each, of which the second halves their number. */
 #include "calc/ops/pass.h"
 
 #include <stdlib.h>
@@ -83,6 +84,25 @@ static void encoder_layer(const struct pass *s, const struct kvp_layer_class *c,
     pass_linear(s, KVP_OP_ENCODE, KVP_ROLE_FFN, 0, n, s->N, ffn, width, c->ffn_bias, true);
 }
 
+/* `rows` of `out` channels, each of 3 * `in`; `frames` of `in` are read. */
+static void convolution(const struct pass *s, uint64_t frames, uint64_t rows, uint64_t in, uint64_t out)
+{
+    const uint64_t taps = num_mul(&s->o->over, 3, in), flops = NUM_PROD(&s->o->over, 2, rows, taps, out);
+    const uint64_t weights = sum(s, store_bytes(&s->o->over, &s->p->weights, KVP_ROLE_SMALL, out, taps, false), pass_plain(s, out));
+
+    ops_add(s->o, KVP_OP_ENCODE, s->phase, 0, 1, (struct cost){flops, flops, sum(s, weights, prod3(s, F, frames, in)), prod3(s, F, rows, out)});
+}
+
+static void frames_to_rows(const struct pass *s, uint64_t channels, uint64_t width)
+{
+    const uint64_t frames = num_mul(&s->o->over, 2, s->N);
+
+    if (!channels)
+        return;
+    convolution(s, frames, frames, channels, width);
+    convolution(s, frames, s->N, width, width);
+}
+
 /* Its ops are listed apart, then added up: the encoder is one op. */
 void ops_encoder(const struct pass *s)
 {
@@ -95,6 +115,7 @@ void ops_encoder(const struct pass *s)
 
     if (!m->encoders || !tokens)
         return;
+    frames_to_rows(&e, m->encoder_channels, width);
     pass_stream(&e, KVP_OP_ENCODE, 0, 1, e.N, 0, width, pass_plain(&e, prod3(&e, m->encoder_rows ? 2 : 1, e.N, width)));
     for (uint32_t i = 0; i < m->encoders; i++)
         encoder_layer(&e, &m->encoder[i], width);

@@ -6,7 +6,9 @@
  *   blocks    4 * D * Dx + 12 * D * Dx + 4 * D parameters each: q, k, v, o; a gated feed-forward of 4 * Dx; two
  *             LayerNorms with bias
  *
- * The context is the prompt less `question` tokens. It is encoded offline: its pass is not part of the prefill.
+ * The context is the prompt less `question` tokens. encoder=offline: it was encoded before, and its pass is not part
+ * of the prefill. encoder=self: the decoder is its own encoder (XC-LlamaDec), and its pass over the context, as far as
+ * the final norm, is the op `encode` of the prefill.
  * keep=hidden projects k and v of the whole context again in every forward call, as the official code does:
  * 4 * nx * Tc * D * Dx FLOPs ("rebuild"). ServiceNow/xc-cache xc_cache/models/cross_attn/cross_attn_llama.py;
  * defaults of scripts/cross_attn/config/exp_configs.py (4 blocks, stride 6, inner 1024). */
@@ -16,7 +18,9 @@
 #include <inttypes.h>
 
 static const char *const keeps[] = {"hidden", "kv", NULL};
+static const char *const encoders[] = {"offline", "self", NULL};
 enum { HIDDEN, KV };
+enum { OFFLINE, SELF };
 
 struct blocks {
     uint64_t n, stride, inner, encoder; /* encoder: its width */
@@ -34,6 +38,8 @@ static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, stru
     const struct blocks b = blocks_of(s, m);
     const uint32_t n = (uint32_t)b.n, x = (uint32_t)b.inner;
 
+    if (kvp_spec_param(s, "encoder")->i == SELF && b.encoder != m->width)
+        return kvp_fail(e, KVP_EINPUT, "xc-cache: encoder=self with encoder_width=%" PRIu64 ": the decoder's own width is %u", b.encoder, m->width);
     if (!m->layers || (b.n - 1) * b.stride >= m->layers)
         return kvp_fail(e, KVP_EINPUT, "xc-cache: blocks=%" PRIu64 " with stride=%" PRIu64 " need %" PRIu64 " layers, %s has %u", b.n, b.stride,
                         (b.n - 1) * b.stride + 1, m->name, m->layers);
@@ -100,6 +106,37 @@ static struct cost linear(struct ops *o, struct plan *p, uint64_t rows, uint64_t
                          NUM_PROD(&o->over, 4, rows, out)};
 }
 
+/* A prefill of the context alone, without the head and with no row kept: one op. */
+static void encode(struct ops *o, struct plan *p, uint32_t cls)
+{
+    const struct kvp_workload w = {.batch = p->w.batch, .prompt = context_of(p), .context = context_of(p)};
+    struct ops each = {0};
+    struct kvp_error e = {0};
+    struct cost all = {0};
+    struct plan own;
+    kvp_err rc = plan_build(&own, p->model, &(struct kvp_stack){0}, &w, p->o, p->kv, &e);
+
+    if (rc == KVP_OK) {
+        own.weights = p->weights;
+        rc = ops_build(&each, &own, num_mul(&o->over, w.batch, w.prompt), &e);
+        plan_free(&own);
+    }
+    for (uint32_t i = 0; rc == KVP_OK && i < each.n; i++) {
+        const struct kvp_op_cost *x = &each.v[i];
+
+        if (x->phase != KVP_PREFILL || x->op == KVP_OP_HEAD || x->op == KVP_OP_APPEND)
+            continue;
+        all.flops = num_add(&o->over, all.flops, x->flops);
+        all.flops_full = num_add(&o->over, all.flops_full, x->flops_full);
+        all.read = num_add(&o->over, all.read, x->read_bytes);
+        all.written = num_add(&o->over, all.written, x->written_bytes);
+    }
+    ops_free(&each);
+    o->oom = o->oom || rc == KVP_ENOMEM;
+    o->over = o->over || (rc != KVP_OK && rc != KVP_ENOMEM);
+    ops_add(o, KVP_OP_ENCODE, KVP_PREFILL, cls, 1, all);
+}
+
 static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
 {
     const struct blocks b = blocks_of(s, p->model);
@@ -110,6 +147,8 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
 
     if (cls != last_class(p))
         return;
+    if (phase == KVP_PREFILL && kvp_spec_param(s, "encoder")->i == SELF)
+        encode(o, p, cls);
     if (rebuild) {
         struct cost c = linear(o, p, num_mul(&o->over, B, Tc), b.encoder, 2 * b.inner);
 
@@ -135,13 +174,14 @@ static void example(const struct kvp_model *m, const struct kvp_workload *w, cha
 const struct technique technique_xc_cache = {
     .info = {.name = "xc-cache", .axis = KVP_AXIS_MIXER, .summary = "the context as an encoder's output, read by a few cross blocks",
              .source = "Monteiro et al. 2024, arXiv:2404.15420; ServiceNow/xc-cache cross_attn_llama.py, exp_configs.py",
-             .params = "blocks=4,stride=6,inner=1024,question=32,keep=hidden,encoder_width"},
-    .n_params = 6,
+             .params = "blocks=4,stride=6,inner=1024,question=32,keep=hidden,encoder=offline,encoder_width"},
+    .n_params = 7,
     .params = {{.key = "blocks", .kind = KVP_PARAM_INT, .i = 4, .min = 1, .max = 1 << 16},
                {.key = "stride", .kind = KVP_PARAM_INT, .i = 6, .min = 1, .max = 1 << 16},
                {.key = "inner", .kind = KVP_PARAM_INT, .i = 1024, .min = 1, .max = 1 << 20},
                {.key = "question", .kind = KVP_PARAM_INT, .i = 32, .min = 1, .max = INT64_MAX},
                {.key = "keep", .kind = KVP_PARAM_WORD, .i = HIDDEN, .words = keeps},
+               {.key = "encoder", .kind = KVP_PARAM_WORD, .words = encoders},
                {.key = "encoder_width", .kind = KVP_PARAM_INT, .no_default = true, .min = 1, .max = 1 << 20}},
     .example = example,
     .model_rewrite = model_rewrite,

@@ -128,7 +128,7 @@ static void byte_scaled(struct sink *to, const struct store_plan *s, enum kvp_fo
 
     put(to, "weight", f, n, k);
     if (b[0] && b[1])
-        put(to, "weight_scale_inv", KVP_F32, num_cdiv(n, b[0]), num_cdiv(k, b[1]));
+        put(to, "weight_scale_inv", s->quant.e8m0 ? KVP_U8 : KVP_F32, num_cdiv(n, b[0]), num_cdiv(k, b[1]));
     else
         put(to, "weight_scale", KVP_F32, s->quant.group == UINT32_MAX ? n : 1, 0);
 }
@@ -199,12 +199,35 @@ static void (*const rows[KVP_WFORMATS])(struct sink *to, const struct store_plan
     [KVP_WF_GGML] = ggml,
 };
 
+static void quantized(struct sink *to, const struct store_plan *s, uint64_t n, uint64_t k)
+{
+    rows[s->quant.format](to, s, n, k);
+    if (s->quant.input_scale)
+        put(to, "input_scale", KVP_F32, 1, 0);
+}
+
+/* As a kind of its own. */
+static void by_kind(struct sink *to, const struct store_plan *s, const struct kvp_quant_kind *kind, uint64_t n, uint64_t k)
+{
+    struct store_plan own = {.plain = s->plain, .vectors_f32 = s->vectors_f32};
+
+    own.quant = (struct kvp_quant){.format = kind->format, .bits = kind->bits, .group = kind->group, .block = {kind->block[0], kind->block[1]},
+                                   .e8m0 = kind->e8m0, .input_scale = kind->input_scale};
+    quantized(to, &own, n, k);
+}
+
 static void lower(struct sink *to, const struct store_plan *s, enum kvp_role role, uint64_t n, uint64_t k, bool linear)
 {
     const bool matrix = k > 0 && (linear || role == KVP_ROLE_EMBED);
+    const unsigned kept = to->x && s->quant.by_layer ? to->x->kept : 0;
 
     to->role = role;
-    rows[matrix && s->roles & 1u << role ? s->quant.format : KVP_WF_PLAIN](to, s, n, k);
+    if (!matrix || !((s->roles & ~kept) >> role & 1))
+        plain(to, s, n, k);
+    else if (s->quant.of[role])
+        by_kind(to, s, &s->quant.other[s->quant.of[role] - 1], n, k);
+    else
+        quantized(to, s, n, k);
 }
 
 void store_lower(struct tensors *t, const struct store_plan *s, const struct weight *x)

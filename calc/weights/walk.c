@@ -8,7 +8,7 @@ void walk_matrix(struct walk *w, enum kvp_role role, const char *name, uint32_t 
     if (!rows || !cols || !count)
         return;
     w->each(w, &(struct weight){.name = name, .role = role, .cls = cls, .count = count, .rows = rows, .cols = cols,
-                                .linear = role != KVP_ROLE_EMBED, .biased = bias});
+                                .linear = role != KVP_ROLE_EMBED, .biased = bias, .kept = w->kept});
     if (bias)
         w->each(w, &(struct weight){.name = name, .role = role, .cls = cls, .count = count, .rows = rows, .bias = true});
 }
@@ -41,6 +41,7 @@ static void layer(struct walk *w, const struct kvp_layer_class *c, uint32_t cls,
 {
     static const char *const names[] = {"attn_norm", "mlp_norm", "post_attn_norm", "post_mlp_norm"};
 
+    w->kept = c->kept;
     for (uint32_t i = 0; i < c->norms; i++)
         norm(w, i < 4 ? names[i] : "norm", cls, c->count, width);
     weights_attention(w, c, cls, width);
@@ -50,6 +51,7 @@ static void layer(struct walk *w, const struct kvp_layer_class *c, uint32_t cls,
     if (!c->shared_attn) /* Zamba2 shares the whole block */
         weights_ffn(w, c, cls, width);
     extras(w, c->extra, KVP_MAX_EXTRA, KVP_ROLE_SMALL, cls, c->count);
+    w->kept = 0;
 }
 
 void weights_each(struct walk *w)

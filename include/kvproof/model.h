@@ -117,21 +117,37 @@ struct kvp_layer_class {
      * stored; absorbed: the second factor is applied to q, or to the weighted sum, instead of to every key */
     uint32_t low_k, low_v;
     bool absorb_k, absorb_v;
+
+    unsigned kept; /* roles (1 << enum kvp_role) that a quantized checkpoint leaves in the model's dtype in these layers */
 };
 
 enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER };
 
-/* How the checkpoint stores its linear weights; what the config's quantization_config says, in words.
- * Unquantized: format KVP_WF_PLAIN. */
-struct kvp_quant {
+/* One way of storing a matrix. */
+struct kvp_quant_kind {
     enum kvp_wformat format;
     uint32_t bits, group;      /* group 0: the format's own; UINT32_MAX: one group a row */
     uint32_t block[2];         /* FP8: rows and columns that share a scale; 0: one scale a tensor */
+    bool e8m0;                 /* FP8: the scales of blocks are e8m0, one byte each, not f32 */
+    bool input_scale;          /* an f32 beside every matrix: the static scale of what it is multiplied with */
+};
+enum { KVP_MAX_KINDS = 3 };
+
+/* How the checkpoint stores its linear weights; what the config's quantization_config says, in words.
+ * Unquantized: format KVP_WF_PLAIN. */
+struct kvp_quant {
+    enum kvp_wformat format;   /* as in a kind */
+    uint32_t bits, group;
+    uint32_t block[2];
+    bool e8m0, input_scale;
+    struct kvp_quant_kind other[KVP_MAX_KINDS];
+    uint8_t of[KVP_ROLES];     /* a role's matrices are stored as other[of - 1]; 0: as above */
     bool desc_act, double_quant;
     bool packed_bias;          /* GPTQ: a bias beside every packed matrix, whether the class has one or not */
     bool described;            /* bitsandbytes: a code book and a description beside every matrix */
     bool embed, head;          /* these are quantized too (MLX) */
     unsigned kept;             /* roles (1 << enum kvp_role) that stay in the model's dtype */
+    bool by_layer;             /* in some layers others do too: kept of their class */
     enum kvp_format kv;        /* kv_cache_scheme; F32: not said */
     char method[24];           /* the config's word */
     enum kvp_format ggml;      /* GGML: the files' commonest block format, which what is not counted from them takes */
@@ -169,6 +185,8 @@ struct kvp_model {
     uint64_t encoder_positions;      /* its trained (or fixed) length; 0: none said */
     uint64_t encoder_rows;           /* rows of its learned position table; 0: none */
     uint32_t encoder_width;          /* the model's if 0 */
+    uint32_t encoder_channels;       /* of the frames that two convolutions over 3 of them make its rows of, the second
+                                      * in steps of 2 (Whisper); 0: none. Their weights are in `extra` */
 
     struct kvp_extra extra[KVP_MAX_EXTRA]; /* once for the whole model: embedding norms, projections */
     uint32_t towers;                 /* what only --with-vision counts: the vision or audio tower, shape by shape */

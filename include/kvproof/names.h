@@ -121,6 +121,16 @@ static inline const char *kvp_format_name(enum kvp_format f)
     return (unsigned)f < KVP_FORMATS ? names[f] : "?";
 }
 
+static inline const char *kvp_role_name(enum kvp_role role)
+{
+    static const char *const names[] = {
+#define KVP_X(sym, name) name,
+        KVP_ROLE_MAP(KVP_X)
+#undef KVP_X
+    };
+    return (unsigned)role < KVP_ROLES ? names[role] : "?";
+}
+
 static inline const char *kvp_op_name(enum kvp_op op)
 {
     static const char *const names[] = {

@@ -1,10 +1,11 @@
-/* optime_score.c - how well times of ops are predicted that the fit never saw: rows of a CSV file, cells
- * split in halves, each class fitted on one half and scored on the other.
+/* optime_score.c - how well times of ops are predicted that the fit never saw: rows of a CSV file as `kvproof
+ * calibrate --from` reads them, cells split in halves, each class fitted on one half and scored on the other.
  *
- *     optime_score FILE [seeds]
+ *     make optime-score ROWS=gemm.csv [SEEDS=3] [BY=row]
  *
- * Prints for each class, and for all of the gated rows together, median and 95th percentile of |T/t - 1|:
- * the formula with its residual, the formula alone, fixed cost + bandwidth. */
+ * Prints for each class its rows (fitted, scored), and median and 95th percentile of |T/t - 1|: the formula with its
+ * residual, then the formula alone; for each seed the same over all scored rows, and the share of them inside the
+ * printed interval. BY=row splits rows instead of cells: every curve was seen, other points of it are predicted. */
 #include "calc/optime/fit.h"
 
 #include <math.h>
@@ -12,12 +13,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WAYS = 3 };
+enum { WAYS = 2 };
 
 struct errors {
     double *v[WAYS];
     uint32_t n, inside;
 };
+
+static void *room(size_t n)
+{
+    void *p = malloc(n ? n : 1);
+
+    if (!p)
+        abort();
+    return p;
+}
 
 static int by_value(const void *a, const void *b)
 {
@@ -29,7 +39,7 @@ static int by_value(const void *a, const void *b)
 static double quantile(double *v, uint32_t n, double q)
 {
     qsort(v, n, sizeof(*v), by_value);
-    return n ? v[(uint32_t)(q * (n - 1) + 0.5)] : NAN;
+    return n ? v[(uint32_t)(q * (n - 1) + 0.5)] : (double)NAN;
 }
 
 static uint64_t mix(uint64_t x)
@@ -56,7 +66,7 @@ static bool gated(const struct optime_file *f, const struct optime_row *r)
 
 static void score_class(const struct optime_file *f, uint32_t cls, uint64_t seed, bool by_row, struct errors *all, bool verbose)
 {
-    const struct optime_row **train = malloc(f->n * sizeof(*train)), **test = malloc(f->n * sizeof(*test));
+    const struct optime_row **train = room(f->n * sizeof(*train)), **test = room(f->n * sizeof(*test));
     uint32_t n_train = 0, n_test = 0, first = all->n;
     struct kvp_error e = {0};
     struct optime_fit fit, simple;
@@ -90,12 +100,11 @@ static void score_class(const struct optime_file *f, uint32_t cls, uint64_t seed
             all->inside += t >= p.low && t <= p.high;
             all->v[0][all->n] = fabs(p.ms / t - 1);
             optime_predict(&fit, test[i], false, &p);
-            all->v[1][all->n] = fabs(p.ms / t - 1);
-            all->v[2][all->n++] = 0;
+            all->v[1][all->n++] = fabs(p.ms / t - 1);
         }
         if (verbose && all->n > first) {
             const uint32_t n = all->n - first;
-            double *v[2] = {malloc(n * sizeof(double)), malloc(n * sizeof(double))};
+            double *v[2] = {room(n * sizeof(double)), room(n * sizeof(double))};
 
             for (int w = 0; w < 2; w++)
                 memcpy(v[w], all->v[w] + first, n * sizeof(double));
@@ -118,7 +127,11 @@ int main(int argc, char **argv)
     const int seeds = argc > 2 ? atoi(argv[2]) : 3;
     const bool by_row = argc > 3;
 
-    if (optime_open(&f, argc > 1 ? argv[1] : "", true, &e) != KVP_OK) {
+    if (argc < 2 || seeds < 1) {
+        fprintf(stderr, "usage: optime_score ROWS.csv [SEEDS [row]]\n");
+        return 2;
+    }
+    if (optime_open(&f, argv[1], true, &e) != KVP_OK) {
         fprintf(stderr, "%s\n", e.text);
         return 2;
     }
@@ -126,11 +139,11 @@ int main(int argc, char **argv)
         struct errors all = {0};
 
         for (int w = 0; w < WAYS; w++)
-            all.v[w] = malloc(f.n * sizeof(double));
+            all.v[w] = room(f.n * sizeof(double));
         for (uint32_t c = 0; c < f.n_classes; c++)
             score_class(&f, c, (uint64_t)s, by_row, &all, s == 0);
         printf("seed %d: %u rows, with residual %.4f %.4f, formula %.4f %.4f, inside %.3f\n", s, all.n, quantile(all.v[0], all.n, .5),
-               quantile(all.v[0], all.n, .95), quantile(all.v[1], all.n, .5), quantile(all.v[1], all.n, .95), (double)all.inside / all.n);
+               quantile(all.v[0], all.n, .95), quantile(all.v[1], all.n, .5), quantile(all.v[1], all.n, .95), all.n ? (double)all.inside / all.n : (double)NAN);
         for (int w = 0; w < WAYS; w++)
             free(all.v[w]);
     }

@@ -55,7 +55,6 @@ static const struct {
 } refused[] = {
     {"Infi-MM__infimm-zephyr", "cross_attn_every_n_layers"},
     {"facebook__seamless-m4t-v2-large", "vocoder"},
-    {"nvidia__MiniMax-M3-NVFP4", "MIXED_PRECISION"},
 };
 
 static const char *refusal_of(const char *path)

@@ -295,6 +295,32 @@ START_TEST(work)
 }
 END_TEST
 
+/* The decoder as its own encoder: what a prefill of the context does, but for the head and the rows that it would keep. */
+START_TEST(own_encoder)
+{
+    struct kvp_model m = load("llama-2-7b");
+    struct kvp_estimate dense = estimate_of(&m, "", (struct kvp_workload){.prompt = 6144, .batch = 2}, (struct kvp_options){.weights_given = true, .weights = KVP_F16, .all_logits = true});
+    struct kvp_estimate off = estimate_of(&m, "xc-cache", (struct kvp_workload){.prompt = 6176, .batch = 2}, (struct kvp_options)F16);
+    struct kvp_estimate own = estimate_of(&m, "xc-cache:encoder=self", (struct kvp_workload){.prompt = 6176, .batch = 2}, (struct kvp_options)F16);
+    uint64_t flops = dense.flops_prefill_causal, read = 0;
+
+    for (uint32_t i = 0; i < dense.n_ops; i++)
+        if (dense.ops[i].phase == KVP_PREFILL && dense.ops[i].op != KVP_OP_HEAD && dense.ops[i].op != KVP_OP_APPEND)
+            read += dense.ops[i].read_bytes;
+    flops -= ops_sum(&dense, KVP_OP_HEAD, KVP_PREFILL, FLOPS);
+    ck_assert_uint_eq(ops_sum(&off, KVP_OP_ENCODE, KVP_PREFILL, CALLS), 0);
+    ck_assert_uint_eq(ops_sum(&own, KVP_OP_ENCODE, KVP_PREFILL, FLOPS), flops);
+    ck_assert_uint_eq(ops_sum(&own, KVP_OP_ENCODE, KVP_PREFILL, READ), read);
+    ck_assert_uint_eq(ops_sum(&own, KVP_OP_ENCODE, KVP_DECODE, CALLS), 0);
+    ck_assert_uint_eq(own.flops_prefill_causal, off.flops_prefill_causal + flops);
+    ck_assert_uint_eq(own.memory.cache_bytes, off.memory.cache_bytes);
+    kvp_estimate_free(&dense);
+    kvp_estimate_free(&off);
+    kvp_estimate_free(&own);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* What passes through is a chunk's, or a budget's. */
 static const struct {
     const char *specs, *as;
@@ -380,6 +406,7 @@ static const struct {
     {"llama-3-8b", "lorc:k_rank=1025", {.context = 10}, KVP_EINPUT, "more than 1024"},
     {"llama-3-8b", "lorc:rule=progressive,r_max=100,r_min=200", {.context = 10}, KVP_EINPUT, "200"},
     {"llama-2-7b", "xc-cache", {.prompt = 32}, KVP_EINPUT, "question=32 leaves no context"},
+    {"llama-2-7b", "xc-cache:encoder=self,encoder_width=1024", {.prompt = 100}, KVP_EINPUT, "encoder=self with encoder_width=1024"},
     {"llama-2-7b", "xc-cache:blocks=7", {.prompt = 100}, KVP_EINPUT, "need 37 layers, llama-2-7b has 32"},
     {"llama-2-7b", "yoco:self_heads=5", {.context = 10}, KVP_EINPUT, "self_heads=5 does not divide"},
     {"llama-3-8b", "prefix:11", {.prompt = 10}, KVP_EINPUT, "shared=11 is more than the prompt of 10"},
@@ -438,6 +465,7 @@ int main(void)
     tcase_add_loop_test(t, parameter_count, 0, (int)COUNT(parameters));
     tcase_add_loop_test(t, pure_recurrence, 0, (int)COUNT(pure));
     tcase_add_loop_test(t, work, 0, (int)COUNT(works));
+    tcase_add_test(t, own_encoder);
     tcase_add_loop_test(t, activation_rows, 0, (int)COUNT(rows));
     tcase_add_loop_test(t, lengths, 0, (int)COUNT(ragged));
     tcase_add_loop_test(t, refuses, 0, (int)COUNT(refused));
