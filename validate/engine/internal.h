@@ -27,6 +27,7 @@ struct eng {
     struct eng_options o;
     struct kb_dev *dev;
     struct ledger led;
+    struct wt_coding coding;
     struct weights w;
     const struct cache_ops *cache_ops;
     struct cache *cache;
