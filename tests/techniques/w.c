@@ -4,6 +4,7 @@
 #include "kernels/ops.h"
 #include "tests/validate/tiny.h"
 #include "validate/engine/coding.h"
+#include "validate/engine/feedback.h"
 
 enum { TOKENS = 19, BACKENDS = 2 };
 static const char *const backends[] = {"ref", "cpu"};
@@ -156,6 +157,201 @@ START_TEST(four_bits_are_the_nearest)
 }
 END_TEST
 
+/* ---- calibrated methods --------------------------------------------------------------------------- */
+
+enum { X_ROWS = 200, M_ROWS = 16, M_COLS = 160 };
+
+/* Activations as layers have them: neighbouring channels move together, a few are loud. */
+static void activations(float *x, float loud)
+{
+    uint64_t s = 5;
+
+    for (int t = 0; t < X_ROWS; t++)
+        for (int j = 0; j < M_COLS; j++) {
+            float *v = &x[t * M_COLS + j];
+
+            s = s * 6364136223846793005u + 1442695040888963407u;
+            *v = (float)(int32_t)(s >> 32) * 0x1p-31f;
+            *v = 0.4f * *v + (j % 8 ? 0.9f * v[-1] : 0);
+        }
+    for (int t = 0; t < X_ROWS; t++)
+        for (int j = 3; j < M_COLS; j += 37)
+            x[t * M_COLS + j] *= loud;
+}
+
+static void matrix(float *m)
+{
+    uint64_t s = 17;
+
+    for (int i = 0; i < M_ROWS * M_COLS; i++) {
+        s = s * 6364136223846793005u + 1442695040888963407u;
+        m[i] = (float)(int32_t)(s >> 32) * 0x1p-31f;
+    }
+}
+
+static double loss_of(const struct grid *g, const float *m, const float *x)
+{
+    static float back[M_ROWS * M_COLS];
+    struct kvp_error err = {0};
+    double loss;
+
+    grid_read(g, back, M_ROWS, M_COLS);
+    must(output_loss(&loss, m, back, M_ROWS, M_COLS, x, X_ROWS, &err));
+    return loss;
+}
+
+static const struct {
+    uint32_t bits, group;
+    double gain; /* error feedback must leave less than this of the loss */
+} grids[] = {{4, 128, 0.5}, {4, 32, 0.5}, {2, 128, 0.7}, {8, 64, 0.5}, {4, 160, 0.5}};
+
+START_TEST(feedback_beats_rounding)
+{
+    static float x[X_ROWS * M_COLS], m[M_ROWS * M_COLS];
+    struct kvp_error err = {0};
+    struct grid nearest, fed;
+    double *factor, naive, ours;
+
+    activations(x, 1);
+    matrix(m);
+    must(grid_open(&nearest, grids[_i].bits, grids[_i].group, M_ROWS, M_COLS, &err));
+    must(grid_open(&fed, grids[_i].bits, grids[_i].group, M_ROWS, M_COLS, &err));
+    grid_round(&nearest, m, M_ROWS, M_COLS);
+    must(gptq_factor(&factor, x, X_ROWS, M_COLS, &err));
+    must(gptq_round(&fed, m, M_ROWS, M_COLS, factor, &err));
+    naive = loss_of(&nearest, m, x);
+    ours = loss_of(&fed, m, x);
+    ck_assert_msg(ours < grids[_i].gain * naive, "%u bits: loss %g with feedback, %g to nearest", grids[_i].bits, ours, naive);
+    free(factor);
+    grid_close(&nearest);
+    grid_close(&fed);
+}
+END_TEST
+
+/* Optimal brain quantization as section 2 of the paper has it, column by column: the inverse by Gauss and Jordan, no
+ * Cholesky, no blocks. One group, so that scales are the same from the start. */
+START_TEST(feedback_is_obq)
+{
+    static float x[X_ROWS * M_COLS], m[M_ROWS * M_COLS];
+    static double h[M_COLS][M_COLS], inv[M_COLS][M_COLS], w[M_COLS];
+    struct kvp_error err = {0};
+    struct grid fed;
+    double *factor, mean = 0;
+    int differ = 0;
+
+    activations(x, 1);
+    matrix(m);
+    must(grid_open(&fed, 4, M_COLS, M_ROWS, M_COLS, &err));
+    must(gptq_factor(&factor, x, X_ROWS, M_COLS, &err));
+    must(gptq_round(&fed, m, M_ROWS, M_COLS, factor, &err));
+    free(factor);
+    for (int row = 0; row < M_ROWS; row++) {
+        memset(h, 0, sizeof(h));
+        memset(inv, 0, sizeof(inv));
+        mean = 0;
+        for (int i = 0; i < M_COLS; i++) {
+            for (int j = 0; j < M_COLS; j++)
+                for (int t = 0; t < X_ROWS; t++)
+                    h[i][j] += (double)x[t * M_COLS + i] * (double)x[t * M_COLS + j];
+            mean += h[i][i] / M_COLS;
+            inv[i][i] = 1;
+            w[i] = (double)m[row * M_COLS + i];
+        }
+        for (int i = 0; i < M_COLS; i++)
+            h[i][i] += 0.01 * mean;
+        for (int p = 0; p < M_COLS; p++)
+            for (int i = 0; i < M_COLS; i++) {
+                const double by = i == p ? 0 : h[i][p] / h[p][p];
+
+                for (int j = 0; j < M_COLS && by != 0; j++) {
+                    h[i][j] -= by * h[p][j];
+                    inv[i][j] -= by * inv[p][j];
+                }
+            }
+        for (int i = 0; i < M_COLS; i++)
+            for (int j = 0; j < M_COLS; j++)
+                inv[i][j] /= h[i][i];
+        for (int j = 0; j < M_COLS; j++) {
+            const int code = wt_code((float)w[j], fed.scale[row], fed.zero[row], 4);
+            const double off = (w[j] - (double)((float)(code - fed.zero[row]) * fed.scale[row])) / inv[j][j];
+
+            differ += code != fed.code[row * M_COLS + j];
+            for (int l = j; l < M_COLS; l++)
+                w[l] -= off * inv[j][l];
+            for (int i = j + 1; i < M_COLS; i++) { /* without column j the inverse is another */
+                const double by = inv[i][j] / inv[j][j];
+
+                for (int l = j; l < M_COLS; l++)
+                    inv[i][l] -= by * inv[j][l];
+            }
+        }
+        if (row == 3)
+            break;
+    }
+    ck_assert_msg(differ <= 4, "%d of %d codes differ", differ, 4 * M_COLS); /* ties that f32 broke otherwise */
+    grid_close(&fed);
+}
+END_TEST
+
+/* Loud channels: scaled up before rounding they lose less. Without any the search stays where rounding is. */
+START_TEST(scale_search_beats_rounding)
+{
+    static float x[X_ROWS * M_COLS], m[M_ROWS * M_COLS], scaled[M_ROWS * M_COLS], back[M_ROWS * M_COLS], s[M_COLS];
+    struct kvp_error err = {0};
+    struct grid nearest, searched;
+    double naive, ours;
+
+    activations(x, _i ? 1 : 30);
+    matrix(m);
+    must(awq_scales(s, m, M_ROWS, M_COLS, x, X_ROWS, 4, 32, &err));
+    for (int i = 0; i < M_ROWS * M_COLS; i++)
+        scaled[i] = m[i] * s[i % M_COLS];
+    must(grid_open(&nearest, 4, 32, M_ROWS, M_COLS, &err));
+    must(grid_open(&searched, 4, 32, M_ROWS, M_COLS, &err));
+    grid_round(&nearest, m, M_ROWS, M_COLS);
+    grid_round(&searched, scaled, M_ROWS, M_COLS);
+    naive = loss_of(&nearest, m, x);
+    grid_read(&searched, back, M_ROWS, M_COLS);
+    for (int i = 0; i < M_ROWS * M_COLS; i++)
+        back[i] /= s[i % M_COLS];
+    must(output_loss(&ours, m, back, M_ROWS, M_COLS, x, X_ROWS, &err));
+    ck_assert_msg(ours <= (_i ? 1.0 : 0.6) * naive, "loss %g with scales, %g without", ours, naive);
+    grid_close(&nearest);
+    grid_close(&searched);
+}
+END_TEST
+
+/* Packed and read by the kernels' formula, the codes are the grid's numbers. */
+START_TEST(packed_grids_come_back)
+{
+    static const char *const specs[] = {"w:gptq,group=32", "w:gptq,bits=2,group=16", "w:gptq,bits=8,group=96", "w:awq,group=32"};
+    static float m[ROWS * COLS], back[ROWS * COLS], want[ROWS * COLS];
+    struct kvp_error err = {0};
+    uint64_t bytes[WT_PARTS];
+    void *part[WT_PARTS] = {NULL};
+    struct wt_coding c;
+    struct kvp_stack s;
+    struct grid g;
+
+    numbers(m);
+    read_stack(&s, specs[_i]);
+    must(wt_coding_read(&c, &s, KVP_F32, &err));
+    must(wt_coding_bytes(bytes, &c, ROWS, COLS, &err));
+    for (int p = 0; p < WT_PARTS; p++)
+        part[p] = malloc(bytes[p] + 1);
+    must(grid_open(&g, c.bits, c.group, ROWS, COLS, &err));
+    grid_round(&g, m, ROWS, COLS);
+    grid_read(&g, want, ROWS, COLS);
+    (c.coding == KB_CODING_GPTQ ? wt_pack_gptq : wt_pack_awq)(part, &c, g.code, g.scale, g.zero, ROWS, COLS);
+    decode(&c, part, bytes, back);
+    for (int i = 0; i < ROWS * COLS; i++)
+        ck_assert_msg(fabsf(back[i] - want[i]) < 1e-6f, "%s: [%d] is %g, expected %g", specs[_i], i, (double)back[i], (double)want[i]);
+    grid_close(&g);
+    for (int p = 0; p < WT_PARTS; p++)
+        free(part[p]);
+}
+END_TEST
+
 /* ---- whole models --------------------------------------------------------------------------------- */
 
 static struct eng *open_eng(const struct kvp_model *m, const char *spec, struct eng_options o, const char *backend)
@@ -190,8 +386,14 @@ static void run_text(const struct kvp_model *m, const char *spec, uint64_t promp
 static const struct {
     const char *spec;
     double within;
-} fidelity[] = {{"w:int8", 0.06}, {"w:fp8", 0.3}, {"w:nf4", 0.6}, {"w:fp4", 0.7}, {"w:mlx,group=8", 0.6}, {"w:mlx,bits=8,group=8", 0.05}};
+} fidelity[] = {{"w:int8", 0.06}, {"w:fp8", 0.3}, {"w:nf4", 0.6}, {"w:fp4", 0.7}, {"w:mlx,group=8", 0.6}, {"w:mlx,bits=8,group=8", 0.05},
+                {"w:gptq,group=8", 0.5}, {"w:gptq,bits=8", 0.05}, {"w:awq,group=8", 0.5}};
 enum { FIDELITY = sizeof(fidelity) / sizeof(fidelity[0]) };
+
+static bool is_calibrated(const char *spec)
+{
+    return strstr(spec, "gptq") || strstr(spec, "awq");
+}
 
 START_TEST(logits_move_a_little)
 {
@@ -209,13 +411,14 @@ START_TEST(logits_move_a_little)
         ck_assert_msg(apart > 1e-4 && apart < fidelity[_i].within, "%s of %s: apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
         run_text(&m, fidelity[_i].spec, 5, backends[(i + 1) % BACKENDS], cut);
         apart = far_apart(cut, coded, TOKENS * m.vocab);
-        ck_assert_msg(apart < 2e-5, "%s of %s: in steps on another backend apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
+        /* activations of another backend may round a code the other way */
+        ck_assert_msg(apart < (is_calibrated(fidelity[_i].spec) ? fidelity[_i].within / 4 : 2e-5), "%s of %s: in steps on another backend apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
         kvp_model_free(&m);
     }
 }
 END_TEST
 
-/* gpt2: D 24, 2 layers, V 61, 48 positions, I 96, one c_attn [72, 24]. Plain: 61*24 + 48*24 + 2*24 + 2 * (4*24 + 72 + 24 +
+/* gpt2: D 24, 2 layers, V 61, 48 positions, I 96; q, k, v and o [24, 24]. Plain: 61*24 + 48*24 + 2*24 + 2 * (4*24 + 72 + 24 +
  * 96 + 24) = 3288 numbers. Linears: [72, 24], [24, 24], [96, 24], [24, 96] twice: 2 * 6912 numbers, 2 * 216 rows.
  * qwen3: D 24, d 16, H 4, Hkv 2, I 40, 2 layers, untied: plain 2*61*24 + 24 + 2 * (48 + 32) = 3112. Linears q [64, 24],
  * k and v [32, 24], o [24, 64], gate and up [40, 24], down [24, 40]: 2 * 7488 numbers, 2 * 256 rows. */
@@ -234,6 +437,10 @@ static const struct {
     {4, "w:fp4", KVP_F16, 3112 * 2 + 2 * 7488 / 2 + 4 * 2 * 117},
     {4, "w:fp8,scale=tensor", KVP_F16, 3112 * 2 + 2 * 7488 + 4 * 2 * 7},
     {4, "w:fp8,scale=block", KVP_F16, 3112 * 2 + 2 * 7488 + 4 * 2 * 7}, /* each smaller than 128 x 128 */
+    /* [24, 24], group 128: codes 3 words * 24, zeros 3 words, scales 24 f16, indices 24; [96, 24], [24, 96] */
+    {0, "w:gptq", KVP_F16, 3288 * 2 + 2 * (4 * (4 * (72 + 3 + 24) + 48) + 4 * (3 * 96 + 12 + 24) + 192 + 4 * (12 * 24 + 3 + 96) + 48)},
+    /* group 32: 1, 1 and 3 groups; codes [24, 3], [24, 12], [96, 3] words */
+    {0, "w:awq,group=32", KVP_F16, 3288 * 2 + 2 * (4 * (4 * (72 + 3) + 48) + 4 * (288 + 12) + 192 + 4 * (288 + 9) + 144)},
     /* embedding and head too. Vectors 24 + 2 * (48 + 32) = 184. Groups of 16: K of 24 has 2, 64 has 4, 40 has 3; words: 3, 8, 5:
      * 12 + 8 a row of 24, 32 + 16 of 64, 20 + 12 of 40 */
     {4, "w:mlx,group=16", KVP_F16, 184 * 2 + 2 * 61 * 20 + 2 * (64 + 32 + 32 + 40 + 40) * 20 + 2 * 24 * 48 + 2 * 24 * 32},
@@ -344,6 +551,10 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, matrices_come_back, 0, CODINGS);
     tcase_add_loop_test(t, four_bits_are_the_nearest, 0, 2);
+    tcase_add_loop_test(t, feedback_beats_rounding, 0, sizeof(grids) / sizeof(grids[0]));
+    tcase_add_test(t, feedback_is_obq);
+    tcase_add_loop_test(t, scale_search_beats_rounding, 0, 2);
+    tcase_add_loop_test(t, packed_grids_come_back, 0, 4);
     tcase_add_loop_test(t, logits_move_a_little, 0, FIDELITY);
     tcase_add_loop_test(t, bytes, 0, SIZES);
     tcase_add_loop_test(t, blocks, 0, 5);

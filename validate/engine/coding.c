@@ -18,6 +18,8 @@ static const struct {
     {"int8", {.on = true, .coding = KB_CODING_SCALED, .format = KVP_INT8, .group = 1, .factor = 1 / 127.0f}, false, false, false},
     {"nf4", {.on = true, .coding = KB_CODING_NF4, .format = KVP_INT4}, false, false, false},
     {"fp4", {.on = true, .coding = KB_CODING_FP4, .format = KVP_INT4}, false, false, false},
+    {"gptq", {.on = true, .coding = KB_CODING_GPTQ, .format = KVP_INT4, .bits = 4, .group = 128, .method = WT_GPTQ}, true, true, false},
+    {"awq", {.on = true, .coding = KB_CODING_AWQ, .format = KVP_INT4, .bits = 4, .group = 128, .method = WT_AWQ}, true, false, false},
     {"fp8", {.on = true, .coding = KB_CODING_SCALED, .format = KVP_FP8, .group = 1, .factor = 1}, false, false, true},
     {"mlx", {.on = true, .all = true, .coding = KB_CODING_MLX, .format = KVP_INT4, .bits = 4, .group = 64}, true, true, false},
     {"q8_0", {.on = true, .all = true, .format = KVP_Q8_0}, false, false, false},
@@ -272,6 +274,25 @@ void wt_pack_gptq(void *const out[WT_PARTS], const struct wt_coding *c, const ui
         }
     for (uint64_t j = 0; j < cols; j++)
         ((int32_t *)out[WT_INDEX])[j] = (int32_t)(j / c->group);
+}
+
+void wt_pack_awq(void *const out[WT_PARTS], const struct wt_coding *c, const uint8_t *code, const float *scale, const uint8_t *zero,
+                 uint64_t rows, uint64_t cols)
+{
+    static const unsigned place[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    const uint64_t across = up(rows, 8), groups = up(cols, c->group);
+    uint32_t *words = out[WT_CODE], *packed = out[WT_ZERO];
+
+    memset(words, 0, 4 * cols * across);
+    memset(packed, 0, 4 * groups * across);
+    for (uint64_t i = 0; i < rows; i++)
+        for (uint64_t j = 0; j < cols; j++)
+            words[j * across + i / 8] |= (uint32_t)code[i * cols + j] << 4 * place[i % 8];
+    for (uint64_t g = 0; g < groups; g++)
+        for (uint64_t i = 0; i < rows; i++) {
+            packed[g * across + i / 8] |= (uint32_t)zero[g * rows + i] << 4 * place[i % 8];
+            cvt_store(KVP_F16, (uint16_t *)out[WT_SCALE] + g * rows + i, scale[g * rows + i]);
+        }
 }
 
 static void encode_mlx(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)

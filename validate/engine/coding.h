@@ -10,7 +10,7 @@
 #include <kvproof/spec.h>
 
 /* What is done before rounding, from a model's own activations. */
-enum wt_method { WT_ROUND, WT_GPTQ };
+enum wt_method { WT_ROUND, WT_GPTQ, WT_AWQ };
 
 struct wt_coding {
     bool on;                /* linears are coded */
@@ -37,21 +37,22 @@ enum wt_part { WT_CODE, WT_SCALE, WT_ZERO, WT_INDEX, WT_PARTS };
 /* KVP_ENOTSUP: rows that do not divide into the format's blocks. */
 kvp_err wt_coding_bytes(uint64_t out[WT_PARTS], const struct wt_coding *c, uint64_t rows, uint64_t cols, struct kvp_error *e);
 
-/* m [rows, cols] rounded to nearest, into `out` of those bytes. */
+/* m [rows, cols] rounded to nearest, into `out` of those bytes. Not for GPTQ and AWQ. */
 void wt_encode(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols);
 
-/* ---- for methods that choose each code themselves ------------------------------------------------- */
+/* ---- for methods that choose each code themselves (calibrate.h) ----------------------------------- */
 
-/* Scale and zero of n numbers `step` apart that share them, over 0 to 2^bits - 1 with 0 at `zero` (1 to the largest,
- * whole); the scale as f16 keeps it. */
+/* Scale and zero of n numbers `step` apart that share them: codes from 0 to 2^bits - 1, of which `zero` (whole, at least
+ * 1) stands for 0; the scale as f16 keeps it. */
 void wt_range(const float *x, uint64_t n, uint64_t step, uint32_t bits, float *scale, int *zero);
 
-/* code of x: nearest of x / scale + zero, clamped. */
+/* The code of x: nearest of x / scale + zero, clamped. */
 int wt_code(float x, float scale, int zero, uint32_t bits);
 
-/* Codes and zeros of a whole matrix into GPTQ's layout: code [rows, cols], scale and zero [groups, rows], group of each
- * column. */
+/* code [rows, cols], scale and zero [groups, rows] in GPTQ's and in AWQ's layout. */
 void wt_pack_gptq(void *const out[WT_PARTS], const struct wt_coding *c, const uint8_t *code, const float *scale, const uint8_t *zero,
                   uint64_t rows, uint64_t cols);
+void wt_pack_awq(void *const out[WT_PARTS], const struct wt_coding *c, const uint8_t *code, const float *scale, const uint8_t *zero,
+                 uint64_t rows, uint64_t cols);
 
 #endif

@@ -1,4 +1,4 @@
-#include "validate/engine/internal.h"
+#include "validate/engine/calibrate.h"
 
 #include "validate/caches/layout.h"
 #include "validate/engine/shapes.h"
@@ -273,7 +273,8 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_scratch(g, e));
     KVP_TRY(open_rope(g, e));
     KVP_TRY(open_host(g, e));
-    return weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e);
+    KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
+    return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
 }
 
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,

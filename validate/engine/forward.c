@@ -70,6 +70,8 @@ static kvp_err linear(struct eng *g, const struct linear *l, struct kvp_error *e
                               .accumulate = l->residual, .format = g->w.coding.plain, .x = l->x, .w = l->w, .bias = l->bias,
                               .out = l->out, .work = at(&g->scratch, 0), .work_bytes = g->scratch.bytes};
 
+    if (g->tap && l->role >= WT_LAYER_ROLES)
+        KVP_TRY(g->tap(g->tap_self, g, l->role, l->layer, l->x, l->x_stride, l->rows, e));
     return l->w.buf ? eng_run(g, l->op, KB_GEMM, &a, e) : coded_linear(g, l, a, e);
 }
 

@@ -422,9 +422,9 @@ static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t laye
     return KVP_OK;
 }
 
-static kvp_err upload(const struct filling *f, struct wt_coded *m, void *const part[WT_PARTS], struct kvp_error *e)
+kvp_err weights_put(const struct weights *w, const struct wt_coded *m, void *const part[WT_PARTS], struct kvp_error *e)
 {
-    const struct ledger *l = f->w->led;
+    const struct ledger *l = w->led;
 
     for (int p = 0; p < WT_PARTS; p++)
         if (m->part[p].bytes)
@@ -432,7 +432,7 @@ static kvp_err upload(const struct filling *f, struct wt_coded *m, void *const p
     return KVP_OK;
 }
 
-static kvp_err encode(const struct filling *f, struct wt_coded *m, const float *numbers, struct kvp_error *e)
+static kvp_err encode(const struct filling *f, const struct wt_coded *m, const float *numbers, struct kvp_error *e)
 {
     void *part[WT_PARTS] = {NULL};
     kvp_err rc = KVP_OK;
@@ -442,7 +442,7 @@ static kvp_err encode(const struct filling *f, struct wt_coded *m, const float *
             rc = kvp_fail(e, KVP_ENOMEM, "out of memory for a coded matrix");
     if (rc == KVP_OK) {
         wt_encode(part, &f->w->coding, numbers + m->first * m->cols, m->rows, m->cols);
-        rc = upload(f, m, part, e);
+        rc = weights_put(f->w, m, part, e);
     }
     for (int p = 0; p < WT_PARTS; p++)
         free(part[p]);
@@ -456,7 +456,7 @@ static kvp_err fill_coded(const struct filling *from, enum wt_role role, uint32_
     struct filling f = *from;
     uint64_t n;
     uint32_t matrices;
-    struct wt_coded *m = (struct wt_coded *)weights_coded(f.w, role, layer, &matrices);
+    const struct wt_coded *m = weights_coded(f.w, role, layer, &matrices);
     kvp_err rc;
 
     KVP_TRY(sum_elements(&f, of_layer ? class_at(f.m, layer) : NULL, role, WP_PIECES, &n, e));
@@ -477,7 +477,7 @@ static kvp_err fill_roles(const struct filling *f, int from, int to, uint32_t la
 {
     KVP_TRY(fill_pieces(f, from >= WT_LAYER_ROLES, layer, e));
     for (int r = from; r < to; r++)
-        if (is_coded(f, (enum wt_role)r))
+        if (is_coded(f, (enum wt_role)r) && f->w->coding.method == WT_ROUND)
             KVP_TRY(fill_coded(f, (enum wt_role)r, layer, e));
     return KVP_OK;
 }
@@ -492,7 +492,8 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
     KVP_TRY(fill_roles(f, 0, WT_LAYER_ROLES, 0, e));
     for (uint32_t l = 0; l < f->m->layers; l++)
         KVP_TRY(fill_roles(f, WT_LAYER_ROLES, WT_ROLES, l, e));
-    return f->files ? check_unused(f, e) : KVP_OK;
+    /* with a calibrated method the tensors are used, and checked, where the calibration runs */
+    return f->files && f->w->coding.method == WT_ROUND ? check_unused(f, e) : KVP_OK;
 }
 
 static uint64_t longest_row(const struct kvp_model *m)

@@ -73,6 +73,9 @@ struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t l
 /* The *n matrices that a role is coded as; *n is 0 when it is not. */
 const struct wt_coded *weights_coded(const struct weights *w, enum wt_role role, uint32_t layer, uint32_t *n);
 
+/* Fill one of them, with parts of its sizes. Those of a calibrated method (coding.h) hold nothing until then. */
+kvp_err weights_put(const struct weights *w, const struct wt_coded *m, void *const part[WT_PARTS], struct kvp_error *e);
+
 /* How kernels read one of them; biases are of the vectors' format. */
 struct kb_coded weights_code(const struct weights *w, const struct wt_coded *m);
 
