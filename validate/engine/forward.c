@@ -148,7 +148,8 @@ static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, cons
     const uint32_t width = g->m->width;
     const uint64_t first = h->has_q ? 0 : h->k, end = h->has_kv ? h->stride : h->k, size = cvt_size(g->w.coding.plain);
     struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)(end - first), .k = width,
-                         .role = WT_QKV, .layer = layer, .first = first, .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0),
+                         .role = WT_QKV, .layer = layer, .first = first, .w = weight(g, WT_QKV, layer),
+                         .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0),
                          .x_stride = width, .out = at(&g->qkv, first), .out_stride = h->stride};
 
     qkv.w.offset += first * width * size;
@@ -164,7 +165,7 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
 {
     const uint32_t width = g->m->width;
     const struct linear o = {.op = KVP_OP_O_PROJ, .rows = p->rows, .n = width, .k = (uint32_t)h->k,
-                             .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
+                             .role = WT_O, .layer = layer, .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
                              .x_stride = h->k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
 
     KVP_TRY(project(g, layer, p, h, e));
