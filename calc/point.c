@@ -136,7 +136,7 @@ static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t log
     m->weights_bytes = weights_bytes(x, p->o);
     plan_tensors(&x->plan, t);
     activation_tensors(t, x->plan.model, w->batch, rows_of_one(&x->plan), logit_rows);
-    workspace_tensors(t, x->plan.model, p->weights);
+    workspace_tensors(t, x->plan.model, x->plan.weights.quant.format == KVP_WF_PLAIN ? x->plan.weights.plain : KVP_F16);
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);
     m->state_bytes = tensors_sum(t, KVP_TAG_STATE);

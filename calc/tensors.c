@@ -228,7 +228,7 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "position_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
 }
 
-/* A matrix product unpacks 16-bit weights, at most this much at once; q, k, v are one matrix to it, and
+/* A matrix product unpacks weights that are not f32, at most this much at once; q, k, v are one matrix to it, and
  * gate and up are. */
 void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format weights)
 {

@@ -42,14 +42,6 @@ static bool is_placed(const struct kb_kivi *x, uint32_t unit)
                     : x->capacity && x->capacity % unit == 0 && x->ring % unit == 0;
 }
 
-static bool embed(const void *args)
-{
-    const struct kb_embed *a = args;
-
-    return a->width && a->vocab && (is_float(a->format) || (kb_is_block(a->format) && a->width % kb_unit_of(a->format).elements == 0)) &&
-           !a->position_ids.buf == !a->position_table.buf;
-}
-
 static bool norm(const void *args)
 {
     const struct kb_norm *a = args;
@@ -80,6 +72,17 @@ static bool is_coded(const struct kb_gemm *a)
         return a->format == KVP_INT4 && bits && c->group && c->scale.buf && c->zero.buf;
     }
     return false;
+}
+
+static bool embed(const void *args)
+{
+    const struct kb_embed *a = args;
+
+    const struct kb_gemm table = {.n = a->vocab, .k = a->width, .format = a->format, .code = a->code};
+    const struct kb_gemm positions = {.n = 1, .k = a->width, .format = a->format, .code = a->position_code};
+
+    return a->width && a->vocab && !a->position_ids.buf == !a->position_table.buf &&
+           (is_float(a->format) || (is_coded(&table) && (!a->position_ids.buf || is_coded(&positions))));
 }
 
 static bool gemm(const void *args)

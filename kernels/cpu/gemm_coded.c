@@ -174,6 +174,14 @@ static void unpack(const struct kb_dev *dev, const struct kb_gemm *a, const stru
     table[a->code.coding](dev, a, t);
 }
 
+void cpu_weight_row(const struct kb_dev *dev, const struct kb_gemm *a, uint64_t i, float *to)
+{
+    if (cpu_is_plain(a->format))
+        dev->ops->widen[a->format](to, (const uint8_t *)kb_at(a->w) + i * kb_row_bytes(a->format, a->k), a->k);
+    else
+        unpack(dev, a, &(struct tile){.i = i, .rows = 1, .cols = a->k, .stride = a->k, .to = to});
+}
+
 /* ---- few rows of x -------------------------------------------------------------------------------- */
 
 static void finish(const struct kb_gemm *a, uint64_t row, uint64_t i, float sum)

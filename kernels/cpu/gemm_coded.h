@@ -9,4 +9,7 @@
 
 kvp_err cpu_gemm_coded(struct kb_dev *dev, const struct kb_gemm *a, struct kvp_error *e);
 
+/* Row i of W, plain or coded, as f32. */
+void cpu_weight_row(const struct kb_dev *dev, const struct kb_gemm *a, uint64_t i, float *to);
+
 #endif

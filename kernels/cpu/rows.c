@@ -1,5 +1,6 @@
 /* rows.c - what works row by row: embed, norm, rope, act, cache_write, read_probe */
 #include "kernels/cpu/codes.h"
+#include "kernels/cpu/gemm_coded.h"
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/cache_write.h"
@@ -11,39 +12,30 @@
 #include <math.h>
 #include <omp.h>
 
-static void look_up(const struct kb_dev *dev, const struct kb_embed *a, const unsigned char *row, float *to)
-{
-    if (cpu_is_plain(a->format))
-        dev->ops->widen[a->format](to, row, a->width);
-    else
-        dev->ops->code->unpack[a->format](to, row, a->width, 0);
-}
-
 kvp_err cpu_embed(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_embed *a = args;
     const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
-    const unsigned char *table = kb_at(a->table), *learned = kb_at(a->position_table);
-    uint64_t row = kb_row_bytes(a->format, a->width);
-    float *out = kb_at(a->out), *sums;
+    const struct kb_gemm table = {.n = a->vocab, .k = a->width, .format = a->format, .w = a->table, .code = a->code};
+    const struct kb_gemm learned = {.k = a->width, .format = a->format, .w = a->position_table, .code = a->position_code};
+    float *out = kb_at(a->out), *rows;
     uint64_t stride;
 
-    KVP_TRY(cpu_scratch(dev, &sums, &stride, dev->threads, a->width, e));
+    KVP_TRY(cpu_scratch(dev, &rows, &stride, dev->threads, positions ? a->width : 0, e));
     for (uint64_t n = 0; n < a->rows; n++)
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
 #pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->width))
     for (uint64_t n = 0; n < a->rows; n++) {
-        float *y = out + n * a->width;
+        float *y = out + n * a->width, *row = rows + (uint64_t)omp_get_thread_num() * stride;
 
-        look_up(dev, a, table + (uint64_t)tokens[n] * row, y);
+        cpu_weight_row(dev, &table, (uint64_t)tokens[n], y);
         if (a->scale != 0)
             dev->ops->scale(y, a->width, a->scale);
-        if (positions && !cpu_is_plain(a->format))
-            look_up(dev, a, learned + (uint64_t)positions[n] * row, sums + (uint64_t)omp_get_thread_num() * stride);
+        if (positions)
+            cpu_weight_row(dev, &learned, (uint64_t)positions[n], row);
         for (uint32_t i = 0; positions && i < a->width; i++)
-            y[i] += cpu_is_plain(a->format) ? kb_load(a->format, learned + (uint64_t)positions[n] * row, i)
-                                            : sums[(uint64_t)omp_get_thread_num() * stride + i];
+            y[i] += row[i];
     }
     return KVP_OK;
 }

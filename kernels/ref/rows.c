@@ -17,18 +17,19 @@ kvp_err ref_embed(const void *args, struct kvp_error *e)
     const struct kb_embed *a = args;
     const int32_t *tokens = kb_at(a->tokens), *positions = kb_at(a->position_ids);
     float *out = kb_at(a->out);
+    const struct kb_gemm table = {.n = a->vocab, .k = a->width, .format = a->format, .w = a->table, .code = a->code};
+    const struct kb_gemm learned = {.k = a->width, .format = a->format, .w = a->position_table, .code = a->position_code};
 
     for (uint64_t n = 0; n < a->rows; n++) {
         if (tokens[n] < 0 || (uint32_t)tokens[n] >= a->vocab)
             return kvp_fail(e, KVP_EINPUT, "token %d is outside the vocabulary of %u", tokens[n], a->vocab);
         for (uint32_t i = 0; i < a->width; i++) {
-            const uint64_t bytes = kb_row_bytes(a->format, a->width);
-            double x = ref_element(a->format, (const char *)kb_at(a->table) + (uint64_t)tokens[n] * bytes, i);
+            double x = ref_weight(&table, (uint64_t)tokens[n], i);
 
             x *= a->scale != 0 ? (double)a->scale : 1;
 
             if (positions)
-                x += ref_element(a->format, (const char *)kb_at(a->position_table) + (uint64_t)positions[n] * bytes, i);
+                x += ref_weight(&learned, (uint64_t)positions[n], i);
             out[n * a->width + i] = (float)x;
         }
     }

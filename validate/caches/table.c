@@ -1,6 +1,7 @@
 /* table.c - which cache serves a stack: a new technique is one file and one row here */
 #include "validate/caches/caches.h"
 #include "validate/caches/store.h"
+#include "validate/engine/coding.h"
 #include "validate/engine/rewrite.h"
 
 static const struct cache_ops *const caches[] = {
@@ -57,6 +58,8 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
     } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_MERGE || spec->axis == KVP_AXIS_ENCODE) {
         KVP_TRY(cache_find(&cache, &alone, e));
         params = cache->params;
+    } else if (spec->axis == KVP_AXIS_WEIGHTS) {
+        KVP_TRY(wt_coding_params(&params, spec, e));
     } else {
         return kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
     }

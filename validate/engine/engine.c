@@ -1,4 +1,4 @@
-#include "validate/engine/internal.h"
+#include "validate/engine/calibrate.h"
 
 #include "validate/caches/layout.h"
 #include "validate/engine/shapes.h"
@@ -118,14 +118,14 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
     return KVP_OK;
 }
 
-/* The largest matrix as f32, or as much of it as is worth unpacking at once. f32 weights need none. */
+/* The largest matrix as f32, or as much of it as is worth unpacking at once. Plain f32 weights need none. */
 static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
 {
     const struct widest *w = &g->widest;
     const uint64_t widest = larger(larger(w->qkv, w->mlp), g->m->vocab);
     const uint64_t elements = g->m->width * widest; /* both below 2^31 */
 
-    if (g->o.weights == KVP_F32)
+    if (g->coding.plain == KVP_F32 && !g->coding.on)
         return KVP_OK;
     return led_alloc(&g->led, LED_WORKSPACE, smaller(elements, GEMM_SCRATCH / sizeof(float)) * sizeof(float),
                      &g->scratch, e);
@@ -265,13 +265,16 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
+    KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
+    g->o.weights = g->coding.plain;
     KVP_TRY(mixers_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
     KVP_TRY(open_rope(g, e));
     KVP_TRY(open_host(g, e));
-    return weights_open(&g->w, &g->led, g->m, g->o.weights, g->o.weights_dir, g->o.seed, e);
+    KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
+    return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
 }
 
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,

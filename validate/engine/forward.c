@@ -19,7 +19,7 @@ static kvp_err norm(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t l
 {
     const struct kb_norm a = {.rows = rows, .groups = 1, .width = g->m->width, .in_stride = in_stride,
                               .out_stride = g->m->width, .layer = g->m->norm == KVP_NORM_LAYER, .eps = g->m->norm_eps,
-                              .format = g->o.weights, .weight = weight(g, role, layer),
+                              .format = g->w.coding.vectors, .weight = weight(g, role, layer),
                               .bias = weight(g, (enum wt_role)(role + 1), layer), .in = in, .out = at(&g->h, 0)};
 
     return eng_run(g, op, KB_NORM, &a, e);
@@ -33,15 +33,46 @@ struct linear {
     struct kb_span w, bias, x, out;
     uint64_t x_stride, out_stride;
     bool residual;
+    enum wt_role role; /* with layer: where the matrix is found when it is coded, and w.buf NULL; */
+    uint32_t layer;
+    uint64_t first;    /* its first row of the role's */
 };
+
+/* Matrix by matrix, each with its own rows of the output. */
+static kvp_err coded_linear(struct eng *g, const struct linear *l, struct kb_gemm a, struct kvp_error *e)
+{
+    uint32_t n;
+    const struct wt_coded *m = weights_coded(&g->w, l->role, l->layer, &n);
+
+    if (!n)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not code the weights of %s", g->m->name, kvp_op_name(l->op));
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t row = m[i].first - l->first;
+
+        if (m[i].first + m[i].rows <= l->first || m[i].first >= l->first + l->n)
+            continue;
+        if (m[i].first < l->first || row + m[i].rows > l->n)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not multiply a part of a coded matrix", g->m->name);
+        a.n = m[i].rows;
+        a.format = g->w.coding.format;
+        a.code = weights_code(&g->w, &m[i]);
+        a.w = (struct kb_span){m[i].part[WT_CODE].buf, 0};
+        a.bias.offset = l->bias.offset + row * cvt_size(g->w.coding.vectors);
+        a.out.offset = l->out.offset + row * sizeof(float);
+        KVP_TRY(eng_run(g, l->op, KB_GEMM, &a, e));
+    }
+    return KVP_OK;
+}
 
 static kvp_err linear(struct eng *g, const struct linear *l, struct kvp_error *e)
 {
     const struct kb_gemm a = {.m = l->rows, .n = l->n, .k = l->k, .x_stride = l->x_stride, .out_stride = l->out_stride,
-                              .accumulate = l->residual, .format = g->o.weights, .x = l->x, .w = l->w, .bias = l->bias,
+                              .accumulate = l->residual, .format = g->w.coding.plain, .x = l->x, .w = l->w, .bias = l->bias,
                               .out = l->out, .work = at(&g->scratch, 0), .work_bytes = g->scratch.bytes};
 
-    return eng_run(g, l->op, KB_GEMM, &a, e);
+    if (g->tap && l->role >= WT_LAYER_ROLES)
+        KVP_TRY(g->tap(g->tap_self, g, l->role, l->layer, l->x, l->x_stride, l->rows, e));
+    return l->w.buf ? eng_run(g, l->op, KB_GEMM, &a, e) : coded_linear(g, l, a, e);
 }
 
 /* ---- attention ---------------------------------------------------------------------------------- */
@@ -71,7 +102,7 @@ static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uin
     for (size_t i = h->has_q ? 0 : 1; i < (h->has_kv ? 2 : 1); i++) {
         const struct kb_norm a = {.rows = rows, .groups = parts[i].groups, .width = h->c->head_dim,
                                   .in_stride = h->stride, .out_stride = h->stride, .eps = g->m->norm_eps,
-                                  .format = g->o.weights, .weight = weight(g, parts[i].role, layer),
+                                  .format = g->w.coding.vectors, .weight = weight(g, parts[i].role, layer),
                                   .in = at(&g->qkv, parts[i].first), .out = at(&g->qkv, parts[i].first)};
 
         KVP_TRY(eng_run(g, KVP_OP_QK_NORM, KB_NORM, &a, e));
@@ -115,13 +146,14 @@ static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const
 static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
     const uint32_t width = g->m->width;
-    const uint64_t first = h->has_q ? 0 : h->k, end = h->has_kv ? h->stride : h->k, size = cvt_size(g->o.weights);
+    const uint64_t first = h->has_q ? 0 : h->k, end = h->has_kv ? h->stride : h->k, size = cvt_size(g->w.coding.plain);
     struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)(end - first), .k = width,
-                         .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0),
+                         .role = WT_QKV, .layer = layer, .first = first, .w = weight(g, WT_QKV, layer),
+                         .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0),
                          .x_stride = width, .out = at(&g->qkv, first), .out_stride = h->stride};
 
     qkv.w.offset += first * width * size;
-    qkv.bias.offset += first * size;
+    qkv.bias.offset += first * cvt_size(g->w.coding.vectors);
     KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
     KVP_TRY(linear(g, &qkv, e));
     if (h->c->qk_norm)
@@ -133,7 +165,7 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
 {
     const uint32_t width = g->m->width;
     const struct linear o = {.op = KVP_OP_O_PROJ, .rows = p->rows, .n = width, .k = (uint32_t)h->k,
-                             .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
+                             .role = WT_O, .layer = layer, .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
                              .x_stride = h->k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
 
     KVP_TRY(project(g, layer, p, h, e));
@@ -189,13 +221,13 @@ static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t 
     const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
     const bool gated = c->ffn == KVP_FFN_GATED;
     const uint32_t width = g->m->width, wide = (gated ? 2 : 1) * c->ffn_width;
-    const struct linear up = {.op = KVP_OP_MLP_UP, .rows = rows, .n = wide, .k = width, .w = weight(g, WT_UP, layer),
+    const struct linear up = {.op = KVP_OP_MLP_UP, .rows = rows, .n = wide, .k = width, .role = WT_UP, .layer = layer, .w = weight(g, WT_UP, layer),
                               .bias = weight(g, WT_UP_BIAS, layer), .x = at(&g->h, first * width), .x_stride = width,
                               .out = at(&g->mlp, 0), .out_stride = wide};
     const struct kb_act act = {.rows = rows, .width = c->ffn_width, .gated = gated, .kind = kinds[c->act],
                                .in_stride = wide, .out_stride = wide, .in = at(&g->mlp, 0), .out = at(&g->mlp, 0)};
     const struct linear down = {.op = KVP_OP_MLP_DOWN, .rows = rows, .n = width, .k = c->ffn_width,
-                                .w = weight(g, WT_DOWN, layer), .bias = weight(g, WT_DOWN_BIAS, layer),
+                                .role = WT_DOWN, .layer = layer, .w = weight(g, WT_DOWN, layer), .bias = weight(g, WT_DOWN_BIAS, layer),
                                 .x = at(&g->mlp, 0), .x_stride = wide, .out = at(&g->x, first * width),
                                 .out_stride = width, .residual = true};
 
@@ -213,6 +245,21 @@ static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct k
 }
 
 /* ---- whole passes ------------------------------------------------------------------------------- */
+
+static kvp_err run_embed(struct eng *g, struct kb_embed a, struct kvp_error *e)
+{
+    uint32_t n;
+    const struct wt_coded *table = weights_coded(&g->w, WT_EMBED, 0, &n), *position = weights_coded(&g->w, WT_POSITION, 0, &(uint32_t){0});
+
+    if (n) {
+        a.format = g->w.coding.format;
+        a.code = weights_code(&g->w, table);
+        a.table = (struct kb_span){table->part[WT_CODE].buf, 0};
+        a.position_code = weights_code(&g->w, position);
+        a.position_table = (struct kb_span){position->part[WT_CODE].buf, 0};
+    }
+    return eng_run(g, KVP_OP_EMBED, KB_EMBED, &a, e);
+}
 
 static kvp_err mix(struct eng *g, uint32_t layer, struct pass *p, bool last_only, struct kvp_error *e)
 {
@@ -233,12 +280,12 @@ static kvp_err feed_forward(struct eng *g, uint32_t layer, const struct pass *p,
 kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
 {
     const bool learned = g->m->position == KVP_POS_LEARNED;
-    const struct kb_embed embed = {.rows = p->rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->o.weights,
+    const struct kb_embed embed = {.rows = p->rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->w.coding.plain,
                                    .tokens = {g->tokens.buf, 0}, .table = weight(g, WT_EMBED, 0),
                                    .position_ids = {learned ? g->positions.buf : NULL, 0},
                                    .position_table = weight(g, WT_POSITION, 0), .out = at(&g->x, 0)};
 
-    KVP_TRY(eng_run(g, KVP_OP_EMBED, KB_EMBED, &embed, e));
+    KVP_TRY(run_embed(g, embed, e));
     KVP_TRY(mixers_embedded(g, p, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
         KVP_TRY(mix(g, l, p, last_only, e));
@@ -252,7 +299,7 @@ static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *ho
 {
     const uint64_t vocab = g->m->vocab, width = g->m->width;
     const struct linear l = {.op = KVP_OP_HEAD, .rows = rows, .n = g->m->vocab, .k = g->m->width,
-                             .w = weight(g, WT_HEAD, 0), .x = at(&g->h, first * width), .x_stride = width,
+                             .role = WT_HEAD, .w = weight(g, WT_HEAD, 0), .x = at(&g->h, first * width), .x_stride = width,
                              .out = at(&g->logits, 0), .out_stride = vocab};
 
     KVP_TRY(linear(g, &l, e));

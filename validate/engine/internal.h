@@ -27,6 +27,7 @@ struct eng {
     struct eng_options o;
     struct kb_dev *dev;
     struct ledger led;
+    struct wt_coding coding;
     struct weights w;
     const struct cache_ops *cache_ops;
     struct cache *cache;
@@ -43,6 +44,10 @@ struct eng {
     struct eng_op_time op[ENG_PHASES][KVP_OPS];
     uint64_t forward_ns[ENG_PHASES];
     uint64_t calls[KVP_OPS];
+    /* (optional) Called before a layer's matrices of `role` are multiplied with x [rows], in f32 `stride` apart. */
+    kvp_err (*tap)(void *self, struct eng *from, enum wt_role role, uint32_t layer, struct kb_span x, uint64_t stride, uint64_t rows,
+                   struct kvp_error *e);
+    void *tap_self;
 };
 
 /* One forward pass: `tokens` per sequence from `position` on, whose ids and positions are on the device. */

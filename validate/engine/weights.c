@@ -19,18 +19,41 @@ struct filling {
     const char *path;
     uint64_t seed;
     unsigned char *chunk; /* CHUNK_BYTES or one row, whichever is more */
+    float *host;          /* a coded role is filled here, whole and in f32, ... */
+    enum wt_role only;    /* ... this one */
 };
+
+static uint64_t slot_number(enum wt_role role, uint32_t layer)
+{
+    if (role < WT_LAYER_ROLES)
+        return role;
+    return WT_LAYER_ROLES + (uint64_t)layer * (WT_ROLES - WT_LAYER_ROLES) + (role - WT_LAYER_ROLES);
+}
 
 static struct led_mem *slot(const struct weights *w, enum wt_role role, uint32_t layer)
 {
-    if (role < WT_LAYER_ROLES)
-        return &w->mem[role];
-    return &w->mem[WT_LAYER_ROLES + (uint64_t)layer * (WT_ROLES - WT_LAYER_ROLES) + (role - WT_LAYER_ROLES)];
+    return &w->mem[slot_number(role, layer)];
 }
 
 struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer)
 {
     return (struct kb_span){slot(w, role == WT_HEAD && w->tied ? WT_EMBED : role, layer)->buf, 0};
+}
+
+const struct wt_coded *weights_coded(const struct weights *w, enum wt_role role, uint32_t layer, uint32_t *n)
+{
+    const struct wt_coded *m = &w->coded[slot_number(role == WT_HEAD && w->tied ? WT_EMBED : role, layer) * WT_MATRICES];
+
+    for (*n = 0; *n < WT_MATRICES && m[*n].rows;)
+        ++*n;
+    return m;
+}
+
+struct kb_coded weights_code(const struct weights *w, const struct wt_coded *m)
+{
+    return (struct kb_coded){.coding = w->coding.coding, .bits = w->coding.bits, .group = w->coding.group,
+                             .factor = w->coding.factor, .bias_format = w->coding.vectors, .scale = {m->part[WT_SCALE].buf, 0},
+                             .zero = {m->part[WT_ZERO].buf, 0}, .index = {m->part[WT_INDEX].buf, 0}};
 }
 
 static const struct kvp_layer_class *class_at(const struct kvp_model *m, uint32_t layer)
@@ -61,25 +84,114 @@ static kvp_err sum_elements(const struct filling *f, const struct kvp_layer_clas
     return KVP_OK;
 }
 
+/* The linears that products read by role (forward.c, linear). */
+static bool is_linear(enum wt_role role)
+{
+    return role == WT_QKV || role == WT_O || role == WT_UP || role == WT_DOWN;
+}
+
+/* Linears are coded, and the matrices of the whole model where the format codes them too. */
+static bool role_is(const struct filling *f, enum wt_role role, bool *matrix)
+{
+    *matrix = false;
+    for (int p = 0; p < WP_PIECES; p++) {
+        const struct wt_shape s = wt_shape_of(f->m, NULL, (enum wt_piece)p);
+
+        *matrix = *matrix || (s.role == role && s.fill == WF_MATRIX);
+    }
+    return f->w->coding.on && *matrix && (is_linear(role) || (role < WT_LAYER_ROLES && f->w->coding.all));
+}
+
+/* Matrices that are not among the linears, and would stay whole: nobody said what of them is coded. */
+static kvp_err check_codable(const struct filling *f, struct kvp_error *e)
+{
+    for (uint32_t c = 0; f->w->coding.on && c < f->m->classes; c++)
+        for (int p = 0; p < WP_PIECES; p++) {
+            const struct wt_shape s = wt_shape_of(f->m, &f->m->cls[c], (enum wt_piece)p);
+
+            if (s.rows && s.cols && s.fill == WF_MATRIX && s.role >= WT_LAYER_ROLES && !is_linear(s.role))
+                return kvp_fail(e, KVP_ENOTSUP, "%s: the engine codes the weights of attention and dense feed-forwards only", f->m->name);
+        }
+    return KVP_OK;
+}
+
+static bool is_coded(const struct filling *f, enum wt_role role)
+{
+    bool matrix;
+
+    return role_is(f, role, &matrix);
+}
+
+/* What a piece's numbers are while they are filled in. */
+static enum kvp_format format_of(const struct filling *f, const struct wt_shape *s)
+{
+    return f->host ? KVP_F32 : s->fill == WF_MATRIX ? f->w->coding.plain : f->w->coding.vectors;
+}
+
+/* One matrix for each piece of the role, or one for all of it where checkpoints fuse them. */
+static uint32_t matrices_of(const struct filling *f, const struct kvp_layer_class *c, enum wt_role role, struct wt_coded out[WT_MATRICES])
+{
+    const bool fused = c && ((role == WT_QKV && c->fused_qkv) || (role == WT_UP && c->fused_gate_up));
+    uint64_t first = 0;
+    uint32_t n = 0;
+
+    for (int p = 0; p < WP_PIECES; p++) {
+        const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
+
+        if (s.role != role || !s.rows)
+            continue;
+        if (fused && n)
+            out[0].rows += (uint32_t)s.rows;
+        else
+            out[n++] = (struct wt_coded){.first = first, .rows = (uint32_t)s.rows, .cols = (uint32_t)s.cols};
+        first += s.rows;
+    }
+    return n;
+}
+
+static kvp_err alloc_coded(const struct filling *f, enum wt_role role, uint32_t layer, struct kvp_error *e)
+{
+    struct wt_coded *m = &f->w->coded[slot_number(role, layer) * WT_MATRICES];
+    const uint32_t n = matrices_of(f, role < WT_LAYER_ROLES ? NULL : class_at(f->m, layer), role, m);
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t bytes[WT_PARTS];
+
+        KVP_TRY(wt_coding_bytes(bytes, &f->w->coding, m[i].rows, m[i].cols, e));
+        for (int p = 0; p < WT_PARTS; p++)
+            KVP_TRY(led_alloc(f->w->led, LED_WEIGHTS, bytes[p], &m[i].part[p], e));
+    }
+    return KVP_OK;
+}
+
 static kvp_err alloc_roles(const struct filling *f, int from, int to, uint32_t layer, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = from < WT_LAYER_ROLES ? NULL : class_at(f->m, layer);
 
     for (int r = from; r < to; r++) {
+        bool matrix;
         uint64_t n;
 
         KVP_TRY(sum_elements(f, c, (enum wt_role)r, WP_PIECES, &n, e));
-        KVP_TRY(led_alloc(f->w->led, LED_WEIGHTS, n * cvt_size(f->w->format), slot(f->w, (enum wt_role)r, layer), e));
+        if (role_is(f, (enum wt_role)r, &matrix))
+            KVP_TRY(alloc_coded(f, (enum wt_role)r, layer, e));
+        else
+            KVP_TRY(led_alloc(f->w->led, LED_WEIGHTS, n * cvt_size(matrix ? f->w->coding.plain : f->w->coding.vectors),
+                              slot(f->w, (enum wt_role)r, layer), e));
     }
     return KVP_OK;
 }
 
-static kvp_err put(const struct filling *f, struct kb_span dst, uint64_t element, const void *src, uint64_t n,
-                   struct kvp_error *e)
+static kvp_err put(const struct filling *f, enum kvp_format format, struct kb_span dst, uint64_t element, const void *src,
+                   uint64_t n, struct kvp_error *e)
 {
     const struct ledger *l = f->w->led;
-    const uint64_t size = cvt_size(f->w->format);
+    const uint64_t size = cvt_size(format);
 
+    if (f->host) {
+        memcpy(f->host + element + dst.offset / size, src, n * size);
+        return KVP_OK;
+    }
     dst.offset += element * size;
     return l->be->write(l->dev, dst, src, n * size, e);
 }
@@ -128,17 +240,18 @@ static kvp_err fill_random(const struct filling *f, const struct wt_shape *s, en
     static const double middle[] = {[WF_NORM] = 1, [WF_MIX] = 0.5};
     const uint64_t key = mix(mix(f->seed) + ((uint64_t)layer * WP_PIECES + p + 1));
     const uint64_t total = elements(s), step = CHUNK_ELEMENTS - CHUNK_ELEMENTS % VALUES_PER_DRAW;
+    const enum kvp_format format = format_of(f, s);
     uint32_t table[VALUES];
 
-    value_table((unsigned char *)table, f->w->format, middle[s->fill], half[s->fill]);
+    value_table((unsigned char *)table, format, middle[s->fill], half[s->fill]);
     for (uint64_t at = 0; at < total; at += step) {
         const uint64_t n = total - at < step ? total - at : step;
 
-        if (f->w->format == KVP_F32)
+        if (format == KVP_F32)
             draw32((uint32_t *)(void *)f->chunk, table, key, at, n);
         else
             draw16((uint16_t *)(void *)f->chunk, (const uint16_t *)(void *)table, key, at, n);
-        KVP_TRY(put(f, dst, at, f->chunk, n, e));
+        KVP_TRY(put(f, format, dst, at, f->chunk, n, e));
     }
     return KVP_OK;
 }
@@ -199,18 +312,18 @@ static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, 
 
 /* All rows of one tensor of the file, from its element `first` on, to dst, some rows at a time. */
 static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, uint64_t first, uint64_t rows, uint64_t cols,
-                           bool transposed, struct kb_span dst, uint64_t element, struct kvp_error *e)
+                           bool transposed, enum kvp_format to, struct kb_span dst, uint64_t element, struct kvp_error *e)
 {
-    const uint64_t width = cols ? cols : 1, size = cvt_size(t->format), out = cvt_size(f->w->format);
+    const uint64_t width = cols ? cols : 1, size = cvt_size(t->format), out = cvt_size(to);
     const uint64_t block = CHUNK_ELEMENTS / width ? CHUNK_ELEMENTS / width : 1;
 
     for (uint64_t r = 0; r < rows; r += block) {
         const uint64_t n = rows - r < block ? rows - r : block;
 
         for (uint64_t i = 0; i < n; i++)
-            cvt_run(f->w->format, f->chunk + i * width * out, t->format,
+            cvt_run(to, f->chunk + i * width * out, t->format,
                     t->data + (first + (transposed ? r + i : (r + i) * width)) * size, transposed ? rows : 1, width);
-        KVP_TRY(put(f, dst, element + r * width, f->chunk, n * width, e));
+        KVP_TRY(put(f, to, dst, element + r * width, f->chunk, n * width, e));
     }
     return KVP_OK;
 }
@@ -236,7 +349,7 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
     part = n->transposed ? rows / n->transposed : rows;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
     for (uint64_t at = 0; at < rows; at += part)
-        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->transposed, weights_of(f->w, first.role, layer),
+        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->transposed, format_of(f, &first), weights_of(f->w, first.role, layer),
                             before + at * first.cols, e));
     return KVP_OK;
 }
@@ -281,38 +394,106 @@ static kvp_err check_unused(const struct filling *f, struct kvp_error *e)
 
 /* ---- all of it ---------------------------------------------------------------------------------- */
 
+/* Is a piece of this role filled in now: a role that is coded one at a time, the others together? */
+static bool its_turn(const struct filling *f, enum wt_role role)
+{
+    return f->host ? role == f->only : !is_coded(f, role);
+}
+
 static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t layer, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = of_layer ? class_at(f->m, layer) : NULL;
 
     for (uint32_t i = 0; f->files && i < f->family->n_names; i++)
-        if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer)
+        if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer && its_turn(f, wt_shape_of(f->m, c, f->family->names[i].first).role))
             KVP_TRY(fill_from_file(f, &f->family->names[i], c, layer, e));
     for (int p = 0; !f->files && p < WP_PIECES; p++) {
         const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
         struct kb_span dst;
         uint64_t before;
 
-        if (s.rows == 0 || (p >= WP_ATTN_NORM) != of_layer)
+        if (s.rows == 0 || (p >= WP_ATTN_NORM) != of_layer || !its_turn(f, s.role))
             continue;
         KVP_TRY(sum_elements(f, c, s.role, p, &before, e));
         dst = weights_of(f->w, s.role, layer);
-        dst.offset += before * cvt_size(f->w->format);
+        dst.offset += before * cvt_size(format_of(f, &s));
         KVP_TRY(fill_random(f, &s, (enum wt_piece)p, layer, dst, e));
     }
+    return KVP_OK;
+}
+
+kvp_err weights_put(const struct weights *w, const struct wt_coded *m, void *const part[WT_PARTS], struct kvp_error *e)
+{
+    const struct ledger *l = w->led;
+
+    for (int p = 0; p < WT_PARTS; p++)
+        if (m->part[p].bytes)
+            KVP_TRY(l->be->write(l->dev, (struct kb_span){m->part[p].buf, 0}, part[p], m->part[p].bytes, e));
+    return KVP_OK;
+}
+
+static kvp_err encode(const struct filling *f, const struct wt_coded *m, const float *numbers, struct kvp_error *e)
+{
+    void *part[WT_PARTS] = {NULL};
+    kvp_err rc = KVP_OK;
+
+    for (int p = 0; p < WT_PARTS && rc == KVP_OK; p++)
+        if (m->part[p].bytes && !(part[p] = malloc(m->part[p].bytes)))
+            rc = kvp_fail(e, KVP_ENOMEM, "out of memory for a coded matrix");
+    if (rc == KVP_OK) {
+        wt_encode(part, &f->w->coding, numbers + m->first * m->cols, m->rows, m->cols);
+        rc = weights_put(f->w, m, part, e);
+    }
+    for (int p = 0; p < WT_PARTS; p++)
+        free(part[p]);
+    return rc;
+}
+
+/* One role whole on the host, then matrix by matrix as codes. */
+static kvp_err fill_coded(const struct filling *from, enum wt_role role, uint32_t layer, struct kvp_error *e)
+{
+    const bool of_layer = role >= WT_LAYER_ROLES;
+    struct filling f = *from;
+    uint64_t n;
+    uint32_t matrices;
+    const struct wt_coded *m = weights_coded(f.w, role, layer, &matrices);
+    kvp_err rc;
+
+    KVP_TRY(sum_elements(&f, of_layer ? class_at(f.m, layer) : NULL, role, WP_PIECES, &n, e));
+    if (!n || (role == WT_HEAD && f.w->tied))
+        return KVP_OK;
+    f.only = role;
+    f.host = malloc(n * sizeof(*f.host));
+    if (!f.host)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " weights to be coded", n);
+    rc = fill_pieces(&f, of_layer, layer, e);
+    for (uint32_t i = 0; i < matrices && rc == KVP_OK; i++)
+        rc = encode(&f, &m[i], f.host, e);
+    free(f.host);
+    return rc;
+}
+
+static kvp_err fill_roles(const struct filling *f, int from, int to, uint32_t layer, struct kvp_error *e)
+{
+    KVP_TRY(fill_pieces(f, from >= WT_LAYER_ROLES, layer, e));
+    for (int r = from; r < to; r++)
+        if (is_coded(f, (enum wt_role)r) && f->w->coding.method == WT_ROUND)
+            KVP_TRY(fill_coded(f, (enum wt_role)r, layer, e));
     return KVP_OK;
 }
 
 /* All is allocated before anything is read, so that a model that does not fit says so early. */
 static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
 {
+    KVP_TRY(check_codable(f, e));
     KVP_TRY(alloc_roles(f, 0, WT_LAYER_ROLES, 0, e));
     for (uint32_t l = 0; l < f->m->layers; l++)
         KVP_TRY(alloc_roles(f, WT_LAYER_ROLES, WT_ROLES, l, e));
-    KVP_TRY(fill_pieces(f, false, 0, e));
+    KVP_TRY(fill_roles(f, 0, WT_LAYER_ROLES, 0, e));
     for (uint32_t l = 0; l < f->m->layers; l++)
-        KVP_TRY(fill_pieces(f, true, l, e));
-    return f->files ? check_unused(f, e) : KVP_OK;
+        KVP_TRY(fill_roles(f, WT_LAYER_ROLES, WT_ROLES, l, e));
+    /* with a calibrated method the tensors are used, and checked, where the calibration runs */
+    return f->files && f->w->coding.method == WT_ROUND ? check_unused(f, e) : KVP_OK;
 }
 
 static uint64_t longest_row(const struct kvp_model *m)
@@ -337,16 +518,18 @@ static kvp_err open_files(struct filling *f, struct kvp_error *e)
     return st_open(&f->files, f->path, e);
 }
 
-kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, enum kvp_format format,
+kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e)
 {
+    const size_t slots = WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES);
     struct filling f = {.w = w, .m = m, .path = path, .seed = seed};
     kvp_err rc = KVP_OK;
 
-    *w = (struct weights){.led = led, .layers = m->layers, .tied = m->tied, .format = format};
-    w->mem = calloc(WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES), sizeof(*w->mem));
+    *w = (struct weights){.led = led, .layers = m->layers, .tied = m->tied, .coding = *coding};
+    w->mem = calloc(slots, sizeof(*w->mem));
+    w->coded = calloc(slots * WT_MATRICES, sizeof(*w->coded));
     f.chunk = malloc(CHUNK_BYTES + longest_row(m) * 4);
-    if (!w->mem || !f.chunk)
+    if (!w->mem || !w->coded || !f.chunk)
         rc = kvp_fail(e, KVP_ENOMEM, "out of memory for weights");
     if (rc == KVP_OK && path)
         rc = open_files(&f, e);
@@ -365,6 +548,10 @@ void weights_close(struct weights *w)
 
     for (uint64_t i = 0; w->mem && i < n; i++)
         led_free(w->led, &w->mem[i]);
+    for (uint64_t i = 0; w->coded && i < n * WT_MATRICES; i++)
+        for (int p = 0; p < WT_PARTS; p++)
+            led_free(w->led, &w->coded[i].part[p]);
+    free(w->coded);
     free(w->mem);
     *w = (struct weights){0};
 }

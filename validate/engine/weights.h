@@ -1,10 +1,12 @@
 /* weights.h - a model's weights on the device: read from safetensors, or random.
  *
  * One device buffer per role and layer (tag WEIGHTS); their bytes are the parameters times the bytes of
- * the format, exactly; a tied head is the embedding itself. Matrices are [out, in], row-major. */
+ * the format, exactly; a tied head is the embedding itself. Matrices are [out, in], row-major. Coded matrices (coding.h)
+ * have a buffer for their codes and one for each kind of scale, matrix by matrix as checkpoints have them. */
 #ifndef KVPROOF_WEIGHTS_H
 #define KVPROOF_WEIGHTS_H
 
+#include "validate/engine/coding.h"
 #include "validate/engine/rec_shapes.h"
 #include "validate/ledger.h"
 #include <kvproof/model.h>
@@ -38,25 +40,43 @@ enum wt_role {
     WT_ROLES
 };
 
+/* One coded matrix: rows [first, first + rows) of its role. */
+struct wt_coded {
+    uint64_t first;
+    uint32_t rows, cols;
+    struct led_mem part[WT_PARTS];
+};
+enum { WT_MATRICES = 3 }; /* of a role, at most: q, k and v */
+
 struct weights {
     struct ledger *led;
     uint32_t layers;
     bool tied;
-    enum kvp_format format;
+    struct wt_coding coding;
+    struct wt_coded *coded; /* [WT_MATRICES for each of mem] */
     struct led_mem *mem; /* [WT_LAYER_ROLES + layers * (WT_ROLES - WT_LAYER_ROLES)] */
 };
 
-/* From `path` (safetensors file or directory), converted to `format`; KVP_EINPUT naming the tensor when
+/* From `path` (safetensors file or directory), as `coding` says; KVP_EINPUT naming the tensor when
  * one is missing, has another shape than the model says, or is not the model's at all (but for mask
  * buffers, a stored copy of a tied head, and layers beyond the model's). path NULL: random, the same for
  * the same seed whatever the format, but for rounding: matrices uniform with variance 1 / in, norm weights
  * in 1 +- 0.1, biases in +- 0.1.
  * On failure nothing is held. */
-kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, enum kvp_format format,
+kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e);
 void weights_close(struct weights *w); /* zeroed is fine */
 
-/* buf is NULL when the model has no such tensor. `layer` is ignored for roles of the whole model. */
+/* buf is NULL when the model has no such tensor, or it is coded. `layer` is ignored for roles of the whole model. */
 struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer);
+
+/* The *n matrices that a role is coded as; *n is 0 when it is not. */
+const struct wt_coded *weights_coded(const struct weights *w, enum wt_role role, uint32_t layer, uint32_t *n);
+
+/* Fill one of them, with parts of its sizes. Those of a calibrated method (coding.h) hold nothing until then. */
+kvp_err weights_put(const struct weights *w, const struct wt_coded *m, void *const part[WT_PARTS], struct kvp_error *e);
+
+/* How kernels read one of them; biases are of the vectors' format. */
+struct kb_coded weights_code(const struct weights *w, const struct wt_coded *m);
 
 #endif
