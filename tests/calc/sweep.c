@@ -8,6 +8,7 @@ static const char *const models[] = {
     "mixtral/mistralai__Mixtral-8x7B-v0.1.json", "jamba/ai21labs__AI21-Jamba-1.5-Mini.json", "zamba2/Zyphra__Zamba2-7B.json",
     "mamba2/mistralai__Mamba-Codestral-7B-v0.1.json", "rwkv/RWKV__rwkv-6-world-1b6.json", "nemotron_h/nvidia__Nemotron-H-56B-Base-8K.json",
     "qwen3_next/Qwen__Qwen3-Next-80B-A3B-Thinking.json", "deepseek/deepseek-ai__DeepSeek-V2-Lite.json", "llama4/meta-llama__Llama-4-Scout-17B-16E@with_vision.json",
+    "deepseek-v3.2", "gemma-3-27b", "gemma-4-26b-a4b", "bart-large",
 };
 static const char *const more[] = {"dense", "window:100 growing", "window:200 kivi paged:32", "h2o:heavy=30,recent=70 paged:16", "kivi contiguous:1024"};
 
@@ -58,7 +59,7 @@ static void compare(const struct kvp_model *m, const struct kvp_stack *s, const 
 
     kvp_stack_text(s, stack, sizeof(stack));
     for (int i = 0; i < 60; i++) {
-        const uint64_t context = 1 + below(below(2) ? 1000 : 200);
+        const uint64_t context = 1 + below((const uint64_t[]){200, 1000, 6000}[below(3)]); /* an indexer chooses 2048 */
         const struct kvp_workload w = {.batch = 1 + below(9), .context = context, .generate = below(context)};
         struct kvp_error e1 = {0}, e2 = {0};
         struct kvp_estimate est;
