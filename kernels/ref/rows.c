@@ -207,7 +207,7 @@ static void calibrate(const struct kb_cache_write *a)
     float most = 0;
 
     for (uint64_t r = 0; r < a->batch * a->src_tokens; r++)
-        for (uint64_t i = 0; i < (uint64_t)a->dst.heads * a->dst.dim; i++)
+        for (uint64_t i = 0; i < (uint64_t)a->dst.heads / (a->repeat ? a->repeat : 1) * a->dst.dim; i++)
             most = fmaxf(most, fabsf(((const float *)kb_at(a->src))[r * a->src_stride + i]));
     *(float *)kb_at(a->dst.scale) = most > 0 ? most / ref_top(a->dst.format) : 1;
 }
