@@ -31,6 +31,7 @@
 #include "kernels/ops/page_bounds.h"
 #include "kernels/ops/page_select.h"
 #include "kernels/ops/pair_merge.h"
+#include "kernels/ops/quant_rows.h"
 #include "kernels/ops/read_probe.h"
 #include "kernels/ops/rope.h"
 #include "kernels/ops/shift.h"

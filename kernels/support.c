@@ -61,6 +61,8 @@ static bool is_coded(const struct kb_gemm *a)
         return kb_is_block(a->format) && a->k % kb_unit_of(a->format).elements == 0;
     case KB_CODING_SCALED:
         return (a->format == KVP_INT8 || a->format == KVP_FP8) && c->scale.buf;
+    case KB_CODING_W8A8:
+        return a->format == KVP_INT8 && c->scale.buf && c->x_scale.buf && c->group < 2 && a->k < 1u << 17;
     case KB_CODING_NF4:
     case KB_CODING_FP4:
         return a->format == KVP_INT4 && c->scale.buf;
@@ -283,6 +285,13 @@ static bool moe_gemm(const void *args)
     const struct kb_moe_gemm *a = args;
 
     return a->experts && a->chosen && a->n && a->k && is_float(a->format);
+}
+
+static bool quant_rows(const void *args)
+{
+    const struct kb_quant_rows *a = args;
+
+    return a->width && a->codes.buf && a->scale.buf;
 }
 
 static bool read_probe(const void *args)

@@ -178,6 +178,7 @@ static kvp_err write(struct cache *c, uint32_t layer, const struct cache_qkv *x,
                                .src_tokens = x->tokens,
                                .src_stride = x->stride,
                                .src_first = first - x->position,
+                               .calibrate = x->position == 0,
                                .index = {index ? index->buf : NULL, 0},
                                .index_stride = count,
                                .repeat = c->heads[layer] / cache_class(c->env, layer)->kv_heads};

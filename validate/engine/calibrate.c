@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 enum { TOKENS = 128 };
+static const double POWER = 0.5; /* of SmoothQuant: half the difficulty to the weights, as for OPT and BLOOM */
 
 /* One role of one layer: its input and its matrices, one below the other. */
 struct station {
@@ -58,7 +59,7 @@ static kvp_err move_scales(const struct station *s, enum wt_role norm, const flo
 
 /* ---- methods -------------------------------------------------------------------------------------- */
 
-/* The codes of one matrix as stored. */
+/* The codes of one matrix as stored: the grid's, or without one those nearest to its numbers. */
 static kvp_err store(const struct station *s, const struct wt_coded *m, const struct grid *g, struct kvp_error *e)
 {
     const struct wt_coding *c = &s->to->coding;
@@ -69,7 +70,10 @@ static kvp_err store(const struct station *s, const struct wt_coded *m, const st
         if (m->part[p].bytes && !(part[p] = malloc(m->part[p].bytes)))
             rc = kvp_fail(e, KVP_ENOMEM, "out of memory for a coded matrix");
     if (rc == KVP_OK) {
-        (c->coding == KB_CODING_GPTQ ? wt_pack_gptq : wt_pack_awq)(part, c, g->code, g->scale, g->zero, m->rows, m->cols);
+        if (!g)
+            wt_encode(part, c, s->m + m->first * s->cols, m->rows, m->cols);
+        else
+            (c->coding == KB_CODING_GPTQ ? wt_pack_gptq : wt_pack_awq)(part, c, g->code, g->scale, g->zero, m->rows, m->cols);
         rc = weights_put(&s->to->w, m, part, e);
     }
     for (int p = 0; p < WT_PARTS; p++)
@@ -132,6 +136,28 @@ static kvp_err by_awq(const struct station *s, struct kvp_error *e)
     return rc;
 }
 
+static kvp_err by_smoothing(const struct station *s, struct kvp_error *e)
+{
+    uint32_t n;
+    const struct wt_coded *m = weights_coded(&s->to->w, s->role, s->layer, &n);
+    enum wt_role norm;
+
+    if (norm_of(s->role, &norm)) {
+        float *scales = malloc(s->cols * sizeof(*scales));
+        kvp_err rc;
+
+        if (!scales)
+            return kvp_fail(e, KVP_ENOMEM, "out of memory for scales");
+        smooth_scales(scales, s->m, s->rows, s->cols, s->x, s->n, POWER);
+        rc = move_scales(s, norm, scales, e);
+        free(scales);
+        KVP_TRY(rc);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        KVP_TRY(store(s, &m[i], NULL, e));
+    return KVP_OK;
+}
+
 /* ---- the run -------------------------------------------------------------------------------------- */
 
 static kvp_err read_rows(struct eng *from, struct kb_span at, uint64_t stride, uint64_t rows, uint64_t cols, float *to, struct kvp_error *e)
@@ -145,7 +171,8 @@ static kvp_err read_rows(struct eng *from, struct kb_span at, uint64_t stride, u
 static kvp_err tap(void *self, struct eng *from, enum wt_role role, uint32_t layer, struct kb_span x, uint64_t stride, uint64_t n,
                    struct kvp_error *e)
 {
-    static kvp_err (*const methods[])(const struct station *, struct kvp_error *) = {[WT_GPTQ] = by_gptq, [WT_AWQ] = by_awq};
+    static kvp_err (*const methods[])(const struct station *, struct kvp_error *) = {[WT_GPTQ] = by_gptq, [WT_AWQ] = by_awq,
+                                                                                              [WT_SMOOTH] = by_smoothing};
     struct eng *to = self;
     struct station s = {.to = to, .role = role, .layer = layer, .n = n};
     uint32_t matrices;

@@ -125,10 +125,24 @@ static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
     const uint64_t widest = larger(larger(w->qkv, w->mlp), g->m->vocab);
     const uint64_t elements = g->m->width * widest; /* both below 2^31 */
 
-    if (g->coding.plain == KVP_F32 && !g->coding.on)
+    if (g->coding.plain == KVP_F32 && (!g->coding.on || g->coding.coding == KB_CODING_W8A8))
         return KVP_OK;
     return led_alloc(&g->led, LED_WORKSPACE, smaller(elements, GEMM_SCRATCH / sizeof(float)) * sizeof(float),
                      &g->scratch, e);
+}
+
+/* The widest input of a layer's products as int8: the normed residual, attention's output, the activation. */
+static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
+{
+    const uint64_t n = g->o.batch * g->o.prompt;
+    uint64_t ffn = 0;
+
+    if (g->coding.coding != KB_CODING_W8A8)
+        return KVP_OK;
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        ffn = larger(ffn, g->m->cls[i].ffn_width);
+    KVP_TRY(buffer(g, LED_WORKSPACE, 1, larger(n * larger(g->m->width, g->widest.out), smaller(n, MLP_ROWS) * ffn), 1, &g->input_codes, e));
+    return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
@@ -271,6 +285,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
+    KVP_TRY(open_inputs(g, e));
     KVP_TRY(open_rope(g, e));
     KVP_TRY(open_host(g, e));
     KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
@@ -310,7 +325,7 @@ void eng_close(struct eng *g)
         return;
     if (g->dev) {
         struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->lse, &g->mlp, &g->logits, &g->tokens,
-                                       &g->positions, &g->scratch, &g->inv_freq};
+                                       &g->positions, &g->scratch, &g->input_codes, &g->input_scales, &g->inv_freq};
 
         if (g->cache)
             g->cache_ops->close(g->cache);

@@ -38,6 +38,17 @@ struct linear {
     uint64_t first;    /* its first row of the role's */
 };
 
+/* The product's input in int8, a scale a row. */
+static kvp_err quantize_input(struct eng *g, const struct linear *l, struct kb_gemm *a, struct kvp_error *e)
+{
+    const struct kb_quant_rows q = {.rows = l->rows, .width = l->k, .x_stride = l->x_stride, .x = l->x,
+                                    .codes = {g->input_codes.buf, 0}, .scale = {g->input_scales.buf, 0}};
+
+    a->x = q.codes;
+    a->x_stride = l->k;
+    return eng_run(g, KVP_OP_QUANT_ACT, KB_QUANT_ROWS, &q, e);
+}
+
 /* Matrix by matrix, each with its own rows of the output. */
 static kvp_err coded_linear(struct eng *g, const struct linear *l, struct kb_gemm a, struct kvp_error *e)
 {
@@ -46,6 +57,8 @@ static kvp_err coded_linear(struct eng *g, const struct linear *l, struct kb_gem
 
     if (!n)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not code the weights of %s", g->m->name, kvp_op_name(l->op));
+    if (g->coding.coding == KB_CODING_W8A8)
+        KVP_TRY(quantize_input(g, l, &a, e));
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t row = m[i].first - l->first;
 
@@ -56,6 +69,7 @@ static kvp_err coded_linear(struct eng *g, const struct linear *l, struct kb_gem
         a.n = m[i].rows;
         a.format = g->w.coding.format;
         a.code = weights_code(&g->w, &m[i]);
+        a.code.x_scale = (struct kb_span){g->input_scales.buf, 0};
         a.w = (struct kb_span){m[i].part[WT_CODE].buf, 0};
         a.bias.offset = l->bias.offset + row * cvt_size(g->w.coding.vectors);
         a.out.offset = l->out.offset + row * sizeof(float);

@@ -35,6 +35,7 @@ struct eng {
     struct widest widest;
     /* activations, all f32 but the ids, for N = batch * prompt rows */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
+    struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
     struct led_mem scratch, inv_freq;
     struct mixers mix;  /* recurrent layers */
     int32_t *host_ids;  /* [batch * prompt] */
