@@ -137,7 +137,9 @@ static kvp_err parse_count(const char *flag, const char *text, uint64_t least, u
         shift = s ? 10 * (unsigned)(s - suffix + 1) : 0;
         end += s ? 1 : 0;
     }
-    if (!end || *end || errno || v > UINT64_MAX >> shift)
+    if (end && !*end && (errno || v > UINT64_MAX >> shift))
+        return kvp_fail(e, KVP_EINPUT, "--%s %s: more than 64 bits hold", flag, text);
+    if (!end || *end)
         return kvp_fail(e, KVP_EINPUT, "--%s %s: expected an integer, with k, M or G for powers of 1024", flag, text);
     *out = (uint64_t)v << shift;
     if (*out < least)
@@ -396,6 +398,28 @@ static bool asks_technique(const struct args *a)
     return a->n_techniques > 0;
 }
 
+/* An option and a technique may ask for the same thing, not for different ones. */
+static kvp_err add_derived(const struct args *a, int i, struct kvp_stack *s, struct kvp_error *e)
+{
+    static const char *const names[MAX_DERIVED] = {"--kv-cache-dtype, --cache-type-k or --cache-type-v", "--quantization", "--block-size",
+                                                   "--max-num-batched-tokens"};
+    const struct kvp_spec *has;
+    struct kvp_stack own = {0};
+    char asked[256], there[256];
+
+    if (!a->derived[i][0])
+        return KVP_OK;
+    KVP_TRY(kvp_stack_add(&own, a->derived[i], e));
+    has = own.n ? kvp_stack_on(s, own.spec[0].axis) : NULL;
+    if (!has)
+        return kvp_stack_add(s, a->derived[i], e);
+    kvp_spec_text(has, there, sizeof(there));
+    kvp_spec_text(&own.spec[0], asked, sizeof(asked));
+    if (strcmp(there, asked) == 0)
+        return KVP_OK;
+    return kvp_fail(e, KVP_EINPUT, "%s asks for %s, -t for %s: both are on the axis '%s'", names[i], a->derived[i], there, kvp_axis_name(has->axis));
+}
+
 /* The checkpoint's own word on the cache (kv_cache_scheme, kv_cache_quant_algo), where nothing else is asked for. */
 static kvp_err checkpoint_cache(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
 {
@@ -412,8 +436,7 @@ static kvp_err read_stack(const struct args *a, const struct kvp_model *m, struc
     for (int i = 0; i < a->n_techniques; i++)
         KVP_TRY(kvp_stack_add(s, a->technique[i], e));
     for (int i = 0; i < MAX_DERIVED; i++)
-        if (a->derived[i][0])
-            KVP_TRY(kvp_stack_add(s, a->derived[i], e));
+        KVP_TRY(add_derived(a, i, s, e));
     KVP_TRY(checkpoint_cache(a, m, s, e));
     if (a->formats.kv_given && a->cache_type)
         for (uint32_t i = 0; i < s->n; i++)

@@ -36,6 +36,9 @@ static const struct {
     {"qwen3-0.6b", "paged:64", 900, 10},
     {"qwen3-0.6b", "kivi paged:64", 1024, 0},
     {"mistral-7b-v0.1", "window:300", 500, 1},
+    {"llama-2-7b", "chunked-prefill:256", 1000, 0}, /* what passes through is a chunk's, what stays grows */
+    {"llama-2-7b", "chunked-prefill:100 kivi", 1024, 0},
+    {"llama-2-7b", "chunked-prefill:100 continuous-batching:300", 700, 2},
     {"gpt2", "", 1024, 0}, /* learned positions end there */
 };
 
