@@ -18,6 +18,7 @@
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gemm.h"
+#include "kernels/ops/h2o_promote.h"
 #include "kernels/ops/h2o_scores.h"
 #include "kernels/ops/h2o_select.h"
 #include "kernels/ops/h2o_step.h"

@@ -379,6 +379,14 @@ static bool attn_merged(const void *args)
            is_list(a->kept, &a->k_kept, &a->v_kept, a->attn.kv_heads, a->attn.head_dim, a->attn.k.format, a->index_format, a->index_slots);
 }
 
+static bool h2o_promote(const void *args)
+{
+    const struct kb_h2o_promote *a = args;
+
+    return a->heavy >= 2 && a->heavy <= INT32_MAX && a->used < 2 * a->heavy && a->position >= a->used && is_score(a->score_format) &&
+           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+}
+
 static bool is_ragged(const struct kb_ragged *r)
 {
     return r->heads && r->dim && is_float(r->format) && r->lengths.buf && r->starts.buf && r->rows <= INT32_MAX;
