@@ -388,6 +388,40 @@ static bool attn_merged(const void *args)
            is_list(a->kept, &a->k_kept, &a->v_kept, a->attn.kv_heads, a->attn.head_dim, a->attn.k.format, a->index_format, a->index_slots);
 }
 
+static bool h2o_promote(const void *args)
+{
+    const struct kb_h2o_promote *a = args;
+
+    return a->heavy >= 2 && a->heavy <= INT32_MAX && a->used < 2 * a->heavy && a->position >= a->used && is_score(a->score_format) &&
+           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+}
+
+static bool is_ragged(const struct kb_ragged *r)
+{
+    return r->heads && r->dim && is_float(r->format) && r->lengths.buf && r->starts.buf && r->rows <= INT32_MAX;
+}
+
+static bool share_tokens(const void *args)
+{
+    const struct kb_share_tokens *a = args;
+
+    return a->sets && a->tokens <= INT32_MAX && a->columns <= a->tokens && a->base && a->base <= a->columns && a->floor <= a->base;
+}
+
+static bool ragged_write(const void *args)
+{
+    const struct kb_ragged_write *a = args;
+
+    return is_ragged(&a->dst) && (!a->repeat || a->dst.heads % a->repeat == 0);
+}
+
+static bool attn_ragged(const void *args)
+{
+    const struct kb_attn_ragged *a = args;
+
+    return is_ragged(&a->k) && is_ragged(&a->v) && a->k.heads == a->v.heads && a->k.dim == a->v.dim && is_grouped(a->heads, a->k.heads, a->k.dim);
+}
+
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)
 {
     static bool (*const table[])(const void *) = {

@@ -27,7 +27,7 @@ static kvp_err open_pools(struct store *s, uint64_t *pages, struct kvp_error *e)
         pages[i] = store_heads(s, i) ? size_div_up(slots, s->plan.block) : 0;
         KVP_TRY(SIZE_PRODUCT(&rounded, "paged: the pool", e, pages[i], s->plan.block));
         for (int p = 0; p < STORE_PARTS; p++) {
-            s->layer[i].slots[p] = p == STORE_SCORE ? slots : rounded;
+            s->layer[i].slots[p] = p != STORE_SCORE ? rounded : s->fixed ? s->cap[i] : slots;
             KVP_TRY(store_alloc(s, i, p, s->layer[i].slots[p], &s->layer[i].mem[p], e));
         }
     }

@@ -7,7 +7,7 @@
 static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi, &cache_kv,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
-    &cache_quest, &cache_duo, &cache_minicache,
+    &cache_quest, &cache_duo, &cache_minicache, &cache_adakv, &cache_h2o_flexgen,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
