@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4 };
+enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4, MAX_OPTIONS = 80 };
 
 /* Everything a command line can say. */
 struct args {
@@ -44,13 +44,14 @@ struct args {
     bool detail, all, help, generate_given, quiet;
     const char *device, *format, *out, *script, *weights, *tokens, *from;
     const char *dump_logits, *dump_kept, *dump_cache;
+    const char *said[MAX_OPTIONS]; /* what each option of the table was given, NULL: not yet */
 };
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
 enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512 };
 enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE };
-enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
+enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, OPERAND, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
 
 struct option {
     const char *letters; /* after one dash: "c", or more of them, as in "tp" */
@@ -63,6 +64,7 @@ struct option {
 
 #define AT(field) offsetof(struct args, field)
 static const struct option options[] = {
+    {"m hf", "model", "model-path hf-repo", OPERAND, MODELS, 0, "MODEL", "the same as MODEL without an option"},
     {"t", "technique", "", TECHNIQUE, MODELS, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
     {"c", "context", "max-model-len ctx-size max-seq-len", COUNT, ONE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {"p", "prompt", "input-len n-prompt isl", COUNT, ONE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
@@ -74,12 +76,12 @@ static const struct option options[] = {
     {"n", "generate", "output-len n-gen osl", STRING, SWEEP, AT(generates), "LIST", "generated tokens (default: 0)"},
     {"b np", "batch", "max-num-seqs batch-size bs parallel", STRING, SWEEP, AT(batches), "LIST", "sequences in flight (default 1)"},
     {"", "dtype", "", FORMAT, MODELS, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
-    {"", "kv-cache-dtype", "", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16; another is -t kv:FORMAT (default, or auto: as the checkpoint says, else as the weights)"},
+    {"", "kv-cache-dtype", "kvcache-quant-mode", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16; another is -t kv:FORMAT (default, or auto: as the checkpoint says, else as the weights)"},
     {"ctk", "cache-type-k", "", STRING, ANSWERS, AT(cache_type_k), "FORMAT", "of keys alone"},
     {"ctv", "cache-type-v", "", STRING, ANSWERS, AT(cache_type_v), "FORMAT", "of values alone"},
-    {"q", "quantization", "", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
+    {"q", "quantization", "gemm-quant-mode", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
     {"", "block-size", "", COUNT, MODELS, AT(block), "TOKENS", "pages, the same as -t paged:TOKENS"},
-    {"", "max-num-batched-tokens", "ctx-tokens", COUNT, ANSWERS, AT(chunk), "TOKENS", "prompts in chunks, the same as -t chunked-prefill:TOKENS"},
+    {"ub", "max-num-batched-tokens", "ubatch-size ctx-tokens", COUNT, ANSWERS, AT(chunk), "TOKENS", "prompts in chunks, the same as -t chunked-prefill:TOKENS"},
     {"tp", "tensor-parallel-size", "tp-size", RANKS, ANSWERS, AT(tp), "RANKS", "heads, widths and vocabulary divided; memory is the worst rank's"},
     {"pp", "pipeline-parallel-size", "pp-size", RANKS, ANSWERS, AT(pp), "RANKS", "layers divided"},
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
@@ -120,6 +122,7 @@ static const struct option options[] = {
     {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW | CALIBRATE | PREDICT_OPS, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
+_Static_assert(N_OPTIONS <= MAX_OPTIONS, "room for what each option says");
 
 /* 4096, 32k, 1M, 2G: suffixes are powers of 1024. */
 static kvp_err parse_count(const char *flag, const char *text, uint64_t least, uint64_t *out, struct kvp_error *e)
@@ -197,7 +200,15 @@ static kvp_err parse_real(const char *flag, const char *text, double *out, struc
     return KVP_OK;
 }
 
-static kvp_err set_option(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
+static kvp_err add_operand(struct args *a, const char *v, const char *word, struct kvp_error *e)
+{
+    if (a->n_operands == MAX_OPERANDS)
+        return kvp_fail(e, KVP_EINPUT, "%s: more than %d operands", word, MAX_OPERANDS);
+    a->operand[a->n_operands++] = v;
+    return KVP_OK;
+}
+
+static kvp_err set_option(struct args *a, const struct option *o, const char *v, const char *word, struct kvp_error *e)
 {
     void *field = (char *)a + o->offset;
     bool *given;
@@ -219,6 +230,8 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
     case STRING:
         *(const char **)field = v;
         return KVP_OK;
+    case OPERAND:
+        return add_operand(a, v, word, e);
     case TECHNIQUE:
         if (a->n_techniques == MAX_TECHNIQUES)
             return kvp_fail(e, KVP_EINPUT, "--technique: more than %d of them", MAX_TECHNIQUES);
@@ -237,6 +250,17 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
         *(bool *)field = true;
         return KVP_OK;
     }
+    return KVP_OK;
+}
+
+/* Twice the same is once; twice something else contradicts itself. */
+static kvp_err say_once(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
+{
+    const char **said = &a->said[o - options];
+
+    if (*said && o->kind != TECHNIQUE && o->kind != OPERAND && strcmp(*said, v) != 0)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s contradicts --%s %s", o->name, v, o->name, *said);
+    *said = v;
     return KVP_OK;
 }
 
@@ -279,9 +303,7 @@ static kvp_err parse_args(struct args *a, int argc, char **argv, int command, co
         const char *value;
 
         if (only_operands || argv[i][0] != '-' || !argv[i][1]) {
-            if (a->n_operands == MAX_OPERANDS)
-                return kvp_fail(e, KVP_EINPUT, "%s: more than %d operands", word, MAX_OPERANDS);
-            a->operand[a->n_operands++] = argv[i];
+            KVP_TRY(add_operand(a, argv[i], word, e));
             continue;
         }
         if (strcmp(argv[i], "--") == 0) {
@@ -297,7 +319,9 @@ static kvp_err parse_args(struct args *a, int argc, char **argv, int command, co
             return kvp_fail(e, KVP_EINPUT, "--%s needs a value: %s", o->name, o->arg);
         if (o->kind == FLAG && value)
             return kvp_fail(e, KVP_EINPUT, "--%s takes no value", o->name);
-        KVP_TRY(set_option(a, o, value, e));
+        if (value)
+            KVP_TRY(say_once(a, o, value, e));
+        KVP_TRY(set_option(a, o, value, word, e));
     }
     return KVP_OK;
 }
@@ -332,10 +356,12 @@ static kvp_err load_model(const struct args *a, const char *name, struct kvp_mod
     return KVP_OK;
 }
 
-/* fp8_e4m3 and the like are how vLLM spells what is one byte here. */
+/* How vLLM spells them; what is not here is called the same in `-t kv:`. */
 static const char *cache_word(const char *word)
 {
-    static const char *const same[][2] = {{"fp8_e4m3", "fp8"}, {"fp8_e5m2", "fp8"}, {"fp8_inc", "fp8"}};
+    static const char *const same[][2] = {{"fp8_e4m3", "fp8"}, {"fp8_e5m2", "fp8"}, {"fp8_inc", "fp8"},
+                                          {"fp8_ds_mla", "fp8,layout=ds_mla"}, {"nvfp4_ds_mla", "nvfp4,layout=ds_mla"},
+                                          {"int8_per_token_head", "int8,scale=token-head"}, {"fp8_per_token_head", "fp8,scale=token-head"}};
 
     for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
         if (strcmp(word, same[i][0]) == 0)
@@ -367,6 +393,8 @@ static kvp_err cache_types(struct args *a, char *spec, size_t n, struct kvp_erro
     v = plain_v ? kvp_format_name(fv) : v;
     a->formats.kv_given = plain_k && plain_v && fk == fv;
     a->formats.kv = fk;
+    if (strcmp(k, v) != 0 && (strchr(k, ',') || strchr(v, ',')))
+        return kvp_fail(e, KVP_EINPUT, "keys in kv:%s, values in kv:%s: expected both the same", k, v);
     if (!a->formats.kv_given)
         snprintf(spec, n, strcmp(k, v) == 0 ? "kv:%s" : "kv:k=%s,v=%s", k, v);
     return KVP_OK;
@@ -431,6 +459,20 @@ static kvp_err checkpoint_cache(const struct args *a, const struct kvp_model *m,
     return kvp_stack_add(s, spec, e);
 }
 
+/* What an option says of itself and a technique says otherwise, on no axis that both are on. */
+static kvp_err contradictions(const struct args *a, const struct kvp_stack *s, struct kvp_error *e)
+{
+    const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE), *batching = kvp_stack_on(s, KVP_AXIS_BATCHING);
+    const struct kvp_param *budget = batching ? kvp_spec_param(batching, "max_num_batched_tokens") : NULL;
+
+    if (a->formats.kv_given && encode && strcmp(encode->name, "kv") == 0)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s contradicts -t kv: both say how rows are stored", is_auto(a->cache_type) ? "cache-type-k" : "kv-cache-dtype",
+                        kvp_format_name(a->formats.kv));
+    if (a->chunk && budget && budget->i >= 0 && (uint64_t)budget->i != a->chunk)
+        return kvp_fail(e, KVP_EINPUT, "--max-num-batched-tokens %" PRIu64 " contradicts %s with max_num_batched_tokens=%" PRId64, a->chunk, batching->name, budget->i);
+    return KVP_OK;
+}
+
 static kvp_err read_stack(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
 {
     for (int i = 0; i < a->n_techniques; i++)
@@ -438,11 +480,7 @@ static kvp_err read_stack(const struct args *a, const struct kvp_model *m, struc
     for (int i = 0; i < MAX_DERIVED; i++)
         KVP_TRY(add_derived(a, i, s, e));
     KVP_TRY(checkpoint_cache(a, m, s, e));
-    if (a->formats.kv_given && a->cache_type)
-        for (uint32_t i = 0; i < s->n; i++)
-            if (strcmp(s->spec[i].name, "kv") == 0)
-                return kvp_fail(e, KVP_EINPUT, "--kv-cache-dtype %s contradicts -t kv: both say how rows are stored", a->cache_type);
-    return KVP_OK;
+    return contradictions(a, s, e);
 }
 
 static void resolve_formats(struct args *a, const struct kvp_model *m)
