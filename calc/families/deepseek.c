@@ -306,6 +306,7 @@ static const struct kvp_rule index_rules[] = {
     {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
     {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
+    {"index_topk_pattern", KVP_KEY_ANY, "read: which layers have an indexer"},
     {0},
 };
 static const struct kvp_rule v4_rules[] = {
@@ -316,6 +317,14 @@ static const struct kvp_rule v4_rules[] = {
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
     {"q_lora_rank", KVP_KEY_ANY, "read: q"},
     {"qk_rope_head_dim", KVP_KEY_ANY, "read: what rotates of a head"},
+    {"compress_ratios", KVP_KEY_ANY, "read: how many tokens a stored row stands for"},
+    {"compress_rope_theta", KVP_KEY_ANY, "rotation of the rows"},
+    {"o_groups", KVP_KEY_ANY, "read: the output projection"},
+    {"hc_sinkhorn_iters", KVP_KEY_ANY, "how streams are mixed; no weight"},
+    {0},
+};
+static const struct kvp_rule k25_rules[] = {
+    {"use_unified_vision_chunk", KVP_KEY_ANY, "how pictures and films are cut; tokens are tokens"},
     {0},
 };
 
@@ -364,7 +373,7 @@ const struct kvp_dialect family_deepseek[] = {
     {
         .model_type = {"kimi_k25"},
         .architectures = {"KimiK25ForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "kimi_k2", .towers = kimi_towers,
+        .nested = {"text_config"}, .inner = "kimi_k2", .towers = kimi_towers, .rules = {k25_rules},
     },
     {
         .model_type = {"deepseek_vl_v2"},

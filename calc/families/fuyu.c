@@ -11,6 +11,9 @@ static const struct kvp_rule persimmon_rules[] = {
 };
 static const struct kvp_rule fuyu_rules[] = {
     {"text_config", KVP_KEY_ANY, "its sizes are the class's or the top level's: see below"},
+    {"num_channels", KVP_KEY_ANY, "read: the tower"},
+    {"patch_size", KVP_KEY_ANY, "read: the tower"},
+    {"image_size", KVP_KEY_ANY, "pixels; patches are tokens"},
     {0},
 };
 

@@ -20,6 +20,11 @@ static const struct kvp_rule rules[] = {
     {"layers_num_experts", KVP_KEY_ANY, "follows from expert_layer_period and expert_layer_offset"},
     {"sliding_window", KVP_KEY_FALSE, "attention of this class has no window"},
     {"attention_bias", KVP_KEY_FALSE, "this class has no such bias"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-1"},
+    {"use_mamba_kernels", KVP_KEY_ANY, "which kernel, not what is stored"},
     {0},
 };
 

@@ -21,12 +21,23 @@ static const struct kvp_rule rules[] = {
     {"num_experts_per_tok", KVP_KEY_ANY, "read: experts a token"},
     {"use_expert_bias", KVP_KEY_ANY, "read: a bias an expert in the router"},
     {"sliding_window", KVP_KEY_FALSE, "attention of this class has no window"},
+    {"block_multiple_of", KVP_KEY_ANY, "read: the feed-forward's width"},
+    {"conv_bias", KVP_KEY_ANY, "read: the convolution"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"block_use_swiglu", KVP_KEY_TRUE, "a feed-forward would have two matrices"},
+    {"block_norm_eps", KVP_KEY_ANY, "the norm's epsilon, said again"},
+    {"block_mlp_init_scale", KVP_KEY_ANY, "training only"},
+    {"block_out_init_scale", KVP_KEY_ANY, "training only"},
+    {"block_use_xavier_init", KVP_KEY_ANY, "training only"},
+    {"conv_use_xavier_init", KVP_KEY_ANY, "training only"},
     {0},
 };
 static const struct kvp_rule vl_rules[] = {
     {"vision_feature_layer", KVP_KEY_ANY, "of the vision tower"},
     {"projector_use_layernorm", KVP_KEY_ANY, "of the vision tower's projector"},
     {"projector_hidden_size", KVP_KEY_ANY, "of the vision tower's projector"},
+    {"tile_size", KVP_KEY_ANY, "how a picture is cut"},
+    {"encoder_patch_size", KVP_KEY_ANY, "how a picture is cut"},
     {0},
 };
 

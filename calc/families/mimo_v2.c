@@ -97,6 +97,9 @@ static const struct kvp_rule rules[] = {
     {"swa_num_key_value_heads", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_head_dim", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_v_head_dim", KVP_KEY_ANY, "read: layers that slide"},
+    {"add_full_attention_sink_bias", KVP_KEY_ANY, "read: a scalar a head"},
+    {"add_swa_attention_sink_bias", KVP_KEY_ANY, "read: a scalar a head"},
+    {"attention_chunk_size", KVP_KEY_ANY, "carried along; the layers' windows are read"},
     {0},
 };
 

@@ -21,6 +21,12 @@ const struct kvp_rule kvp_rules_moe[] = {
     {"layer_types", KVP_KEY_ANY, "read: which layers slide"},
     {"sliding_window", KVP_KEY_ANY, "read: the window"},
     {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"moe_top_k", KVP_KEY_ANY, "read: experts of a token"},
+    {"decoder_sparse_step", KVP_KEY_ANY, "read: which layers have experts"},
+    {"n_group", KVP_KEY_ANY, "which experts a router may choose from"},
+    {"topk_group", KVP_KEY_ANY, "which experts a router may choose from"},
+    {"moe_router_dtype", KVP_KEY_ANY, "what a router computes in"},
     {0},
 };
 

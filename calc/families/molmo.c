@@ -17,6 +17,7 @@ static const struct kvp_rule molmo_rules[] = {
     {"embedding_size", KVP_KEY_ANY, "read: rows of the embedding"},
     {"weight_tying", KVP_KEY_FALSE, "the head would be the embedding"},
     {"clip_qkv", KVP_KEY_ANY, "bounds values; no size"},
+    {"qkv_bias", KVP_KEY_ANY, "read: biases of q, k and v"},
     {0},
 };
 

@@ -26,6 +26,10 @@ static const struct kvp_rule rules[] = {
     {"use_sliding_window", KVP_KEY_FALSE, "this class has no window"},
     {"sliding_window", KVP_KEY_ANY, "nothing without use_sliding_window"},
     {"max_window_layers", KVP_KEY_ANY, "nothing without use_sliding_window"},
+    {"full_attention_interval", KVP_KEY_ANY, "read: which layers are attention"},
+    {"mamba_ssm_dtype", KVP_KEY_ANY, "read: what the state is stored in"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"decoder_sparse_step", KVP_KEY_ANY, "read: which layers have experts"},
     {0},
 };
 

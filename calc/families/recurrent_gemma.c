@@ -12,6 +12,10 @@ static const struct kvp_rule rules[] = {
     {"embeddings_scale_by_sqrt_dim", KVP_KEY_ANY, "a factor"},
     {"layers_block_type", KVP_KEY_ANY, "_block_types, layer by layer"},
     {"final_w_init_variance_scale", KVP_KEY_ANY, "training only"},
+    {"_block_types", KVP_KEY_ANY, "read: what each layer is"},
+    {"block_types", KVP_KEY_ANY, "read: what each layer is"},
+    {"conv1d_width", KVP_KEY_ANY, "read: columns of the convolution"},
+    {"lru_width", KVP_KEY_ANY, "read: channels"},
     {0},
 };
 

@@ -10,6 +10,9 @@ static const struct kvp_rule whisper_rules[] = {
     {"encoder_ffn_dim", KVP_KEY_ANY, "read: the encoder"},
     {"num_hidden_layers", KVP_KEY_ANY, "the encoder's layers again; not read by the class"},
     {"use_weighted_layer_sum", KVP_KEY_ANY, "of the audio classifier only"},
+    {"num_mel_bins", KVP_KEY_ANY, "read: the encoder's input"},
+    {"classifier_proj_size", KVP_KEY_ANY, "a classifier's"},
+    {"median_filter_width", KVP_KEY_ANY, "time stamps"},
     {0},
 };
 
