@@ -101,15 +101,6 @@ static kvp_err add_indexers(struct kvp_reader *r)
 
 /* ---- layers --------------------------------------------------------------------------------------------- */
 
-static kvp_err router_bias(const struct kvp_reader *r, bool absent, bool *out)
-{
-    const char *method = NULL;
-
-    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
-    *out = method ? strcmp(method, "noaux_tc") == 0 : absent;
-    return KVP_OK;
-}
-
 static kvp_err fill(struct kvp_reader *r, bool correction)
 {
     struct kvp_layer_class x = r->proto;
@@ -118,7 +109,7 @@ static kvp_err fill(struct kvp_reader *r, bool correction)
     KVP_TRY(read_mixer(r, &x));
     KVP_TRY(moe_read(r, &x));
     KVP_TRY(moe_shared(r, &x));
-    KVP_TRY(router_bias(r, correction, &x.router_bias));
+    KVP_TRY(moe_router_bias(r, correction, &x.router_bias));
     KVP_TRY(moe_need_layout(r));
     KVP_TRY(kvp_read_size(r, KVP_SIZE_FFN, &ffn));
     for (uint32_t i = 0; i < r->m->layers; i++) {

@@ -50,8 +50,8 @@ static kvp_err fuyu_towers(struct kvp_reader *r)
 {
     uint32_t patch = 30, channels = 3;
 
-    KVP_TRY(kvp_read_count(r, "patch_size", &patch));
-    KVP_TRY(kvp_read_count(r, "num_channels", &channels));
+    KVP_TRY(kvp_need_count(r, "patch_size", &patch));
+    KVP_TRY(kvp_need_count(r, "num_channels", &channels));
     if (patch > 1024 || channels > 1024)
         return kvp_key_fail(r, KVP_EINPUT, "patch_size", "or num_channels is absurd");
     return vision_linear(r, "vision_embed_tokens", r->m->width, patch * patch * channels, 1);

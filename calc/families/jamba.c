@@ -36,9 +36,9 @@ static kvp_err read_mamba(const struct kvp_reader *r, struct kvp_layer_class *c)
     c->state = 16;
     c->conv = 4;
     c->conv_bias = c->rec_norm = true;
-    KVP_TRY(kvp_read_count(r, "mamba_d_state", &c->state));
-    KVP_TRY(kvp_read_count(r, "mamba_d_conv", &c->conv));
-    KVP_TRY(kvp_read_count(r, "mamba_expand", &expand));
+    KVP_TRY(kvp_need_count(r, "mamba_d_state", &c->state));
+    KVP_TRY(kvp_need_count(r, "mamba_d_conv", &c->conv));
+    KVP_TRY(kvp_need_count(r, "mamba_expand", &expand));
     KVP_TRY(kvp_channels(r, "mamba_expand", expand, r->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(r, "mamba_dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(r, "mamba_proj_bias", &c->rec_bias));

@@ -59,7 +59,7 @@ static kvp_err read_kda(const struct kvp_reader *cfg, struct kvp_layer_class *c)
     c->conv = 4;
     KVP_TRY(kvp_need_count(cfg, "num_heads", &c->rec_heads));
     KVP_TRY(kvp_need_count(cfg, "head_dim", &c->rec_head_dim));
-    KVP_TRY(kvp_read_count(cfg, "short_conv_kernel_size", &c->conv));
+    KVP_TRY(kvp_need_count(cfg, "short_conv_kernel_size", &c->conv));
     KVP_TRY(kvp_channels(cfg, "num_heads", c->rec_heads, c->rec_head_dim, &c->inner));
     c->low_rank[0] = c->low_rank[1] = c->rec_head_dim;
     return KVP_OK;

@@ -65,9 +65,9 @@ static kvp_err mamba1_layers(struct kvp_reader *r)
     c->state = 16;
     c->conv = 4;
     c->conv_bias = true;
-    KVP_TRY(kvp_read_count(r, "state_size", &c->state));
-    KVP_TRY(kvp_read_count(r, "conv_kernel", &c->conv));
-    KVP_TRY(kvp_read_count(r, "expand", &expand));
+    KVP_TRY(kvp_need_count(r, "state_size", &c->state));
+    KVP_TRY(kvp_need_count(r, "conv_kernel", &c->conv));
+    KVP_TRY(kvp_need_count(r, "expand", &expand));
     KVP_TRY(kvp_read_count(r, "intermediate_size", &c->inner)); /* Falcon-Mamba's expand is wrong, this is not */
     if (!c->inner)
         KVP_TRY(kvp_channels(r, "expand", expand, r->m->width, &c->inner));
@@ -107,9 +107,9 @@ static kvp_err original_mamba1(const struct kvp_reader *cfg, struct kvp_layer_cl
     c->state = 16;
     c->conv = 4;
     c->conv_bias = true;
-    KVP_TRY(kvp_read_count(cfg, "d_state", &c->state));
-    KVP_TRY(kvp_read_count(cfg, "d_conv", &c->conv));
-    KVP_TRY(kvp_read_count(cfg, "expand", &expand));
+    KVP_TRY(kvp_need_count(cfg, "d_state", &c->state));
+    KVP_TRY(kvp_need_count(cfg, "d_conv", &c->conv));
+    KVP_TRY(kvp_need_count(cfg, "expand", &expand));
     KVP_TRY(kvp_channels(cfg, "expand", expand, cfg->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(cfg, "dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(cfg, "bias", &c->rec_bias));

@@ -196,3 +196,14 @@ kvp_err moe_mtp(struct kvp_reader *r, bool copies)
     KVP_TRY(kvp_add_extra(r, m->mtp_extra, "mtp_embedding", m->vocab, m->width, 1, false));
     return kvp_add_extra(r, m->mtp_extra, "mtp_lm_head", m->vocab, m->width, 1, false);
 }
+
+kvp_err moe_router_bias(const struct kvp_reader *r, bool absent, bool *out)
+{
+    const char *method = NULL;
+
+    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
+    *out = method ? strcmp(method, "noaux_tc") == 0 : absent;
+    if (method && !*out && strcmp(method, "greedy") != 0 && strcmp(method, "group_limited_greedy") != 0)
+        return kvp_key_fail(r, KVP_ENOTSUP, "topk_method", "only noaux_tc, greedy and group_limited_greedy are supported");
+    return KVP_OK;
+}

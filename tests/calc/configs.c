@@ -182,6 +182,87 @@ START_TEST(unknown_keys_are_named)
 }
 END_TEST
 
+/* ---- absurd values --------------------------------------------------------------------------------------- */
+
+/* The text model's part and its dialect. */
+static json_t *text_part(json_t *root, const struct kvp_dialect **d)
+{
+    struct kvp_error e = {0};
+    struct kvp_json j = {root, "config.json", &e};
+    json_t *part = NULL;
+
+    if (kvp_dialect_of(&j, NULL, d) != KVP_OK)
+        return NULL;
+    for (size_t i = 0; i < COUNT((*d)->nested) && (*d)->nested[i] && !part; i++)
+        part = json_object_get(root, (*d)->nested[i]);
+    if (!part)
+        return (*d)->inner ? NULL : root;
+    j.object = part;
+    return kvp_dialect_of(&j, (*d)->inner, d) == KVP_OK ? part : NULL;
+}
+
+enum { ABSURDITIES = 8 };
+
+static json_t *absurd(size_t i)
+{
+    switch (i) {
+    case 0: return json_integer(-1);
+    case 1: return json_real(3.5);
+    case 2: return json_string("seven");
+    case 3: return json_integer(INT64_MAX);
+    case 4: return json_real(1e300);
+    case 5: return json_object();
+    case 6: return json_pack("[s]", "x");
+    default: return json_integer(0);
+    }
+}
+
+/* Is `key` the spelling of a size that counts: the first that is there, of what the class does not read in its own way? */
+static bool reads(const struct kvp_dialect *d, const json_t *part, const char *key)
+{
+    for (int s = 0; s < KVP_SIZES; s++) {
+        const bool own = (d->own_mixer && (s == KVP_SIZE_HEADS || s == KVP_SIZE_KV_HEADS || s == KVP_SIZE_HEAD_DIM)) || (d->own_ffn && s == KVP_SIZE_FFN);
+        int k = 0;
+
+        while (k < KVP_SPELLINGS && d->key[s][k] && (!json_object_get(part, d->key[s][k]) || json_is_null(json_object_get(part, d->key[s][k]))))
+            k++;
+        if (k < KVP_SPELLINGS && d->key[s][k] && strcmp(d->key[s][k], key) == 0)
+            return !own;
+    }
+    return false;
+}
+
+/* No size is a negative number, a fraction, a word, an object, or beyond what a model could have: one line that says which. */
+START_TEST(absurd_sizes_are_refused)
+{
+    int tried = 0;
+
+    for (int i = 0; i < n_files; i++) {
+        const struct kvp_dialect *d = NULL;
+        json_t *root = read_json(files[i]), *part = text_part(root, &d), *copy, *v;
+        const char *key;
+
+        copy = part && !refusal_of(files[i]) ? json_copy(part) : json_object();
+        json_object_foreach(copy, key, v)
+            for (size_t k = 0; k < ABSURDITIES && reads(d, part, key); k++) {
+                struct kvp_error e;
+                json_t *bad = absurd(k);
+                char *shown = json_dumps(bad, JSON_ENCODE_ANY);
+
+                json_object_set_new(part, key, bad);
+                ck_assert_msg(parse(root, &e) == KVP_EINPUT, "%s: %s %s: \"%s\"", files[i], key, shown, e.text);
+                ck_assert_msg(strstr(e.text, key) && !strchr(e.text, '\n'), "%s: %s %s: \"%s\"", files[i], key, shown, e.text);
+                json_object_set(part, key, v);
+                free(shown);
+                tried++;
+            }
+        json_decref(copy);
+        json_decref(root);
+    }
+    ck_assert_int_gt(tried, 5000);
+}
+END_TEST
+
 /* 32,768 tokens, batch 1, bf16: what the layers keep by their own architecture. Sums by hand from the shapes:
  * full layers 2 Hkv d 2 bytes a token, windows and chunks as long as they are, latents once, the indexer's 132. */
 static const struct {
@@ -310,6 +391,7 @@ int main(void)
     tcase_add_test(t, loads_and_adds_up);
     tcase_add_test(t, every_active_weight_is_multiplied_once);
     tcase_add_test(t, unknown_keys_are_named);
+    tcase_add_test(t, absurd_sizes_are_refused);
     tcase_add_loop_test(t, keeps, 0, COUNT(kept));
     tcase_add_test(t, model_types_are_unique);
     return run("calc: real configs", &t, 1);
