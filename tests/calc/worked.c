@@ -104,6 +104,14 @@ static const struct {
     /* 3.13 e: 2 MiB a page in all layers */
     {"llama-3-8b", "paged:16", {.context = 16}, F16, MEM(cache_bytes), (2 << 20) + 4},
     {"llama-3-8b", "paged:256", {.context = 5}, F16, MEM(cache_bytes), 256 * 131072 + 4},
+    /* 3.2 e: vLLM may reserve (768 + 1) * 16 = 12304 slots while a prompt is computed 8192 tokens at a time; and a null page, the
+     * table's 256 pages and the length. No more than the prompt's own 2048 pages where it is computed at once */
+    {"mistral-7b-v0.1", "window:4096 paged:16,layout=vllm chunked-prefill:8192", {.prompt = 32768}, F16, MEM(cache_peak_bytes),
+     (12304 + 16) * 131072ULL + 256 * 4 + 4},
+    {"mistral-7b-v0.1", "window:4096 paged:16,layout=vllm chunked-prefill:8192", {.prompt = 32768}, F16, MEM(cache_bytes),
+     (4096 + 16) * 131072ULL + 256 * 4 + 4},
+    {"mistral-7b-v0.1", "window:4096 paged:16,layout=vllm", {.prompt = 32768}, F16, MEM(cache_peak_bytes), (32768 + 16) * 131072ULL + 256 * 4 + 4},
+    {"mistral-7b-v0.1", "window:4096 paged:16 chunked-prefill:8192", {.prompt = 32768}, F16, MEM(cache_peak_bytes), 4096 * 131072ULL + 256 * 4},
     /* 4: DuoAttention with its window written out, 8.02 GiB; Quest's 16 + 1 GiB */
     {"llama-3-8b", "duo:0.5,sink=64,recent=256", {.context = 131072}, F16, MEM(cache_bytes), 8610906112},
     {"llama-2-7b", "quest:page=16", {.context = 32768}, F16, MEM(cache_bytes), 17ULL << 30},
