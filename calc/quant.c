@@ -490,8 +490,12 @@ static kvp_err read_method(struct kvp_model *m, const struct kvp_json *j, const 
     if (groups && (!algo || json_object_size(groups) > 1))
         return read_config_groups(m, j);
     KVP_TRY(by_word(j, q, word));
-    if (first)
+    if (first) {
+        const struct kvp_json w = {json_object_get(first, "weights"), j->origin, j->e};
+
+        KVP_TRY(json_is_object(w.object) ? kvp_check_part(&w, "config_groups", weight_rules) : KVP_OK);
         KVP_TRY(read_inputs(j, first, &q->input_scale));
+    }
     q->packed_bias = q->format == KVP_WF_GPTQ;
     if (q->format == KVP_WF_MLX)
         q->embed = q->head = true;

@@ -22,6 +22,7 @@ static const struct kvp_rule llava_rules[] = {
 static const struct kvp_rule mistral3_rules[] = {
     {"vision_feature_layer", KVP_KEY_ANY, "which layer of the tower is read; no size"},
     {"multimodal_projector_bias", KVP_KEY_ANY, "of the projector; no size of the text model"},
+    {"spatial_merge_size", KVP_KEY_ANY, "read: the projector"},
     {0},
 };
 static const struct kvp_rule infimm_rules[] = {

@@ -231,7 +231,7 @@ static const struct {
     {"mistral-7b-v0.1", "window:4096", {.context = 32768}, KVP_DECODE, KVP_OP_ATTN, READ, (512 << 20) + Q},
     {"mistral-7b-v0.1", "window:4096", {.context = 32768}, KVP_DECODE, KVP_OP_APPEND, WRITTEN, 131072},
     /* 3.4 c: the window's scores 2 H w d q, sums H w (q - w), pooling k H (q - w); max pooling compares */
-    {"llama-3-8b", "pyramidkv:cap=2048,window=8,kernel=7,pooling=avg", {.prompt = 8192}, KVP_PREFILL, KVP_OP_SELECT, FLOPS,
+    {"llama-3-8b", "pyramidkv:cap=2048,window=8,kernel=7,pooling=avg,heads=query", {.prompt = 8192}, KVP_PREFILL, KVP_OP_SELECT, FLOPS,
      32ULL * (2 * 32 * 8 * 128 * 8192ULL + 32 * 8 * 8184 + 7 * 32 * 8184)},
     {"llama-3-8b", "pyramidkv:cap=2048,window=8", {.prompt = 8192, .generate = 1}, KVP_DECODE, KVP_OP_ATTN, FLOPS, 4ULL * 4096 * (65552 + 32)},
     /* 3.5 c: traffic is not halved: K and V of all layers but what is retained twice, and the magnitudes */
