@@ -447,6 +447,13 @@ static kvp_err cache_word(const struct kvp_json *j, struct kvp_quant *q, const c
     return KVP_OK;
 }
 
+static const struct kvp_rule cache_rules[] = {
+    {"num_bits", KVP_KEY_ANY, "read: bits"},
+    {"group_size", KVP_KEY_FALSE, "a scale would belong to a group"},
+    {"block_structure", KVP_KEY_FALSE, "a scale would belong to a block"},
+    {0},
+};
+
 /* compressed-tensors' kv_cache_scheme (an object of bits), modelopt's kv_cache_quant_algo (a word). */
 static kvp_err read_cache(const struct kvp_json *j, struct kvp_quant *q)
 {
@@ -465,6 +472,7 @@ static kvp_err read_cache(const struct kvp_json *j, struct kvp_quant *q)
         }
         if (!json_is_object(v.object))
             return kvp_fail(j->e, KVP_EINPUT, "%s: %s: expected an object or a word", j->origin, keys[i]);
+        KVP_TRY(kvp_check_part(&v, keys[i], cache_rules));
         KVP_TRY(kvp_json_text(&v, "type", &type, NULL));
         KVP_TRY(kvp_json_text(&v, "strategy", &strategy, NULL));
         KVP_TRY(read_int(&v, "num_bits", NULL, &bits, 16));
