@@ -495,6 +495,8 @@ static kvp_err read_method(struct kvp_model *m, const struct kvp_json *j, const 
         return bitsandbytes(j, q);
     if (algo && strcmp(algo, "MIXED_PRECISION") == 0)
         return read_mixed(m, j);
+    if (groups && !json_is_object(first))
+        return kvp_fail(j->e, KVP_EINPUT, "%s: config_groups: expected an object of groups", j->origin);
     if (groups && (!algo || json_object_size(groups) > 1))
         return read_config_groups(m, j);
     KVP_TRY(by_word(j, q, word));

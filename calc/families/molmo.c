@@ -35,7 +35,7 @@ static kvp_err molmo_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_flag(r, "qkv_bias", &bias));
     KVP_TRY(kvp_read_flag(r, "attention_layer_norm", &norms));
     KVP_TRY(kvp_read_flag(r, "norm_after", &after));
-    KVP_TRY(kvp_read_count(r, "embedding_size", &rows));
+    KVP_TRY(kvp_need_count(r, "embedding_size", &rows));
     for (uint32_t i = 0; i < r->m->layers; i++) {
         r->layer[i].qkv_bias = bias;
         r->layer[i].qk_norm = r->layer[i].qk_norm_wide = norms;

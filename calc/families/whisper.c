@@ -30,7 +30,7 @@ static kvp_err whisper_encoder(struct kvp_reader *r)
 
     KVP_TRY(kvp_read_count(r, "encoder_layers", &layers));
     KVP_TRY(kvp_read_count(r, "encoder_attention_heads", &c.heads));
-    KVP_TRY(kvp_read_count(r, "encoder_ffn_dim", &c.ffn_width));
+    KVP_TRY(kvp_need_count(r, "encoder_ffn_dim", &c.ffn_width));
     KVP_TRY(kvp_read_count(r, "num_mel_bins", &mels));
     KVP_TRY(kvp_read_count(r, "max_source_positions", &rows));
     if (!c.heads || m->width % c.heads)
