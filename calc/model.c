@@ -422,6 +422,11 @@ static bool is_per_layer_type(const json_t *object)
     return false;
 }
 
+static const struct kvp_rule rope_rules[] = {
+    {"mscale_all_dim", KVP_KEY_ANY, "a factor of the scores"},
+    {0},
+};
+
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
 static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, const json_t *object)
 {
@@ -433,6 +438,7 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     snprintf(origin, sizeof(origin), "%s: %s", r->j.origin, key);
     if (!json_is_object(object))
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: expected an object", origin);
+    KVP_TRY(kvp_check_part(&j, key, rope_rules));
     if (is_per_layer_type(object)) {
         kvp_cannot_run(r->m, "layers differ in their rotary embedding");
         return KVP_OK;
