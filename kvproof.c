@@ -122,7 +122,7 @@ static const struct option options[] = {
     {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW | CALIBRATE | PREDICT_OPS, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
-_Static_assert(N_OPTIONS <= MAX_OPTIONS, "room for what each option says");
+_Static_assert((int)N_OPTIONS <= (int)MAX_OPTIONS, "room for what each option says");
 
 /* 4096, 32k, 1M, 2G: suffixes are powers of 1024. */
 static kvp_err parse_count(const char *flag, const char *text, uint64_t least, uint64_t *out, struct kvp_error *e)
