@@ -230,6 +230,8 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
     for (uint32_t l = 0; l < m->layers; l++) {
         uint32_t owner;
 
+        if (m->cls[m->class_of[l]].mixer == KVP_MIX_NONE)
+            continue;
         KVP_TRY(rows_owner(&owner, m, l, e));
         if (owner != l && owner != last)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layer %" PRIu32 " reads the keys of layer %" PRIu32 ", but layer %" PRIu32

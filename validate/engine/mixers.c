@@ -77,8 +77,7 @@ static bool is_known(const struct kvp_layer_class *c)
  * norms dt, B and C without weights, which no size shows. */
 static bool is_plain_mamba(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
-    return (c->ffn != KVP_FFN_NONE || c->act == KVP_ACT_SILU) && strcmp(m->model_type, "falcon_mamba") != 0 &&
-           (c->recurrent == KVP_REC_MAMBA2 || !c->rec_norm);
+    return (c->ffn != KVP_FFN_NONE || c->act == KVP_ACT_SILU) && strcmp(m->model_type, "falcon_mamba") != 0;
 }
 
 bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c)
