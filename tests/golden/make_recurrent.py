@@ -46,6 +46,11 @@ TRANSFORMERS = {
         vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
         attn_layer_period=2, attn_layer_offset=1, num_experts=1, num_experts_per_tok=1, mamba_d_state=8, mamba_d_conv=4,
         mamba_expand=2, mamba_dt_rank=3, tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # A layer is Mamba-2 or attention or a feed-forward with relu^2.
+    "nemotron-h": ("NemotronH", 14, dict(
+        vocab_size=VOCAB, hidden_size=32, hybrid_override_pattern="M-*M-", num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=40, ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=2, conv_kernel=4, chunk_size=16,
+        tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
     "rwkv4": ("Rwkv", 9, dict(
         vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=72, num_hidden_layers=3,
         context_length=64, rescale_every=0, bos_token_id=0, eos_token_id=1)),
@@ -95,13 +100,13 @@ def transformers_state(model, cache, state):
         return [{"layer": i, "shift_bytes": sum(s[:, :, i].nbytes for s in state[:2]),
                  "matrix_bytes": sum(s[:, :, i].nbytes for s in state[2:])} for i in range(model.config.num_hidden_layers)]
     return [{"layer": i, "columns": layer.conv_states[0].shape[-1], "conv_bytes": layer.conv_states[0].nbytes,
-             "matrix_bytes": layer.recurrent_states[0].nbytes} for i, layer in enumerate(cache.layers) if hasattr(layer, "conv_states")]
+             "matrix_bytes": layer.recurrent_states[0].nbytes} for i, layer in enumerate(cache.layers) if getattr(layer, "conv_states", None)]
 
 
 def transformers_rows(cache):
     """As make_golden.py's cache_layers: of the layers that attend."""
     return [{"layer": i, "kind": type(layer).__name__, "tokens": layer.keys.shape[-2], "bytes": layer.keys.nbytes + layer.values.nbytes}
-            for i, layer in enumerate(cache.layers) if not hasattr(layer, "conv_states")]
+            for i, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None]
 
 
 def make_transformers(name, have):
@@ -114,14 +119,13 @@ def make_transformers(name, have):
     model.tie_weights()
     ids = torch.randint(VOCAB, (1, TOKENS), generator=generator)
     rwkv = family == "Rwkv"
-    cache_word = "past_key_values" if family == "Jamba" else "cache"
 
     def run(tokens, kept):
         if rwkv:
             out = model(tokens, state=kept, use_cache=True)
             return out.logits[0], out.state
         kept = DynamicCache(config=config) if kept is None else kept
-        return model(tokens, **{cache_word: kept}, use_cache=True).logits[0], kept
+        return model(tokens, cache=kept, use_cache=True).logits[0], kept
 
     with torch.no_grad():
         logits, kept = run(ids, None)
@@ -134,6 +138,12 @@ def make_transformers(name, have):
     write(name, have, family + "ForCausalLM", seed, ids[0].tolist(), logits, torch.stack(stepped), held,
           sum(p.numel() for p in model.parameters()), rows)
     model.save_pretrained(HERE / name)
+    if family == "NemotronH":  # as NVIDIA's checkpoints say it
+        path = HERE / name / "config.json"
+        config = json.loads(path.read_text())
+        layers = config.pop("layers_block_type", None) or config.pop("layer_types")
+        config.update(hybrid_override_pattern=sizes["hybrid_override_pattern"], num_hidden_layers=len(layers))
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (HERE / name / "generation_config.json").unlink(missing_ok=True)
     (HERE / name / "model.safetensors").chmod(0o644)
 

@@ -155,7 +155,7 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* What the engine runs is attention and a dense feed-forward, a pair a layer. A new field of a layer class is
+/* What the engine runs is attention and a dense feed-forward, a pair a layer, or one of them. A new field of a layer class is
  * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
@@ -165,8 +165,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     if (c->recurrent)
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
-    if (c->mixer != KVP_MIX_ATTENTION || c->v_head_dim != c->head_dim || c->norms != 2 || c->act == KVP_ACT_RELU2 ||
-        (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED))
+    if ((c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_NONE) || c->v_head_dim != c->head_dim || c->ffn == KVP_FFN_RWKV ||
+        c->norms != (c->mixer != KVP_MIX_NONE ? 1u : 0u) + (c->ffn != KVP_FFN_NONE ? 1u : 0u) || c->norms == 0)
         return false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = 0;

@@ -214,6 +214,22 @@ static const struct wt_name rwkv4_names[] = {
     {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"},
 };
 
+/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel, without experts. A layer mixes by Mamba-2, or
+ * attends, or is a feed-forward, and has one norm. */
+static const struct wt_name nemotron_h_names[] = {
+    {WP_EMBED, 1, false, "embeddings.weight"},
+    MAMBA_MIXER,
+    {WP_REC_DT_BIAS, 1, false, "layers.%u.mixer.dt_bias"},
+    {WP_REC_NORM, 1, false, "layers.%u.mixer.norm.weight"},
+    {WP_Q, 1, false, "layers.%u.mixer.q_proj.weight"},
+    {WP_K, 1, false, "layers.%u.mixer.k_proj.weight"},
+    {WP_V, 1, false, "layers.%u.mixer.v_proj.weight"},
+    {WP_O, 1, false, "layers.%u.mixer.o_proj.weight"},
+    {WP_MLP_NORM, 1, false, "layers.%u.norm.weight"},
+    {WP_UP, 1, false, "layers.%u.mixer.up_proj.weight"},
+    {WP_DOWN, 1, false, "layers.%u.mixer.down_proj.weight"},
+};
+
 #define RWKV56_BLOCK                                                                \
     {WP_EMBED, 1, false, "embeddings.weight"},                                            \
     {WP_EMBED_NORM, 1, false, "blocks.0.pre_ln.weight"},                                  \
@@ -315,6 +331,7 @@ static const struct wt_family families[] = {
     {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names)},
     {"jamba", "model.", NAMES(jamba_names)},
     {"mamba2", "backbone.", NAMES(mamba2_names)},
+    {"nemotron_h", "backbone.", NAMES(nemotron_h_names)},
     {"rwkv", "rwkv.", NAMES(rwkv4_names)},
     {"rwkv5", "rwkv.", NAMES(rwkv5_names)},
     {"rwkv6", "rwkv.", NAMES(rwkv6_names)},
