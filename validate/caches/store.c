@@ -121,7 +121,7 @@ static kvp_err open_scales(struct store *s, struct kvp_error *e)
             const struct ledger *l = s->env->led;
             const float one = 1;
 
-            if (s->code[side].scales != KB_SCALES_TENSOR)
+            if (s->code[side].scales != KB_SCALES_TENSOR || store_heads(s, i) == 0)
                 continue;
             KVP_TRY(led_alloc(s->env->led, LED_METADATA, sizeof(one), &s->layer[i].one_scale[side], e));
             KVP_TRY(l->be->write(l->dev, (struct kb_span){s->layer[i].one_scale[side].buf, 0}, &one, sizeof(one), e));
