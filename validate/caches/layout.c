@@ -35,5 +35,7 @@ kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, str
 bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     (void)m;
+    if (c->mixer == KVP_MIX_NONE) /* a recurrence keeps no rows */
+        return true;
     return c->mixer == KVP_MIX_ATTENTION && !c->no_kv && c->v_head_dim == c->head_dim;
 }

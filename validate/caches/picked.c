@@ -27,7 +27,7 @@ kvp_err picked_acts(bool *acts, const struct cache_env *env, const char *name, s
     for (uint32_t i = 0; i < env->model->layers; i++) {
         const uint64_t w = cache_class(env, i)->window;
 
-        acts[i] = !w || w >= env->context;
+        acts[i] = cache_class(env, i)->kv_heads && (!w || w >= env->context); /* a recurrence keeps no rows */
         any = any || acts[i];
     }
     return any ? KVP_OK

@@ -120,7 +120,8 @@ kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
 kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < c->env->model->layers; i++)
-        dump_range(f, i, c->seen - kept(c, i, c->seen), c->seen);
+        if (cache_class(c->env, i)->kv_heads || cache_class(c->env, i)->mixer != KVP_MIX_NONE)
+            dump_range(f, i, c->seen - kept(c, i, c->seen), c->seen);
     return dump_done(f, e);
 }
 

@@ -169,7 +169,7 @@ static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* What the engine runs is attention and a dense feed-forward, a pair a layer. A new field of a layer class is
+/* What the engine runs is attention and a dense feed-forward, a pair a layer, or one of them. A new field of a layer class is
  * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
@@ -179,8 +179,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     if (c->recurrent)
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
-    if (c->mixer != KVP_MIX_ATTENTION || c->v_head_dim != c->head_dim || c->norms != 2 || c->act == KVP_ACT_RELU2 ||
-        (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED))
+    if ((c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_NONE) || c->v_head_dim != c->head_dim || c->ffn == KVP_FFN_RWKV ||
+        c->norms != (c->mixer != KVP_MIX_NONE ? 1u : 0u) + (c->ffn != KVP_FFN_NONE ? 1u : 0u) || c->norms == 0)
         return false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = 0;
@@ -244,6 +244,8 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
     for (uint32_t l = 0; l < m->layers; l++) {
         uint32_t owner;
 
+        if (m->cls[m->class_of[l]].mixer == KVP_MIX_NONE)
+            continue;
         KVP_TRY(rows_owner(&owner, m, l, e));
         if (owner != l && owner != last)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layer %" PRIu32 " reads the keys of layer %" PRIu32 ", but layer %" PRIu32

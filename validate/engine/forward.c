@@ -231,7 +231,8 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
 static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)
 {
     static const enum kb_act_kind kinds[] = {[KVP_ACT_SILU] = KB_ACT_SILU, [KVP_ACT_GELU_TANH] = KB_ACT_GELU_TANH,
-                                             [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU};
+                                             [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU,
+                                             [KVP_ACT_RELU2] = KB_ACT_RELU2};
     const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
     const bool gated = c->ffn == KVP_FFN_GATED;
     const uint32_t width = g->m->width, wide = (gated ? 2 : 1) * c->ffn_width;
@@ -279,6 +280,8 @@ static kvp_err mix(struct eng *g, uint32_t layer, struct pass *p, bool last_only
 {
     if (g->m->cls[g->m->class_of[layer]].recurrent)
         return mixers_layer(g, layer, p, e);
+    if (g->m->cls[g->m->class_of[layer]].mixer == KVP_MIX_NONE)
+        return KVP_OK;
     return last_only && p->prefill && layer == g->own.last_only_from ? turn_to_last(g, layer, p, e) : attention(g, layer, p, e);
 }
 

@@ -45,8 +45,10 @@ static bool lacks(const struct kvp_layer_class *c, enum wt_piece p)
 {
     if (p >= WP_Q && p <= WP_O_BIAS)
         return c->mixer == KVP_MIX_NONE;
+    if (p == WP_ATTN_NORM || p == WP_ATTN_NORM_BIAS)
+        return c->mixer == KVP_MIX_NONE && !c->recurrent;
     if (p == WP_MLP_NORM || p == WP_MLP_NORM_BIAS)
-        return c->norms < 2;
+        return c->ffn == KVP_FFN_NONE;
     return p >= WP_GATE && p <= WP_DOWN_BIAS && (c->ffn == KVP_FFN_NONE || c->ffn == KVP_FFN_RWKV);
 }
 
