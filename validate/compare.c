@@ -310,12 +310,11 @@ static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
                                                 r->probe.launch_s * 1e6));
 }
 
-static void device_of_probe(const struct run *r, struct kvp_device *d)
+void val_device(const struct probe *p, const struct kb_info *info, struct kvp_device *d)
 {
-    *d = (struct kvp_device){.bandwidth = r->probe.read_bytes_per_s, .flops_f32 = r->probe.gemm_flops,
-                             .flops_f16 = r->probe.gemm_flops, .launch_s = r->probe.launch_s,
-                             .memory_bytes = r->info.memory_total, .interval = 0.3, .interval_high = 4};
-    snprintf(d->name, sizeof(d->name), "%.*s", (int)sizeof(d->name) - 1, r->info.name);
+    *d = (struct kvp_device){.bandwidth = p->read_bytes_per_s, .flops_f32 = p->gemm_flops, .flops_f16 = p->gemm_flops,
+                             .launch_s = p->launch_s, .memory_bytes = info->memory_total, .interval = 0.3, .interval_high = 4};
+    snprintf(d->name, sizeof(d->name), "%.*s", (int)sizeof(d->name) - 1, info->name);
     snprintf(d->basis, sizeof(d->basis), "probed roofline");
     snprintf(d->source, sizeof(d->source), "measured at the start of this run");
 }
@@ -371,7 +370,7 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     kvp_err rc;
 
     formats.all_logits = q->dump_logits != NULL;
-    device_of_probe(r, &d);
+    val_device(&r->probe, &r->info, &d);
     KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
     rc = fits(r, &est, e);

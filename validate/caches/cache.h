@@ -12,6 +12,7 @@
 
 struct cache; /* each technique's own */
 struct cache_qkv;
+struct pool_shape;
 
 /* What a cache may use. Lives as long as the cache. */
 struct cache_env {
@@ -21,6 +22,7 @@ struct cache_env {
     enum kvp_format format;  /* of unquantized rows */
     uint64_t batch, prompt, context;
     uint64_t hit;            /* tokens that every sequence begins with and that are stored once */
+    const struct pool_shape *pool; /* serving: what pool.c holds; NULL otherwise */
     bool trace;
     /* Run a kernel, timed under `op`. */
     kvp_err (*run)(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);

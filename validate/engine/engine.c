@@ -1,6 +1,7 @@
 #include "validate/engine/calibrate.h"
 
 #include "validate/caches/layout.h"
+#include "validate/caches/pool.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -108,7 +109,7 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->out, n, w->out, sizeof(float)},
         {&g->lse, n, w->heads, sizeof(float)},
         {&g->mlp, smaller(n, MLP_ROWS), w->mlp, sizeof(float)},
-        {&g->logits, smaller(g->o.all_logits ? all : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
+        {&g->logits, smaller(g->o.pool ? g->o.pool->seqs : g->o.all_logits ? all : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
         {&g->tokens, n, 1, sizeof(int32_t)},
         {&g->positions, n, 1, sizeof(int32_t)},
     };
@@ -244,7 +245,7 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
 
-    if (passes_one(p, g->o.batch, g->o.prompt))
+    if (g->o.pool || passes_one(p, g->o.batch, g->o.prompt))
         return KVP_OK;
     if (!g->cache_ops->extend)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
@@ -258,6 +259,9 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 
 static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
 {
+    g->rows = g->o.pool ? g->o.pool->rows : 0;
+    if (g->o.pool)
+        return KVP_OK;
     KVP_TRY(passes_plan(&g->passes, &g->stack, g->o.batch, g->o.prompt, e));
     g->rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
     return KVP_OK;
@@ -266,11 +270,14 @@ static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
 static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 {
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
-                                .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .hit = g->passes.hit,
+                                .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .hit = g->passes.hit, .pool = g->o.pool,
                                 .trace = g->o.trace,
                                 .run = eng_run, .copy = eng_copy, .rope = eng_rope, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
-    KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    if (g->o.pool)
+        g->cache_ops = &cache_pool;
+    else
+        KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
     KVP_TRY(check_passes(g, e));
     for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)
         if (!cache_is_plain(g->m, &g->m->cls[g->m->class_of[l]]))
@@ -452,6 +459,8 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
     struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true, .batch = g->o.batch};
     uint64_t began = 0;
 
+    if (g->o.pool)
+        return kvp_fail(e, KVP_EINPUT, "an engine that serves runs passes, no prefill");
     g->position = 0;
     KVP_TRY(check_tokens(g, tokens, p.rows, e));
     KVP_TRY(g->cache_ops->reset(g->cache, e));
@@ -478,6 +487,75 @@ kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct k
     KVP_TRY(begin_phase(g, ENG_DECODE, &began, e));
     KVP_TRY(forward(g, &p, tokens, NULL, logits, true, e));
     return end_phase(g, began, e);
+}
+
+/* ---- serving --------------------------------------------------------------------------------------- */
+
+static kvp_err upload_ragged(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, uint64_t rows, struct kvp_error *e)
+{
+    const struct kb_backend *be = g->o.backend;
+    int32_t *at = g->host_ids;
+
+    for (uint64_t s = 0; s < n; s++)
+        for (uint64_t i = 0; i < seq[s].rows; i++)
+            *at++ = (int32_t)(seq[s].before + i);
+    KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, rows * sizeof(int32_t), e));
+    return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, rows * sizeof(int32_t), e);
+}
+
+/* The last rows of the residual that are wanted move to its beginning. */
+static kvp_err gather(struct eng *g, const struct pool_seq *seq, uint64_t n, const bool *wants, uint64_t *wanted, struct kvp_error *e)
+{
+    const uint64_t bytes = g->m->width * sizeof(float);
+    uint64_t end = 0;
+
+    for (uint64_t s = *wanted = 0; s < n; s++) {
+        end += seq[s].rows;
+        if (!wants[s])
+            continue;
+        if (*wanted != end - 1)
+            KVP_TRY(g->o.backend->copy(g->dev, (struct kb_span){g->x.buf, *wanted * bytes}, (struct kb_span){g->x.buf, (end - 1) * bytes},
+                                       bytes, e));
+        ++*wanted;
+    }
+    return KVP_OK;
+}
+
+static kvp_err run_ragged(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, uint64_t rows, const bool *wants,
+                          float *logits, struct kvp_error *e)
+{
+    struct pass p = {.tokens = rows, .rows = rows, .extend = true, .batch = 1}, head = {.tokens = 1};
+
+    KVP_TRY(pool_begin(g->cache, seq, n, e));
+    KVP_TRY(upload_ragged(g, seq, n, tokens, rows, e));
+    KVP_TRY(eng_layers(g, &p, false, e));
+    KVP_TRY(gather(g, seq, n, wants, &head.rows, e));
+    head.batch = head.rows;
+    return head.rows ? eng_head(g, &head, NULL, logits, e) : KVP_OK;
+}
+
+kvp_err eng_pass(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, const bool *wants, float *logits,
+                 struct kvp_error *e)
+{
+    uint64_t rows = 0, began = 0;
+
+    for (uint64_t s = 0; s < n; s++) {
+        rows += seq[s].rows;
+        if (g->m->position == KVP_POS_LEARNED && seq[s].before + seq[s].rows > g->m->max_positions)
+            return kvp_fail(e, KVP_EINPUT, "%s: a sequence of %" PRIu64 " tokens, but its table of learned positions has %" PRIu64 " rows",
+                            g->m->name, seq[s].before + seq[s].rows, g->m->max_positions);
+    }
+    if (!rows || rows > g->rows)
+        return kvp_fail(e, KVP_EINPUT, "a pass of %" PRIu64 " tokens, expected 1 to %" PRIu64, rows, g->rows);
+    KVP_TRY(check_tokens(g, tokens, rows, e));
+    KVP_TRY(begin_phase(g, ENG_DECODE, &began, e));
+    KVP_TRY(run_ragged(g, seq, n, tokens, rows, wants, logits, e));
+    return end_phase(g, began, e);
+}
+
+kvp_err eng_poison_block(struct eng *g, uint32_t block, struct kvp_error *e)
+{
+    return pool_poison(g->cache, block, e);
 }
 
 /* ---- what a run left ------------------------------------------------------------------------------ */
