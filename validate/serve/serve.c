@@ -33,16 +33,28 @@ static uint64_t scatter(uint64_t z)
     return z ^ (z >> 31);
 }
 
+/* Two texts part where a piece ends, and a block may end one token later. So a piece's first token tells it from other
+ * pieces, from what is a prompt's own (ids from 2^63 on) and from answers, as far as the vocabulary goes. */
+static uint64_t first_token(uint64_t number, uint64_t kind, uint64_t vocab)
+{
+    const uint64_t each = vocab / 3 ? vocab / 3 : 1;
+
+    return (3 * ((number & ~(UINT64_C(3) << 62)) % each) + kind) % vocab;
+}
+
 int32_t serve_token(const struct kvp_trace *t, uint64_t r, uint64_t i, uint32_t vocab)
 {
     const struct kvp_request *q = &t->request[r];
-    uint64_t id = ~r, at = i; /* an answer: nobody else's, and no piece has such an id */
+    uint64_t id = ~r, at = i - q->prompt, kind = 2, number = r; /* an answer's, unless a piece has it */
 
     for (uint64_t p = 0, begins = 0; p < q->pieces; begins += t->piece[q->first + p++].tokens)
         if (i >= begins && i - begins < t->piece[q->first + p].tokens) {
-            id = t->piece[q->first + p].id;
+            id = number = t->piece[q->first + p].id;
             at = i - begins;
+            kind = id >> 63;
         }
+    if (at == 0)
+        return (int32_t)first_token(number, kind, vocab);
     return (int32_t)(scatter(scatter(id + 0x9e3779b97f4a7c15u) + at * 0x9e3779b97f4a7c15u) % vocab);
 }
 
