@@ -811,7 +811,7 @@ static kvp_err serve_requests(struct args *a, const struct kvp_model *m, const s
     struct kvp_stack s = {0};
 
     resolve_formats(a, m);
-    KVP_TRY(read_stack(a, &s, e));
+    KVP_TRY(read_stack(a, m, &s, e));
     KVP_TRY(write_trace(a, t, e));
     return serving_run(&(struct serving_request){.model = m, .stack = &s, .trace = t, .trace_name = a->trace ? a->trace : "generated",
                                                  .serve = {.blocks = a->blocks, .step_s = a->step_s}, .formats = a->formats,
