@@ -11,6 +11,7 @@
 #include "plots/results.h"
 #include "validate/compare.h"
 #include "validate/result.h"
+#include "validate/serving.h"
 #include "validate/tokens.h"
 
 #include <ctype.h>
@@ -45,12 +46,15 @@ struct args {
     const char *device, *format, *out, *script, *weights, *tokens, *from;
     const char *dump_logits, *dump_kept, *dump_cache;
     const char *said[MAX_OPTIONS]; /* what each option of the table was given, NULL: not yet */
+    const char *trace, *synthetic, *write_trace;
+    uint64_t blocks, limit;
+    double step_s;
 };
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
-enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512 };
-enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE };
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512, SERVE = 1024 };
+enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE | SERVE, RUNS = VALIDATE | SERVE };
 enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, OPERAND, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
 
 struct option {
@@ -96,13 +100,19 @@ static const struct option options[] = {
     {"d", "device", "", STRING, PREDICT_OPS, AT(device), "MODEL.json", "what `kvproof calibrate --from` wrote"},
     {"", "layers", "", COUNT, MODELS, AT(layers), "N", "only the model's first N layers"},
     {"d", "device", "", STRING, ANSWERS, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
-    {"d", "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
+    {"d", "device", "", STRING, RUNS, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
     {"", "gpu-memory-utilization", "free-gpu-memory-fraction", SHARE, ANSWERS, AT(memory_share), "SHARE", "of the device's memory that may be used (default 0.92)"},
     {"", "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
+    {"", "trace", "", STRING, SERVE, AT(trace), "FILE", "requests: JSON lines (Mooncake's names or ours) or Azure's CSV"},
+    {"", "synthetic", "", STRING, SERVE, AT(synthetic), "SPEC", "in place of a file: requests=32,rate=4,prompt=64,output=16,prefixes=4,prefix=32,zipf=1"},
+    {"", "limit", "", COUNT, SERVE, AT(limit), "N", "only the trace's first N requests"},
+    {"", "blocks", "num-gpu-blocks-override", COUNT, SERVE, AT(blocks), "N", "of the pool (default: room for all requests at once)"},
+    {"", "step-time", "", SECONDS, SERVE, AT(step_s), "SECONDS", "of the trace's clock that a step takes (default 0.05)"},
+    {"", "write-trace", "", STRING, SERVE, AT(write_trace), "FILE", "the requests that were served, as JSON lines"},
     {"", "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
-    {"", "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
-    {"", "seed", "", COUNT0, VALIDATE, AT(seed), "N", "of random weights and tokens (default 1)"},
-    {"", "threads", "", COUNT, VALIDATE, AT(threads), "N", "CPU threads (default: all)"},
+    {"", "weights", "", STRING, RUNS, AT(weights), "DIR", "safetensors; default: random weights"},
+    {"", "seed", "", COUNT0, RUNS, AT(seed), "N", "of random weights, tokens and traces (default 1)"},
+    {"", "threads", "", COUNT, RUNS, AT(threads), "N", "CPU threads (default: all)"},
     {"", "repeat", "", COUNT, VALIDATE, AT(repeat), "N", "timed runs (default 1)"},
     {"", "budget", "", SECONDS, VALIDATE, AT(budget_s), "SECONDS", "begin no technique after this long"},
     {"", "max-time-error", "", PERCENT, VALIDATE, AT(max_time_error), "PERCENT", "fail when prefill or a step is off by more"},
@@ -115,7 +125,7 @@ static const struct option options[] = {
     {"o", "output", "", STRING, CALIBRATE, AT(out), "FILE", "write the op model there instead of stdout"},
     {"", "out", "", STRING, CALIBRATE | PREDICT_OPS, AT(out), "FILE", "write there instead of stdout"},
     {"o", "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
-    {"", "out", "", STRING, ANSWERS | SHOW, AT(out), "FILE", "write there instead of stdout"},
+    {"", "out", "", STRING, ANSWERS | SHOW | SERVE, AT(out), "FILE", "write there instead of stdout"},
     {"", "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {"", "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {"q", "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
@@ -845,6 +855,52 @@ static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
     return with_model(a, "validate", validate_model, e);
 }
 
+static kvp_err write_trace(const struct args *a, const struct kvp_trace *t, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    if (!a->write_trace)
+        return KVP_OK;
+    KVP_TRY(out_open(&o, a->write_trace, e));
+    rc = kvp_trace_write(o.f, t, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err serve_requests(struct args *a, const struct kvp_model *m, const struct kvp_trace *t, struct kvp_error *e)
+{
+    struct kvp_stack s = {0};
+
+    resolve_formats(a, m);
+    KVP_TRY(read_stack(a, m, &s, e));
+    KVP_TRY(write_trace(a, t, e));
+    return serving_run(&(struct serving_request){.model = m, .stack = &s, .trace = t, .trace_name = a->trace ? a->trace : "generated",
+                                                 .serve = {.blocks = a->blocks, .step_s = a->step_s}, .formats = a->formats,
+                                                 .backend = a->device ? a->device : "cpu", .threads = (uint32_t)a->threads,
+                                                 .seed = a->seed, .weights_dir = a->weights, .format = a->format, .out = a->out},
+                       e);
+}
+
+static kvp_err serve_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_trace t;
+    kvp_err rc;
+
+    if (!a->trace == !a->synthetic)
+        return kvp_fail(e, KVP_EINPUT, "serve: expected --trace FILE or --synthetic SPEC, one of them");
+    KVP_TRY(a->trace ? kvp_trace_load(&t, a->trace, a->limit, e) : kvp_trace_generate(&t, a->synthetic, a->seed, e));
+    rc = serve_requests(a, m, &t, e);
+    kvp_trace_free(&t);
+    return rc;
+}
+
+static kvp_err cmd_serve(struct args *a, struct kvp_error *e)
+{
+    if (a->threads > 4096)
+        return kvp_fail(e, KVP_EINPUT, "serve: --threads is at most 4096");
+    return with_model(a, "serve", serve_model, e);
+}
+
 static kvp_err list_charts(FILE *f, const char *format, struct kvp_error *e)
 {
     struct table t = {.columns = 3, .head = {"name", "reads", "shows"}};
@@ -902,6 +958,7 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
 static const struct command commands[] = {
     {"estimate", ESTIMATE, "MODEL", "predict memory, FLOPs, traffic and time", "kvproof estimate llama-3.1-8b -c 128k -b 4 -t paged:16 -d h200", cmd_estimate},
     {"validate", VALIDATE, "MODEL", "run it on real kernels, predicted beside measured", "kvproof validate qwen3-0.6b -c 512 --all", cmd_validate},
+    {"serve", SERVE, "MODEL", "serve a trace of requests from a pool of blocks, predicted beside measured", "kvproof serve qwen3-0.6b --layers 4 --trace mooncake.jsonl --limit 20 -t prefix -t chunked-prefill:512", cmd_serve},
     {"sweep", SWEEP, "MODEL...", "estimates over lists of workloads, a row each", "kvproof sweep llama-2-7b qwen3-32b -c 1k-128k*2 -b 1,8,64 -o csv", cmd_sweep},
     {"fit", FIT, "MODEL", "what fits on a device: context, batch, fewest devices", "kvproof fit qwen3-32b -d h200 -tp 2", cmd_fit},
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},

@@ -57,7 +57,11 @@ static inline uint64_t kb_kv_index(const struct kb_kv *kv, uint64_t b, uint32_t 
 
 static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
 {
-    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot) * kb_row_bytes(kv->format, kv->dim);
+    const uint64_t bytes = kb_row_bytes(kv->format, kv->dim);
+
+    if (slot < kv->shared)
+        return (unsigned char *)kb_at(kv->head) + (h * kv->shared + slot) * bytes;
+    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot - kv->shared) * bytes;
 }
 
 /* Rows of (b, head), and the first of them. */

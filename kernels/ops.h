@@ -4,6 +4,7 @@
 
 #include "kernels/ops/act.h"
 #include "kernels/ops/attn_decode.h"
+#include "kernels/ops/attn_extend.h"
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_latent.h"
 #include "kernels/ops/attn_merged.h"

@@ -15,14 +15,16 @@ static bool is_grouped(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 
 static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
-    return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+    return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf) && !kv->shared;
 }
 
-/* Rows of codes and blocks too. */
+/* Rows of codes and blocks too, and whole ones that sequences share. */
 static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
     const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
 
+    if (kv->shared)
+        return places && is_float(kv->format) && !kv->block && kv->head.buf;
     if (!kb_is_code(kv->format))
         return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
     if (kv->scales == KB_SCALES_GROUP)
@@ -127,6 +129,15 @@ static bool attn_decode(const void *args)
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
            is_rows(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
            (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format)) && (plain || !a->v_dim || a->v_dim == a->head_dim);
+}
+
+static bool attn_extend(const void *args)
+{
+    const struct kb_attn_extend *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
+           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf &&
+           (!a->ring || (a->window && a->ring + 1 >= a->window));
 }
 
 static bool cache_write(const void *args)

@@ -89,7 +89,7 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
     struct kb_kv k, v;
 
     KVP_TRY(store_reserve(c->store, layer, kept(c, layer, seen), e));
-    store_view(c->store, layer, &k, &v);
+    store_view_from(c->store, layer, x->first, &k, &v);
     KVP_TRY(rows_write(c->env, &k, x, x->k, seen - n, n, slot, c->window[layer], e));
     KVP_TRY(rows_write(c->env, &v, x, x->v, seen - n, n, slot, c->window[layer], e));
     c->seen = seen;
@@ -100,6 +100,31 @@ kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x,
 {
     if (x->q.buf)
         KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
+    return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
+}
+
+/* What the run's one scale for a tensor would be is not known before the whole prompt is; and who reads another layer's
+ * ring finds it moved on. */
+static kvp_err check_extend(const struct cache *c, uint32_t layer, const struct kb_kv *k, const struct kb_kv *v, struct kvp_error *e)
+{
+    if (k->scales == KB_SCALES_TENSOR || v->scales == KB_SCALES_TENSOR)
+        return kvp_fail(e, KVP_ENOTSUP, "kv: one scale for a whole tensor needs the prompt in one pass");
+    if (c->owner[layer] != layer && c->window[layer])
+        return kvp_fail(e, KVP_ENOTSUP, "layer %u reads another layer's window, which needs the prompt in one pass", layer);
+    return KVP_OK;
+}
+
+kvp_err rows_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    struct kb_attn_extend a = {.batch = x->batch, .tokens = x->tokens, .position = x->position, .heads = cls->heads,
+                               .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = c->window[layer],
+                               .ring = c->window[layer], .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q,
+                               .k = x->k, .v = x->v, .out_stride = x->out_stride, .out = x->out};
+
+    store_view_from(c->store, c->owner[layer], x->first, &a.stored_k, &a.stored_v);
+    KVP_TRY(check_extend(c, layer, &a.stored_k, &a.stored_v, e));
+    KVP_TRY(c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_EXTEND, &a, e));
     return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
 }
 
@@ -135,6 +160,8 @@ static uint64_t slot_in_order(const void *self, uint32_t layer, uint64_t i)
 
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
 {
+    if (c->env->hit)
+        return kvp_fail(e, KVP_ENOTSUP, "prefix: rows that sequences share are not dumped yet");
     for (uint32_t i = 0; i < c->env->model->layers; i++)
         KVP_TRY(store_dump(c->store, c->env, i, kept(c, i, c->seen), slot_in_order, c, f, e));
     return dump_done(f, e);

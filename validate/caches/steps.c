@@ -43,7 +43,7 @@ kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const s
 {
     while (count) {
         const uint64_t n = ring ? size_min(count, ring - slot) : count;
-        const struct kb_cache_write w = {.batch = env->batch,
+        const struct kb_cache_write w = {.batch = x->batch ? x->batch : env->batch,
                                          .count = n,
                                          .dst = *dst,
                                          .slot = slot,

@@ -2,6 +2,7 @@
 #include "validate/caches/caches.h"
 #include "validate/caches/store.h"
 #include "validate/engine/coding.h"
+#include "validate/engine/passes.h"
 #include "validate/engine/rewrite.h"
 
 static const struct cache_ops *const caches[] = {
@@ -60,6 +61,8 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
         params = cache->params;
     } else if (spec->axis == KVP_AXIS_WEIGHTS) {
         KVP_TRY(wt_coding_params(&params, spec, e));
+    } else if (spec->axis >= KVP_AXIS_REUSE) {
+        KVP_TRY(passes_params(&params, spec, e));
     } else {
         return kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
     }

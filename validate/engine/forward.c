@@ -147,8 +147,10 @@ static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const
 {
     struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
                                 .k = at(&g->qkv, h->k), .v = at(&g->qkv, h->v), .out_stride = h->k,
-                                .out = at(&g->out, 0), .lse = at(&g->lse, 0)};
+                                .out = at(&g->out, 0), .lse = at(&g->lse, 0), .first = p->first, .batch = p->batch};
 
+    if (p->extend)
+        return g->cache_ops->extend(g->cache, layer, &a, e);
     if (!h->has_q)
         a.q.buf = NULL;
     if (!h->has_kv && !p->prefill)
@@ -220,7 +222,7 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
     h.has_q = false;
     KVP_TRY(attention_with(g, layer, p, &h, e));
     KVP_TRY(keep_last_rows(g, p, e));
-    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .position = p->position + p->tokens - 1};
+    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .batch = g->o.batch, .position = p->position + p->tokens - 1};
     h.has_q = true;
     h.has_kv = false;
     return attention_with(g, layer, p, &h, e);
@@ -323,23 +325,31 @@ static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *ho
     return host ? g->o.backend->read(g->dev, at(&g->logits, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
 }
 
-static kvp_err head_blocks(struct eng *g, uint64_t rows, float *host, struct kvp_error *e)
+static kvp_err head_blocks(struct eng *g, uint64_t first, uint64_t rows, float *host, struct kvp_error *e)
 {
     const uint64_t block = g->logits.bytes / (g->m->vocab * sizeof(float));
 
     for (uint64_t r = 0; r < rows; r += block)
-        KVP_TRY(head_rows(g, r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
+        KVP_TRY(head_rows(g, first + r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
     return KVP_OK;
 }
 
+/* `all` and `last` are the whole batch's; the pass has rows of some sequences, from its position on. */
 static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
 {
     const size_t vocab = g->m->vocab;
 
     KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
-    KVP_TRY(head_blocks(g, p->rows, all, e));
-    for (uint64_t b = 0; last && b < g->o.batch; b++)
-        memcpy(last + b * vocab, all + ((b + 1) * p->tokens - 1) * vocab, vocab * sizeof(*last));
+    if (!p->extend)
+        KVP_TRY(head_blocks(g, 0, p->rows, all, e));
+    for (uint64_t b = 0; b < p->batch; b++) {
+        float *rows = all + ((p->first + b) * g->o.prompt + p->position) * vocab;
+
+        if (p->extend)
+            KVP_TRY(head_blocks(g, b * p->tokens, p->tokens, rows, e));
+        if (last)
+            memcpy(last + (p->first + b) * vocab, rows + (p->tokens - 1) * vocab, vocab * sizeof(*last));
+    }
     return KVP_OK;
 }
 
@@ -349,7 +359,7 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
 
     if (all)
         return all_rows(g, p, all, last, e);
-    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, g->o.batch, at(&g->x, (p->tokens - 1) * width),
+    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->batch, at(&g->x, (p->tokens - 1) * width),
                  p->tokens * width, e));
-    return head_blocks(g, g->o.batch, last, e);
+    return head_blocks(g, 0, p->batch, last ? last + p->first * g->m->vocab : NULL, e);
 }

@@ -116,7 +116,7 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
 
 static kvp_err open_activations(struct eng *g, struct kvp_error *e)
 {
-    const uint64_t rows = g->o.batch * g->o.prompt;
+    const uint64_t rows = g->rows;
     uint64_t in, out;
 
     KVP_TRY(product(&in, rows, g->mix.row, sizeof(float), e));
