@@ -412,40 +412,43 @@ INLINE void wkv7_one(float *s, float *y, float *seen, const float *r, const floa
 }
 
 /* The same for RWKV's own dim of 64: what is summed stays in registers, of the second pass half of the columns at a
- * time. The first pass streams the state; the second, which finds it in the cache, asks for the next head's meanwhile. */
+ * time. The second pass asks for the next head's state, for the second cache: on an AMD EPYC (Zen 4), one thread, 256 sequences,
+ * 30 GB/s read and written, 24 for the first cache, 29 without; 43 for states that are in the cache. */
 typedef float vec8 __attribute__((vector_size(32), aligned(4)));
 
 INLINE void wkv7_seen(const float *s, float *seen, const float *kk)
 {
-    vec8 sum[8] = {{0}};
+    vec8 sum[8] = {{0}}, *to = (vec8 *)(void *)seen;
 
     for (uint32_t i = 0; i < 64; i++) {
         const vec8 *row = (const vec8 *)(const void *)(s + (uint64_t)i * 64);
 
         UNROLL8 for (int q = 0; q < 8; q++) sum[q] += row[q] * kk[i];
     }
-    memcpy(seen, sum, sizeof(sum));
+    UNROLL8 for (int q = 0; q < 8; q++) to[q] = sum[q]; /* not memcpy(), for which the sums would lie in memory */
 }
 
 INLINE void wkv7_half(float *s, float *y, const float *seen, const float *r, const float *k, const float *v, const float *w, const float *back)
 {
-    const vec8 *value = (const vec8 *)(const void *)v, *old = (const vec8 *)(const void *)seen;
-    vec8 sum[4] = {{0}};
+    vec8 sum[4] = {{0}}, old[4], value[4], *to = (vec8 *)(void *)y;
 
+    UNROLL8 for (int q = 0; q < 4; q++) old[q] = ((const vec8 *)(const void *)seen)[q];
+    UNROLL8 for (int q = 0; q < 4; q++) value[q] = ((const vec8 *)(const void *)v)[q];
     for (uint32_t i = 0; i < 64; i++) {
+        const float wi = w[i], bi = back[i], ki = k[i], ri = r[i];
         vec8 *row = (vec8 *)(void *)(s + (uint64_t)i * 64);
 
-        __builtin_prefetch(row + 64 * 8);
-        __builtin_prefetch(row + 64 * 8 + 2);
+        __builtin_prefetch(row + 64 * 8, 0, 2);
+        __builtin_prefetch(row + 64 * 8 + 2, 0, 2);
         UNROLL8 for (int q = 0; q < 4; q++)
         {
-            const vec8 next = row[q] * w[i] - old[q] * back[i] + value[q] * k[i];
+            const vec8 next = row[q] * wi - old[q] * bi + value[q] * ki;
 
             row[q] = next;
-            sum[q] += next * r[i];
+            sum[q] += next * ri;
         }
     }
-    memcpy(y, sum, sizeof(sum));
+    UNROLL8 for (int q = 0; q < 4; q++) to[q] = sum[q];
 }
 
 LOOP void wkv7(const struct cpu_wkv7 *a)
