@@ -130,6 +130,13 @@ static inline void passes_refused(const struct passes_case *c, int model, kvp_er
     kvp_model_free(&m);
 }
 
+/* The cpu backend's products of few rows and of many round differently, and where rows are stored as codes a value between
+ * two of them then falls to the other: 1/127 of a row's largest number. In double precision (ref) none does. */
+static inline double passes_within(const char *plain, int backend)
+{
+    return backend && strstr(plain, "kv:") ? 1e-3 : 1e-5;
+}
+
 #define PASSES_SAME(name, cases)                                                                              \
     START_TEST(name)                                                                                          \
     {                                                                                                         \
@@ -140,7 +147,8 @@ static inline void passes_refused(const struct passes_case *c, int model, kvp_er
         for (int i = 0; i < TINY_MODELS; i++) {                                                               \
             tiny_load(&m, i);                                                                                 \
             if (!cases[_i % n].whole_only || i != 2) /* model 2 has windows */                                \
-                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, 1e-5);                 \
+                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL,                        \
+                            passes_within(cases[_i % n].plain, _i / n));                                      \
             kvp_model_free(&m);                                                                               \
         }                                                                                                     \
     }                                                                                                         \
