@@ -6,6 +6,7 @@
 # make OPENBLAS=0      without OpenBLAS: matrix products in our own loops
 # make CUDA=0          leave CUDA out; CUDA=1 fails when nvcc is missing; the default takes what is there
 # make CC=clang        another compiler; V=1 shows commands; WERROR=1 as in CI
+# make tsan            races (mk/tsan.mk)
 # make valgrind, fuzz, fuzz-replay, lint, format, bench, optime-score ROWS=rows.csv
 # make gpu-probe, gpu-check, gpu-sanitize, gpu-bundle   (docs/gpu.md)
 # Define NO_INSTALL=1 if make may not call apt; it then prints the command and stops.
@@ -73,7 +74,7 @@ $(tests): $(B)/tests/%: $(B)/tests/%.c.o $(LIB)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $$(pkg-config --libs check) $(LDLIBS) -o $@
 
--include mk/cuda.mk mk/fuzz.mk
+-include mk/cuda.mk mk/fuzz.mk mk/tsan.mk
 ifneq ($(HAVE_CUDA),)
 all: cuda
 endif
