@@ -7,6 +7,7 @@
 # make CUDA=0          leave CUDA out; CUDA=1 fails when nvcc is missing; the default takes what is there
 # make CC=clang        another compiler; V=1 shows commands; WERROR=1 as in CI
 # make tsan            races (mk/tsan.mk)
+# make kill-check      runs killed at 50 random points leave results whole and go on (tests/kill.sh)
 # make valgrind, fuzz, fuzz-replay, lint, format, bench, optime-score ROWS=rows.csv
 # make gpu-probe, gpu-check, gpu-sanitize, gpu-bundle   (docs/gpu.md)
 # Define NO_INSTALL=1 if make may not call apt; it then prints the command and stops.
@@ -96,6 +97,10 @@ check: deps test-deps all $(tests) $(emulated) $(if $(wildcard mk/fuzz.mk),fuzz-
 valgrind: deps test-deps all $(tests)
 	@B=$(B) tests/valgrind.sh $(tests)
 
+# A run that is killed, at N random points: tests/kill.sh
+kill-check: all
+	@tests/kill.sh $(B) $(or $(N),50)
+
 bench: all
 	@scripts/bench.sh $(B)
 
@@ -133,4 +138,4 @@ clean:
 	rm -rf build
 
 -include $(patsubst %.o,%.d,$(call obj,$(lib) kvproof.c $(tests_src)))
-.PHONY: all deps test-deps demo check valgrind bench optime-score install uninstall hdr-check lint format clean FORCE
+.PHONY: all deps test-deps demo check valgrind kill-check bench optime-score install uninstall hdr-check lint format clean FORCE
