@@ -38,6 +38,23 @@ static const struct {
               "\"max_position_embeddings\":256,\"attention_bias\":false,\"use_sliding_window\":false,"
               "\"sliding_window\":null,\"max_window_layers\":2,\"tie_word_embeddings\":false,"
               "\"torch_dtype\":\"float32\"}"},
+    {"gemma2", "{\"model_type\":\"gemma2\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+               "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"intermediate_size\":40,"
+               "\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+               "\"max_position_embeddings\":256,\"sliding_window\":6,\"query_pre_attn_scalar\":24,"
+               "\"attn_logit_softcapping\":2.0,\"final_logit_softcapping\":4.0,\"torch_dtype\":\"float32\"}"},
+    {"mixtral", "{\"model_type\":\"mixtral\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+                "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":24,\"hidden_act\":\"silu\","
+                "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,"
+                "\"max_position_embeddings\":256,\"sliding_window\":null,\"tie_word_embeddings\":false,"
+                "\"torch_dtype\":\"float32\"}"},
+    {"deepseek_v3", "{\"model_type\":\"deepseek_v3\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+                    "\"num_attention_heads\":4,\"num_key_value_heads\":4,\"intermediate_size\":40,\"hidden_act\":\"silu\","
+                    "\"q_lora_rank\":12,\"kv_lora_rank\":20,\"qk_rope_head_dim\":6,\"qk_nope_head_dim\":10,\"v_head_dim\":14,"
+                    "\"n_routed_experts\":8,\"n_shared_experts\":1,\"num_experts_per_tok\":3,\"moe_intermediate_size\":12,"
+                    "\"n_group\":4,\"topk_group\":2,\"first_k_dense_replace\":1,\"topk_method\":\"noaux_tc\","
+                    "\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"max_position_embeddings\":256,"
+                    "\"tie_word_embeddings\":false,\"torch_dtype\":\"float32\"}"},
 };
 enum { TINY_MODELS = sizeof(tiny_models) / sizeof(tiny_models[0]) };
 
