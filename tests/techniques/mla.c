@@ -22,6 +22,7 @@ static const struct {
     {"mla paged:4", 1, 2 * 24 * (32 + 4) * 2, 6 * 4},
     {"mla growing", 1, 2 * 21 * (32 + 4) * 2, 0},
     {"mla contiguous:40", 1, 2 * 40 * (32 + 4) * 2, 0},
+    {"mla kv:int8", 1, 2 * 21 * (32 + 4), 2 * 2 * 21 * 4}, /* one f32 scale a row of each part */
 };
 enum { CASES = sizeof(cases) / sizeof(cases[0]) };
 
@@ -227,6 +228,7 @@ START_TEST(refusals)
     } refused[] = {
         {"mla:fp8", "does not run form=fp8"},
         {"mla:rope_dim=3", "rope_dim=3 is odd"},
+        {"mla:expanded kv:int8", "does not code expanded keys"},
         {"mla h2o", "h2o: the engine does not run it with layer 0's kind of attention"},
     };
     struct kvp_error err = {0};
@@ -249,7 +251,7 @@ int main(void)
     tcase_add_loop_test(t, a_slow_forward_agrees, 0, 14);
     tcase_add_loop_test(t, absorbed_is_expanded, 0, 2);
     tcase_add_loop_test(t, poison, 0, 4);
-    tcase_add_loop_test(t, refusals, 0, 3);
+    tcase_add_loop_test(t, refusals, 0, 4);
     suite_add_tcase(s, t);
     r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

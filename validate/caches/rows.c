@@ -2,6 +2,7 @@
 #include "validate/caches/rows.h"
 
 #include "kernels/code.h"
+#include "kernels/code.h"
 #include "validate/caches/dump.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/size.h"
@@ -42,6 +43,13 @@ static kvp_err build(struct cache *c, struct kvp_error *e)
         cap[i] = c->ring[i] ? c->ring[i] : UINT64_MAX;
     if (rc == KVP_OK)
         rc = store_open(&c->store, c->env, cap, NULL, e);
+    for (uint32_t i = 0; rc == KVP_OK && i < layers; i++) {
+        struct kb_kv k, v;
+
+        store_view(c->store, i, &k, &v);
+        if (cache_class(c->env, i)->mixer == KVP_MIX_MLA && !layer_rows(c->env, i).latent && (kb_is_code(k.format) || kb_is_block(k.format)))
+            rc = kvp_fail(e, KVP_ENOTSUP, "mla: the engine does not code expanded keys, whose rotary part is written by itself");
+    }
     free(cap);
     return rc;
 }
