@@ -47,7 +47,7 @@ say  = $(if $(Q),@printf '  %-5s %s\n' $(1) $@)
 obj  = $(patsubst %,$(B)/%.o,$(1))
 
 lib := $(sort $(wildcard calc/*.c calc/*/*.c kernels/*.c kernels/ref/*.c kernels/cpu/*.c validate/*.c \
-         validate/engine/*.c validate/caches/*.c validate/measure/*.c plots/*.c plots/charts/*.c))
+         validate/engine/*.c validate/caches/*.c validate/serve/*.c validate/measure/*.c plots/*.c plots/charts/*.c))
 tests_src := $(sort $(wildcard tests/calc/*.c tests/kernels/*.c tests/validate/*.c tests/techniques/*.c tests/plots/*.c))
 tests     := $(tests_src:tests/%.c=$(B)/tests/%)
 LIB := $(B)/libkvproof.a

@@ -11,6 +11,7 @@
 #include "plots/results.h"
 #include "validate/compare.h"
 #include "validate/result.h"
+#include "validate/serving.h"
 #include "validate/tokens.h"
 
 #include <ctype.h>
@@ -22,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4 };
+enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4, MAX_OPTIONS = 80 };
 
 /* Everything a command line can say. */
 struct args {
@@ -44,13 +45,17 @@ struct args {
     bool detail, all, help, generate_given, quiet;
     const char *device, *format, *out, *script, *weights, *tokens, *from;
     const char *dump_logits, *dump_kept, *dump_cache;
+    const char *said[MAX_OPTIONS]; /* what each option of the table was given, NULL: not yet */
+    const char *trace, *synthetic, *write_trace;
+    uint64_t blocks, limit;
+    double step_s;
 };
 
 /* ---- options ------------------------------------------------------------------------------------ */
 
-enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512 };
-enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE };
-enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
+enum { ESTIMATE = 1, VALIDATE = 2, LIST = 4, PLOT = 8, SHOW = 16, SWEEP = 32, FIT = 64, COMPARE = 128, CALIBRATE = 256, PREDICT_OPS = 512, SERVE = 1024 };
+enum { ONE = ESTIMATE | FIT | COMPARE, ANSWERS = ONE | SWEEP, MODELS = ANSWERS | VALIDATE | SERVE, RUNS = VALIDATE | SERVE };
+enum kind { COUNT, COUNT0, RANKS, FORMAT, COLUMNS, STRING, OPERAND, TECHNIQUE, SECONDS, PERCENT, SHARE, FLAG };
 
 struct option {
     const char *letters; /* after one dash: "c", or more of them, as in "tp" */
@@ -63,6 +68,7 @@ struct option {
 
 #define AT(field) offsetof(struct args, field)
 static const struct option options[] = {
+    {"m hf", "model", "model-path hf-repo", OPERAND, MODELS, 0, "MODEL", "the same as MODEL without an option"},
     {"t", "technique", "", TECHNIQUE, MODELS, 0, "SPEC", "NAME[:value][,key=value...]; may be repeated, techniques compose"},
     {"c", "context", "max-model-len ctx-size max-seq-len", COUNT, ONE | VALIDATE, AT(w.context), "TOKENS", "prompt + generated tokens (default: the model's; validate: at most 512)"},
     {"p", "prompt", "input-len n-prompt isl", COUNT, ONE | VALIDATE, AT(w.prompt), "TOKENS", "prompt tokens"},
@@ -74,12 +80,12 @@ static const struct option options[] = {
     {"n", "generate", "output-len n-gen osl", STRING, SWEEP, AT(generates), "LIST", "generated tokens (default: 0)"},
     {"b np", "batch", "max-num-seqs batch-size bs parallel", STRING, SWEEP, AT(batches), "LIST", "sequences in flight (default 1)"},
     {"", "dtype", "", FORMAT, MODELS, AT(formats.weights), "FORMAT", "weights: f32, f16, bf16 (default, or auto: the config's)"},
-    {"", "kv-cache-dtype", "", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16; another is -t kv:FORMAT (default, or auto: as the checkpoint says, else as the weights)"},
+    {"", "kv-cache-dtype", "kvcache-quant-mode", STRING, MODELS, AT(cache_type), "FORMAT", "cache: f32, f16, bf16; another is -t kv:FORMAT (default, or auto: as the checkpoint says, else as the weights)"},
     {"ctk", "cache-type-k", "", STRING, ANSWERS, AT(cache_type_k), "FORMAT", "of keys alone"},
     {"ctv", "cache-type-v", "", STRING, ANSWERS, AT(cache_type_v), "FORMAT", "of values alone"},
-    {"q", "quantization", "", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
+    {"q", "quantization", "gemm-quant-mode", STRING, ANSWERS, AT(quantization), "FORMAT", "weights, the same as -t w:FORMAT"},
     {"", "block-size", "", COUNT, MODELS, AT(block), "TOKENS", "pages, the same as -t paged:TOKENS"},
-    {"", "max-num-batched-tokens", "ctx-tokens", COUNT, ANSWERS, AT(chunk), "TOKENS", "prompts in chunks, the same as -t chunked-prefill:TOKENS"},
+    {"ub", "max-num-batched-tokens", "ubatch-size ctx-tokens", COUNT, ANSWERS, AT(chunk), "TOKENS", "prompts in chunks, the same as -t chunked-prefill:TOKENS"},
     {"tp", "tensor-parallel-size", "tp-size", RANKS, ANSWERS, AT(tp), "RANKS", "heads, widths and vocabulary divided; memory is the worst rank's"},
     {"pp", "pipeline-parallel-size", "pp-size", RANKS, ANSWERS, AT(pp), "RANKS", "layers divided"},
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
@@ -94,13 +100,19 @@ static const struct option options[] = {
     {"d", "device", "", STRING, PREDICT_OPS, AT(device), "MODEL.json", "what `kvproof calibrate --from` wrote"},
     {"", "layers", "", COUNT, MODELS, AT(layers), "N", "only the model's first N layers"},
     {"d", "device", "", STRING, ANSWERS, AT(device), "NAME", "of `kvproof list devices`, or a file: times, and whether it fits"},
-    {"d", "device", "", STRING, VALIDATE, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
+    {"d", "device", "", STRING, RUNS, AT(device), "NAME", "what runs: cpu (default), ref, cuda"},
     {"", "gpu-memory-utilization", "free-gpu-memory-fraction", SHARE, ANSWERS, AT(memory_share), "SHARE", "of the device's memory that may be used (default 0.92)"},
     {"", "detail", "", FLAG, ESTIMATE, AT(detail), NULL, "every tensor and every op"},
+    {"", "trace", "", STRING, SERVE, AT(trace), "FILE", "requests: JSON lines (Mooncake's names or ours) or Azure's CSV"},
+    {"", "synthetic", "", STRING, SERVE, AT(synthetic), "SPEC", "in place of a file: requests=32,rate=4,prompt=64,output=16,prefixes=4,prefix=32,zipf=1"},
+    {"", "limit", "", COUNT, SERVE, AT(limit), "N", "only the trace's first N requests"},
+    {"", "blocks", "num-gpu-blocks-override", COUNT, SERVE, AT(blocks), "N", "of the pool (default: room for all requests at once)"},
+    {"", "step-time", "", SECONDS, SERVE, AT(step_s), "SECONDS", "of the trace's clock that a step takes (default 0.05)"},
+    {"", "write-trace", "", STRING, SERVE, AT(write_trace), "FILE", "the requests that were served, as JSON lines"},
     {"", "all", "", FLAG, VALIDATE, AT(all), NULL, "every technique, one after the other"},
-    {"", "weights", "", STRING, VALIDATE, AT(weights), "DIR", "safetensors; default: random weights"},
-    {"", "seed", "", COUNT0, VALIDATE, AT(seed), "N", "of random weights and tokens (default 1)"},
-    {"", "threads", "", COUNT, VALIDATE, AT(threads), "N", "CPU threads (default: all)"},
+    {"", "weights", "", STRING, RUNS, AT(weights), "DIR", "safetensors; default: random weights"},
+    {"", "seed", "", COUNT0, RUNS, AT(seed), "N", "of random weights, tokens and traces (default 1)"},
+    {"", "threads", "", COUNT, RUNS, AT(threads), "N", "CPU threads (default: all)"},
     {"", "repeat", "", COUNT, VALIDATE, AT(repeat), "N", "timed runs (default 1)"},
     {"", "budget", "", SECONDS, VALIDATE, AT(budget_s), "SECONDS", "begin no technique after this long"},
     {"", "max-time-error", "", PERCENT, VALIDATE, AT(max_time_error), "PERCENT", "fail when prefill or a step is off by more"},
@@ -113,13 +125,14 @@ static const struct option options[] = {
     {"o", "output", "", STRING, CALIBRATE, AT(out), "FILE", "write the op model there instead of stdout"},
     {"", "out", "", STRING, CALIBRATE | PREDICT_OPS, AT(out), "FILE", "write there instead of stdout"},
     {"o", "output", "", STRING, PLOT, AT(out), "FILE", "the picture: FILE.png or FILE.svg"},
-    {"", "out", "", STRING, ANSWERS | SHOW, AT(out), "FILE", "write there instead of stdout"},
+    {"", "out", "", STRING, ANSWERS | SHOW | SERVE, AT(out), "FILE", "write there instead of stdout"},
     {"", "out", "", STRING, VALIDATE, AT(out), "FILE", "write there instead of stdout; an interrupted run resumes"},
     {"", "script", "", STRING, PLOT, AT(script), "FILE", "write the gnuplot program, data inside, instead of running it"},
     {"q", "quiet", "", FLAG, VALIDATE, AT(quiet), NULL, "no progress line"},
     {"h", "help", "", FLAG, MODELS | LIST | PLOT | SHOW | CALIBRATE | PREDICT_OPS, AT(help), NULL, "this text"},
 };
 enum { N_OPTIONS = sizeof(options) / sizeof(options[0]) };
+_Static_assert((int)N_OPTIONS <= (int)MAX_OPTIONS, "room for what each option says");
 
 /* 4096, 32k, 1M, 2G: suffixes are powers of 1024. */
 static kvp_err parse_count(const char *flag, const char *text, uint64_t least, uint64_t *out, struct kvp_error *e)
@@ -137,7 +150,9 @@ static kvp_err parse_count(const char *flag, const char *text, uint64_t least, u
         shift = s ? 10 * (unsigned)(s - suffix + 1) : 0;
         end += s ? 1 : 0;
     }
-    if (!end || *end || errno || v > UINT64_MAX >> shift)
+    if (end && !*end && (errno || v > UINT64_MAX >> shift))
+        return kvp_fail(e, KVP_EINPUT, "--%s %s: more than 64 bits hold", flag, text);
+    if (!end || *end)
         return kvp_fail(e, KVP_EINPUT, "--%s %s: expected an integer, with k, M or G for powers of 1024", flag, text);
     *out = (uint64_t)v << shift;
     if (*out < least)
@@ -195,7 +210,15 @@ static kvp_err parse_real(const char *flag, const char *text, double *out, struc
     return KVP_OK;
 }
 
-static kvp_err set_option(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
+static kvp_err add_operand(struct args *a, const char *v, const char *word, struct kvp_error *e)
+{
+    if (a->n_operands == MAX_OPERANDS)
+        return kvp_fail(e, KVP_EINPUT, "%s: more than %d operands", word, MAX_OPERANDS);
+    a->operand[a->n_operands++] = v;
+    return KVP_OK;
+}
+
+static kvp_err set_option(struct args *a, const struct option *o, const char *v, const char *word, struct kvp_error *e)
 {
     void *field = (char *)a + o->offset;
     bool *given;
@@ -217,6 +240,8 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
     case STRING:
         *(const char **)field = v;
         return KVP_OK;
+    case OPERAND:
+        return add_operand(a, v, word, e);
     case TECHNIQUE:
         if (a->n_techniques == MAX_TECHNIQUES)
             return kvp_fail(e, KVP_EINPUT, "--technique: more than %d of them", MAX_TECHNIQUES);
@@ -235,6 +260,17 @@ static kvp_err set_option(struct args *a, const struct option *o, const char *v,
         *(bool *)field = true;
         return KVP_OK;
     }
+    return KVP_OK;
+}
+
+/* Twice the same is once; twice something else contradicts itself. */
+static kvp_err say_once(struct args *a, const struct option *o, const char *v, struct kvp_error *e)
+{
+    const char **said = &a->said[o - options];
+
+    if (*said && o->kind != TECHNIQUE && o->kind != OPERAND && strcmp(*said, v) != 0)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s contradicts --%s %s", o->name, v, o->name, *said);
+    *said = v;
     return KVP_OK;
 }
 
@@ -277,9 +313,7 @@ static kvp_err parse_args(struct args *a, int argc, char **argv, int command, co
         const char *value;
 
         if (only_operands || argv[i][0] != '-' || !argv[i][1]) {
-            if (a->n_operands == MAX_OPERANDS)
-                return kvp_fail(e, KVP_EINPUT, "%s: more than %d operands", word, MAX_OPERANDS);
-            a->operand[a->n_operands++] = argv[i];
+            KVP_TRY(add_operand(a, argv[i], word, e));
             continue;
         }
         if (strcmp(argv[i], "--") == 0) {
@@ -295,7 +329,9 @@ static kvp_err parse_args(struct args *a, int argc, char **argv, int command, co
             return kvp_fail(e, KVP_EINPUT, "--%s needs a value: %s", o->name, o->arg);
         if (o->kind == FLAG && value)
             return kvp_fail(e, KVP_EINPUT, "--%s takes no value", o->name);
-        KVP_TRY(set_option(a, o, value, e));
+        if (value)
+            KVP_TRY(say_once(a, o, value, e));
+        KVP_TRY(set_option(a, o, value, word, e));
     }
     return KVP_OK;
 }
@@ -330,10 +366,12 @@ static kvp_err load_model(const struct args *a, const char *name, struct kvp_mod
     return KVP_OK;
 }
 
-/* fp8_e4m3 and the like are how vLLM spells what is one byte here. */
+/* How vLLM spells them; what is not here is called the same in `-t kv:`. */
 static const char *cache_word(const char *word)
 {
-    static const char *const same[][2] = {{"fp8_e4m3", "fp8"}, {"fp8_e5m2", "fp8"}, {"fp8_inc", "fp8"}};
+    static const char *const same[][2] = {{"fp8_e4m3", "fp8"}, {"fp8_e5m2", "fp8"}, {"fp8_inc", "fp8"},
+                                          {"fp8_ds_mla", "fp8,layout=ds_mla"}, {"nvfp4_ds_mla", "nvfp4,layout=ds_mla"},
+                                          {"int8_per_token_head", "int8,scale=token-head"}, {"fp8_per_token_head", "fp8,scale=token-head"}};
 
     for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++)
         if (strcmp(word, same[i][0]) == 0)
@@ -365,6 +403,8 @@ static kvp_err cache_types(struct args *a, char *spec, size_t n, struct kvp_erro
     v = plain_v ? kvp_format_name(fv) : v;
     a->formats.kv_given = plain_k && plain_v && fk == fv;
     a->formats.kv = fk;
+    if (strcmp(k, v) != 0 && (strchr(k, ',') || strchr(v, ',')))
+        return kvp_fail(e, KVP_EINPUT, "keys in kv:%s, values in kv:%s: expected both the same", k, v);
     if (!a->formats.kv_given)
         snprintf(spec, n, strcmp(k, v) == 0 ? "kv:%s" : "kv:k=%s,v=%s", k, v);
     return KVP_OK;
@@ -396,6 +436,28 @@ static bool asks_technique(const struct args *a)
     return a->n_techniques > 0;
 }
 
+/* An option and a technique may ask for the same thing, not for different ones. */
+static kvp_err add_derived(const struct args *a, int i, struct kvp_stack *s, struct kvp_error *e)
+{
+    static const char *const names[MAX_DERIVED] = {"--kv-cache-dtype, --cache-type-k or --cache-type-v", "--quantization", "--block-size",
+                                                   "--max-num-batched-tokens"};
+    const struct kvp_spec *has;
+    struct kvp_stack own = {0};
+    char asked[256], there[256];
+
+    if (!a->derived[i][0])
+        return KVP_OK;
+    KVP_TRY(kvp_stack_add(&own, a->derived[i], e));
+    has = own.n ? kvp_stack_on(s, own.spec[0].axis) : NULL;
+    if (!has)
+        return kvp_stack_add(s, a->derived[i], e);
+    kvp_spec_text(has, there, sizeof(there));
+    kvp_spec_text(&own.spec[0], asked, sizeof(asked));
+    if (strcmp(there, asked) == 0)
+        return KVP_OK;
+    return kvp_fail(e, KVP_EINPUT, "%s asks for %s, -t for %s: both are on the axis '%s'", names[i], a->derived[i], there, kvp_axis_name(has->axis));
+}
+
 /* The checkpoint's own word on the cache (kv_cache_scheme, kv_cache_quant_algo), where nothing else is asked for. */
 static kvp_err checkpoint_cache(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
 {
@@ -407,19 +469,28 @@ static kvp_err checkpoint_cache(const struct args *a, const struct kvp_model *m,
     return kvp_stack_add(s, spec, e);
 }
 
+/* What an option says of itself and a technique says otherwise, on no axis that both are on. */
+static kvp_err contradictions(const struct args *a, const struct kvp_stack *s, struct kvp_error *e)
+{
+    const struct kvp_spec *encode = kvp_stack_on(s, KVP_AXIS_ENCODE), *batching = kvp_stack_on(s, KVP_AXIS_BATCHING);
+    const struct kvp_param *budget = batching ? kvp_spec_param(batching, "max_num_batched_tokens") : NULL;
+
+    if (a->formats.kv_given && encode && strcmp(encode->name, "kv") == 0)
+        return kvp_fail(e, KVP_EINPUT, "--%s %s contradicts -t kv: both say how rows are stored", is_auto(a->cache_type) ? "cache-type-k" : "kv-cache-dtype",
+                        kvp_format_name(a->formats.kv));
+    if (a->chunk && budget && budget->i >= 0 && (uint64_t)budget->i != a->chunk)
+        return kvp_fail(e, KVP_EINPUT, "--max-num-batched-tokens %" PRIu64 " contradicts %s with max_num_batched_tokens=%" PRId64, a->chunk, batching->name, budget->i);
+    return KVP_OK;
+}
+
 static kvp_err read_stack(const struct args *a, const struct kvp_model *m, struct kvp_stack *s, struct kvp_error *e)
 {
     for (int i = 0; i < a->n_techniques; i++)
         KVP_TRY(kvp_stack_add(s, a->technique[i], e));
     for (int i = 0; i < MAX_DERIVED; i++)
-        if (a->derived[i][0])
-            KVP_TRY(kvp_stack_add(s, a->derived[i], e));
+        KVP_TRY(add_derived(a, i, s, e));
     KVP_TRY(checkpoint_cache(a, m, s, e));
-    if (a->formats.kv_given && a->cache_type)
-        for (uint32_t i = 0; i < s->n; i++)
-            if (strcmp(s->spec[i].name, "kv") == 0)
-                return kvp_fail(e, KVP_EINPUT, "--kv-cache-dtype %s contradicts -t kv: both say how rows are stored", a->cache_type);
-    return KVP_OK;
+    return contradictions(a, s, e);
 }
 
 static void resolve_formats(struct args *a, const struct kvp_model *m)
@@ -784,6 +855,52 @@ static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
     return with_model(a, "validate", validate_model, e);
 }
 
+static kvp_err write_trace(const struct args *a, const struct kvp_trace *t, struct kvp_error *e)
+{
+    struct out_file o;
+    kvp_err rc;
+
+    if (!a->write_trace)
+        return KVP_OK;
+    KVP_TRY(out_open(&o, a->write_trace, e));
+    rc = kvp_trace_write(o.f, t, e);
+    return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
+}
+
+static kvp_err serve_requests(struct args *a, const struct kvp_model *m, const struct kvp_trace *t, struct kvp_error *e)
+{
+    struct kvp_stack s = {0};
+
+    resolve_formats(a, m);
+    KVP_TRY(read_stack(a, m, &s, e));
+    KVP_TRY(write_trace(a, t, e));
+    return serving_run(&(struct serving_request){.model = m, .stack = &s, .trace = t, .trace_name = a->trace ? a->trace : "generated",
+                                                 .serve = {.blocks = a->blocks, .step_s = a->step_s}, .formats = a->formats,
+                                                 .backend = a->device ? a->device : "cpu", .threads = (uint32_t)a->threads,
+                                                 .seed = a->seed, .weights_dir = a->weights, .format = a->format, .out = a->out},
+                       e);
+}
+
+static kvp_err serve_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct kvp_trace t;
+    kvp_err rc;
+
+    if (!a->trace == !a->synthetic)
+        return kvp_fail(e, KVP_EINPUT, "serve: expected --trace FILE or --synthetic SPEC, one of them");
+    KVP_TRY(a->trace ? kvp_trace_load(&t, a->trace, a->limit, e) : kvp_trace_generate(&t, a->synthetic, a->seed, e));
+    rc = serve_requests(a, m, &t, e);
+    kvp_trace_free(&t);
+    return rc;
+}
+
+static kvp_err cmd_serve(struct args *a, struct kvp_error *e)
+{
+    if (a->threads > 4096)
+        return kvp_fail(e, KVP_EINPUT, "serve: --threads is at most 4096");
+    return with_model(a, "serve", serve_model, e);
+}
+
 static kvp_err list_charts(FILE *f, const char *format, struct kvp_error *e)
 {
     struct table t = {.columns = 3, .head = {"name", "reads", "shows"}};
@@ -841,6 +958,7 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
 static const struct command commands[] = {
     {"estimate", ESTIMATE, "MODEL", "predict memory, FLOPs, traffic and time", "kvproof estimate llama-3.1-8b -c 128k -b 4 -t paged:16 -d h200", cmd_estimate},
     {"validate", VALIDATE, "MODEL", "run it on real kernels, predicted beside measured", "kvproof validate qwen3-0.6b -c 512 --all", cmd_validate},
+    {"serve", SERVE, "MODEL", "serve a trace of requests from a pool of blocks, predicted beside measured", "kvproof serve qwen3-0.6b --layers 4 --trace mooncake.jsonl --limit 20 -t prefix -t chunked-prefill:512", cmd_serve},
     {"sweep", SWEEP, "MODEL...", "estimates over lists of workloads, a row each", "kvproof sweep llama-2-7b qwen3-32b -c 1k-128k*2 -b 1,8,64 -o csv", cmd_sweep},
     {"fit", FIT, "MODEL", "what fits on a device: context, batch, fewest devices", "kvproof fit qwen3-32b -d h200 -tp 2", cmd_fit},
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},

@@ -111,6 +111,8 @@ kvp_err kvp_dialect_of(const struct kvp_json *j, const char *inner, const struct
 kvp_err kvp_dialect_check_keys(const struct kvp_json *j, const struct kvp_dialect *d);
 /* The same for a wrapper that is written flat: keys of its own come first. */
 kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer);
+/* The same for an object inside, which messages call `name`; `rules` (closed by an empty row) are its keys. */
+kvp_err kvp_check_part(const struct kvp_json *part, const char *name, const struct kvp_rule *rules);
 extern const struct kvp_rule kvp_rules_common[]; /* known in every family */
 
 /* ---- reading, for hooks ------------------------------------------------------------------------------ */

@@ -1,6 +1,7 @@
 #include "calc/fit.h"
 
 #include "calc/num.h"
+#include "calc/point.h"
 #include "calc/print.h"
 #include "calc/search.h"
 
@@ -41,15 +42,10 @@ static bool fits(void *of, uint64_t x)
     return kvp_program_point(a->p, &w, &point, NULL) == KVP_OK && print_peak_fits(point.memory.peak_bytes, a->q->device);
 }
 
-static uint64_t most_context(const struct kvp_model *m)
-{
-    return m->position == KVP_POS_LEARNED && m->max_positions ? num_min(FIT_MOST, m->max_positions) : FIT_MOST;
-}
-
 static kvp_err last_fitting(struct asking *a, uint64_t *out, struct kvp_error *refused, struct kvp_error *e)
 {
     const struct fit *q = a->q;
-    const uint64_t lo = a->batch ? 1 : q->workload.generate + 1, hi = a->batch ? FIT_MOST : num_max(lo, most_context(q->model));
+    const uint64_t lo = a->batch ? 1 : q->workload.generate + 1, hi = num_max(lo, FIT_MOST);
     struct kvp_point point;
     struct kvp_workload beyond;
 
@@ -99,12 +95,29 @@ static const char *largest_term(const struct kvp_memory *m)
     return terms[most].name;
 }
 
+/* Of the rank whose peak was the highest at the last point: what grew most since `w`. */
+static const char *largest_growth(struct kvp_program *p, const struct kvp_workload *w, const struct kvp_memory *now)
+{
+    const uint32_t rank = p->worst;
+    const struct kvp_memory *was = &p->shares[rank].point.memory;
+    struct kvp_memory d = {0};
+    struct kvp_point ignored;
+
+    if (kvp_program_point(p, w, &ignored, NULL) != KVP_OK)
+        return largest_term(now);
+    d.cache_peak_bytes = num_less(now->cache_peak_bytes, was->cache_peak_bytes);
+    d.state_bytes = num_less(now->state_bytes, was->state_bytes);
+    d.activation_bytes = num_less(now->activation_bytes, was->activation_bytes);
+    d.workspace_bytes = num_less(now->workspace_bytes, was->workspace_bytes);
+    return largest_term(&d);
+}
+
 /* What one more makes too big: the term that grew most, or with nothing fitting the largest. */
 static kvp_err bound(char *buf, size_t n, const struct fit *q, struct kvp_workload w, struct kvp_workload next, const struct kvp_error *refused,
                      struct kvp_error *e)
 {
     struct kvp_program *p;
-    struct kvp_point a = {0}, b;
+    struct kvp_point b;
 
     if (refused->code != KVP_OK) {
         snprintf(buf, n, "%.*s", (int)n - 1, refused->text);
@@ -121,16 +134,7 @@ static kvp_err bound(char *buf, size_t n, const struct fit *q, struct kvp_worklo
         kvp_program_free(p);
         return e->code;
     }
-    if (w.batch && w.context && kvp_program_point(p, &w, &a, NULL) == KVP_OK) {
-        const struct kvp_memory d = {.cache_peak_bytes = num_less(b.memory.cache_peak_bytes, a.memory.cache_peak_bytes),
-                                     .state_bytes = num_less(b.memory.state_bytes, a.memory.state_bytes),
-                                     .activation_bytes = num_less(b.memory.activation_bytes, a.memory.activation_bytes),
-                                     .workspace_bytes = num_less(b.memory.workspace_bytes, a.memory.workspace_bytes)};
-
-        snprintf(buf, n, "%s", largest_term(&d));
-    } else {
-        snprintf(buf, n, "%s", largest_term(&b.memory));
-    }
+    snprintf(buf, n, "%s", w.batch && w.context ? largest_growth(p, &w, &b.memory) : largest_term(&b.memory));
     kvp_program_free(p);
     return KVP_OK;
 }
@@ -167,48 +171,84 @@ static uint64_t block_of(const struct kvp_stack *s)
     return block && block->i > 0 ? (uint64_t)block->i : 16;
 }
 
-/* One sequence of the given context beside what serves any: vLLM's "maximum concurrency" and "KV cache size". */
-static kvp_err pool(struct fit_answer *out, const struct fit *q, struct kvp_error *e)
+static bool is_paged(const struct kvp_stack *s)
 {
-    struct kvp_workload w = q->workload;
-    const struct kvp_memory *m;
-    struct kvp_program *p = kvp_program_new(q->model, q->stack, q->options, q->device, e);
-    struct kvp_point given, one;
-    kvp_err rc;
+    const struct kvp_spec *store = kvp_stack_on(s, KVP_AXIS_STORE);
 
-    if (!p)
-        return e->code;
-    rc = kvp_program_point(p, &w, &given, e);
-    w.batch = 1;
-    if (rc == KVP_OK)
-        rc = kvp_program_point(p, &w, &one, e);
-    kvp_program_free(p);
-    if (rc != KVP_OK)
-        return rc;
-    m = &given.memory;
-    out->peak_bytes = m->peak_bytes;
-    out->room_bytes = (uint64_t)(print_share(q->device) * (double)q->device->memory_bytes);
-    out->fits = print_peak_fits(m->peak_bytes, q->device);
-    out->block = block_of(q->stack);
-    out->kv_pool_bytes = num_less(out->room_bytes, m->peak_bytes - m->cache_peak_bytes - m->state_bytes);
-    if (one.memory.cache_bytes + one.memory.state_bytes == 0)
-        return KVP_OK;
-    out->max_concurrency = (double)out->kv_pool_bytes / (double)(one.memory.cache_bytes + one.memory.state_bytes);
-    out->kv_pool_tokens = (uint64_t)((__uint128_t)out->kv_pool_bytes * w.context / (one.memory.cache_bytes + one.memory.state_bytes));
-    out->kv_pool_blocks = out->kv_pool_tokens / out->block;
-    return KVP_OK;
+    return store && kvp_spec_param(store, "block");
 }
 
-/* ---- fewest devices --------------------------------------------------------------------------------- */
-
-static bool fits_as(const struct fit *q, struct kvp_options o)
+/* A rank's pool, and a sequence in it; kept when it holds fewer sequences than those before. */
+static void rank_pool(struct fit_answer *out, const struct kvp_memory *given, const struct kvp_memory *one)
 {
-    struct kvp_program *p = kvp_program_new(q->model, q->stack, &o, q->device, NULL);
+    const uint64_t rest = given->peak_bytes - given->cache_peak_bytes - given->state_bytes;
+    const uint64_t pool = num_less(num_less(out->room_bytes, rest), one->shared_bytes);
+    const uint64_t sequence = num_less(one->cache_bytes + one->state_bytes, one->shared_bytes);
+    const bool first = !out->sequence_bytes, fewer = (__uint128_t)pool * out->sequence_bytes < (__uint128_t)out->kv_pool_bytes * sequence;
+
+    if (sequence ? first || fewer : first && (!out->kv_pool_bytes || pool < out->kv_pool_bytes)) {
+        out->kv_pool_bytes = pool;
+        out->sequence_bytes = sequence;
+    }
+}
+
+/* Sequences of the given context beside what serves any: vLLM's "maximum concurrency" and "KV cache size". */
+static void pool(struct fit_answer *out, const struct fit *q, const struct kvp_program *given, const struct kvp_program *one)
+{
+    const uint64_t context = q->workload.context;
+
+    out->block = block_of(q->stack);
+    out->slots = is_paged(q->stack) ? num_cdiv(context, out->block) * out->block : context;
+    for (uint32_t i = 0; i < given->n_shares; i++)
+        rank_pool(out, &given->shares[i].point.memory, &one->shares[i].point.memory);
+    if (!out->sequence_bytes)
+        return;
+    out->max_concurrency = (double)out->kv_pool_bytes / (double)out->sequence_bytes;
+    out->kv_pool_tokens = (uint64_t)((__uint128_t)out->kv_pool_bytes * out->slots / out->sequence_bytes);
+    out->kv_pool_blocks = out->kv_pool_tokens / out->block;
+}
+
+/* The workload as it is, and the pool that it leaves. */
+static kvp_err as_given(struct fit_answer *out, const struct fit *q, struct kvp_error *e)
+{
+    struct kvp_program *given = kvp_program_new(q->model, q->stack, q->options, q->device, e);
+    struct kvp_program *one = given ? kvp_program_new(q->model, q->stack, q->options, q->device, e) : NULL;
+    struct kvp_workload w = q->workload;
+    struct kvp_point x, y;
+    kvp_err rc = one ? kvp_program_point(given, &w, &x, e) : e->code;
+
+    w.batch = 1;
+    if (rc == KVP_OK)
+        rc = kvp_program_point(one, &w, &y, e);
+    if (rc == KVP_OK) {
+        out->peak_bytes = x.memory.peak_bytes;
+        out->room_bytes = (uint64_t)(print_share(q->device) * (double)q->device->memory_bytes);
+        out->fits = print_peak_fits(x.memory.peak_bytes, q->device);
+        pool(out, q, given, one);
+    }
+    kvp_program_free(given);
+    kvp_program_free(one);
+    return rc;
+}
+
+static bool fits_with(const struct fit *q, struct kvp_error *e)
+{
+    struct kvp_program *p = kvp_program_new(q->model, q->stack, q->options, q->device, e);
     struct asking a = {.q = q, .p = p, .w = q->workload, .batch = true};
     const bool yes = p && fits(&a, q->workload.batch);
 
     kvp_program_free(p);
     return yes;
+}
+
+/* ---- fewest devices --------------------------------------------------------------------------------- */
+
+static bool fits_as(const struct fit *q, const struct kvp_options *o)
+{
+    struct fit as = *q;
+
+    as.options = o;
+    return fits_with(&as, NULL);
 }
 
 /* Tensor parallel first: of the ways to use n devices the one with most of it. */
@@ -222,8 +262,8 @@ static bool fits_on(const struct fit *q, uint32_t n, uint32_t *tp, uint32_t *pp)
         *pp = n / *tp;
         o.tp = *tp;
         o.pp = *pp;
-        o.ep = 0;
-        if (*pp <= q->model->layers && fits_as(q, o))
+        o.ep = q->options->ep > 1 ? *tp : 0; /* dealt out when they were asked to be */
+        if (*pp <= q->model->layers && fits_as(q, &o))
             return true;
     }
     return false;
@@ -249,18 +289,13 @@ static kvp_err try_device(struct fit_device *out, const struct fit *q, const cha
 {
     struct kvp_device d;
     struct fit on = *q;
-    struct asking a = {.q = &on, .w = q->workload, .batch = true};
 
     snprintf(out->name, sizeof(out->name), "%.*s", (int)strlen(file) - 5, file);
     KVP_TRY(kvp_device_load(&d, out->name, e));
     d.memory_share = q->device->memory_share;
     on.device = &d;
     KVP_TRY(fit_context(&on, q->workload.batch, &out->max_context, NULL, e));
-    a.p = kvp_program_new(q->model, q->stack, q->options, &d, e);
-    if (!a.p)
-        return e->code;
-    out->fits = fits(&a, q->workload.batch);
-    kvp_program_free(a.p);
+    out->fits = fits_with(&on, e);
     return KVP_OK;
 }
 
@@ -289,6 +324,34 @@ static kvp_err each_device(struct fit_answer *out, const struct fit *q, struct k
 
 /* ---- relief ----------------------------------------------------------------------------------------- */
 
+const char *fit_cost_name(enum fit_cost c)
+{
+    static const char *const names[] = {"same results", "rounds", "drops", "more devices", "prompts that share", "another model"};
+
+    return names[c];
+}
+
+static enum fit_cost cost_of(enum kvp_axis axis)
+{
+    switch (axis) {
+    case KVP_AXIS_STORE:
+    case KVP_AXIS_BATCHING:
+    case KVP_AXIS_CHUNKING:
+        return FIT_SAME_RESULTS;
+    case KVP_AXIS_ENCODE:
+    case KVP_AXIS_WEIGHTS:
+        return FIT_ROUNDS;
+    case KVP_AXIS_SELECT:
+    case KVP_AXIS_MERGE:
+    case KVP_AXIS_RANK:
+        return FIT_DROPS;
+    case KVP_AXIS_REUSE:
+        return FIT_SHARED_PROMPTS;
+    default:
+        return FIT_ANOTHER_MODEL;
+    }
+}
+
 static void solve_relief(struct fit_relief *r, const struct fit *q, const struct kvp_stack *s, const struct kvp_options *o)
 {
     struct fit with = *q;
@@ -299,6 +362,8 @@ static void solve_relief(struct fit_relief *r, const struct fit *q, const struct
     if (fit_context(&with, q->workload.batch, &r->max_context, NULL, &why) != KVP_OK ||
         fit_batch(&with, q->workload.context, &r->max_batch, NULL, &why) != KVP_OK)
         snprintf(r->reason, sizeof(r->reason), "%.150s", why.text);
+    else
+        r->fits = fits_with(&with, &why);
 }
 
 static void try_technique(struct fit_answer *out, const struct fit *q, uint32_t i)
@@ -311,6 +376,7 @@ static void try_technique(struct fit_answer *out, const struct fit *q, uint32_t 
     if (out->n_reliefs == FIT_RELIEFS || kvp_technique_example(i, q->model, &q->workload, spec, sizeof(spec), &why) != KVP_OK)
         return;
     snprintf(r->what, sizeof(r->what), "%s", spec);
+    r->cost = cost_of(kvp_technique_at(i)->axis);
     if (kvp_stack_add(&s, spec, &why) != KVP_OK) {
         snprintf(r->reason, sizeof(r->reason), "%.150s", why.text);
     } else if (s.n == q->stack->n) {
@@ -322,46 +388,75 @@ static void try_technique(struct fit_answer *out, const struct fit *q, uint32_t 
     out->n_reliefs++;
 }
 
-static void try_options(struct fit_answer *out, const struct fit *q, struct kvp_options o, const char *what)
+static void try_options(struct fit_answer *out, const struct fit *q, struct kvp_options o, const char *what, enum fit_cost cost)
 {
     struct fit_relief *r = &out->relief[out->n_reliefs];
 
     if (out->n_reliefs == FIT_RELIEFS)
         return;
     snprintf(r->what, sizeof(r->what), "%s", what);
+    r->cost = cost;
     solve_relief(r, q, q->stack, &o);
     out->n_reliefs++;
+}
+
+static bool some_make_it_fit(const struct fit_answer *a)
+{
+    for (uint32_t i = 0; i < a->n_reliefs; i++)
+        if (a->relief[i].fits)
+            return true;
+    return false;
+}
+
+static void choose(struct fit_answer *out)
+{
+    const bool to_fit = !out->fits && some_make_it_fit(out);
+
+    out->cheapest = out->longest = UINT32_MAX;
+    for (uint32_t i = 0; i < out->n_reliefs; i++) {
+        const struct fit_relief *r = &out->relief[i], *c = &out->relief[out->cheapest % FIT_RELIEFS];
+
+        if (r->reason[0])
+            continue;
+        if (r->max_context > (out->longest == UINT32_MAX ? out->max_context : out->relief[out->longest].max_context))
+            out->longest = i;
+        if (!(to_fit ? r->fits : r->max_context > out->max_context))
+            continue;
+        if (out->cheapest == UINT32_MAX || r->cost < c->cost || (r->cost == c->cost && r->max_context > c->max_context))
+            out->cheapest = i;
+    }
 }
 
 static void reliefs(struct fit_answer *out, const struct fit *q)
 {
     struct kvp_options o = *q->options;
-    char what[64];
+    char what[96];
 
     for (uint32_t i = 0; kvp_technique_at(i); i++)
         try_technique(out, q, i);
     o.tp = o.tp ? 2 * o.tp : 2;
     snprintf(what, sizeof(what), "--tensor-parallel-size %" PRIu32, o.tp);
-    try_options(out, q, o, what);
+    try_options(out, q, o, what, FIT_MORE_DEVICES);
+    if (!out->fits && out->min_devices > 2) {
+        o.tp = out->tp;
+        o.pp = out->pp;
+        o.ep = q->options->ep > 1 ? o.tp : 0;
+        snprintf(what, sizeof(what), "--tensor-parallel-size %" PRIu32 " --pipeline-parallel-size %" PRIu32, o.tp, o.pp);
+        try_options(out, q, o, what, FIT_MORE_DEVICES);
+    }
     o = *q->options;
     if ((o.weights_given ? o.weights : q->model->dtype) == KVP_F32) {
         o.weights_given = true;
         o.weights = KVP_BF16;
-        try_options(out, q, o, "--dtype bf16");
+        try_options(out, q, o, "--dtype bf16", FIT_ROUNDS);
     }
-    out->best = UINT32_MAX;
-    for (uint32_t i = 0; i < out->n_reliefs; i++) {
-        const uint64_t most = out->best == UINT32_MAX ? out->max_context : out->relief[out->best].max_context;
-
-        if (!out->relief[i].reason[0] && out->relief[i].max_context > most)
-            out->best = i;
-    }
+    choose(out);
 }
 
 kvp_err fit_solve(struct fit_answer *out, const struct fit *q, struct kvp_error *e)
 {
     *out = (struct fit_answer){0};
-    KVP_TRY(pool(out, q, e));
+    KVP_TRY(as_given(out, q, e));
     KVP_TRY(largest(out, q, e));
     fewest_devices(out, q);
     reliefs(out, q);

@@ -1,6 +1,7 @@
 /* list.c - `kvproof list`: what there is to choose from. */
 #include "calc/print.h"
 #include "calc/table.h"
+#include "calc/tensors.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -30,21 +31,55 @@ static kvp_err list_pairs(struct table *t, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* Bits of a number as stored, what its block holds beside it included: "4.5". */
+static const char *bits_text(char *buf, size_t n, enum kvp_format f)
+{
+    bool over = false;
+    const uint32_t block = format_block(f);
+
+    if (block == 1)
+        snprintf(buf, n, "%" PRIu32, format_bits(f));
+    else
+        snprintf(buf, n, "%g", 8.0 * (double)format_bytes(&over, f, block) / block);
+    return buf;
+}
+
+/* Every number's format, then the ways of storing a matrix that are more than that. */
 static kvp_err list_formats(struct table *t, struct kvp_error *e)
 {
+#define GGML "blocks of llama.cpp: weights (-t w:NAME)"
     static const struct {
         enum kvp_format f;
-        const char *bits, *use;
+        const char *use;
     } rows[] = {
-        {KVP_F32, "32", "weights, cache, activations, scores"}, {KVP_F16, "16", "weights, cache, scores"},
-        {KVP_BF16, "16", "weights, cache"},                     {KVP_I32, "32", "tables, token ids"},
-        {KVP_INT4, "4", "codes, eight in a 32-bit word"},       {KVP_INT2, "2", "codes, sixteen in a 32-bit word"},
+        {KVP_F32, "weights, cache, activations, scores"}, {KVP_F16, "weights, cache, scores"}, {KVP_BF16, "weights, cache"},
+        {KVP_FP8, "weights (-t w:fp8), cache (-t kv:fp8), scales beside them"},
+        {KVP_INT8, "weights (-t w:int8, w:w8a8, smoothquant), cache (-t kv:int8), scales beside them"},
+        {KVP_INT4, "cache (-t kv:int4, kivi), eight in a 32-bit word, scales beside them"},
+        {KVP_INT2, "cache (-t kivi), sixteen in a 32-bit word, scales beside them"},
+        {KVP_NVFP4, "weights (-t w:nvfp4), cache (-t kv:nvfp4), an fp8 scale for 16"},
+        {KVP_MXFP4, "weights (-t w:mxfp4), cache (-t kv:mxfp4), an e8m0 scale for 32"},
+        {KVP_MXFP8, "cache (-t kv:mxfp8), an e8m0 scale for 32"},
+        {KVP_Q8_0, GGML ", cache"}, {KVP_Q5_1, GGML ", cache"}, {KVP_Q5_0, GGML ", cache"}, {KVP_Q4_1, GGML ", cache"},
+        {KVP_Q4_0, GGML ", cache"}, {KVP_IQ4_NL, GGML ", cache"}, {KVP_IQ4_XS, GGML}, {KVP_Q6_K, GGML}, {KVP_Q5_K, GGML},
+        {KVP_Q4_K, GGML}, {KVP_Q3_K, GGML}, {KVP_Q2_K, GGML}, {KVP_I32, "tables, token ids"}, {KVP_I64, "shapes"}, {KVP_U8, "codes, e8m0 scales"},
     };
+    static const char *const matrices[][3] = {
+        {"nf4", "4", "weights (-t w:nf4), a scale for 64"},
+        {"fp4", "4", "weights (-t w:fp4), a scale for 64"},
+        {"gptq", "4", "weights (-t w:gptq, bits=), scales and zeros for a group"},
+        {"awq", "4", "weights (-t w:awq), scales and zeros for a group"},
+        {"mlx", "4", "weights (-t w:mlx, bits=), scales and biases for a group"},
+        {"w8a8", "8", "weights (-t w:w8a8), a scale a row or a tensor"},
+    };
+    char bits[16];
 
     (void)e;
     *t = (struct table){.columns = 3, .head = {"name", "bits", "where"}, .right = {[1] = true}, .number = {[1] = true}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        table_row(t, kvp_format_name(rows[i].f), rows[i].bits, rows[i].use);
+        table_row(t, kvp_format_name(rows[i].f), bits_text(bits, sizeof(bits), rows[i].f), rows[i].use);
+    for (size_t i = 0; i < sizeof(matrices) / sizeof(matrices[0]); i++)
+        table_row(t, matrices[i][0], matrices[i][1], matrices[i][2]);
     return KVP_OK;
 }
 

@@ -422,6 +422,11 @@ static bool is_per_layer_type(const json_t *object)
     return false;
 }
 
+static const struct kvp_rule rope_rules[] = {
+    {"mscale_all_dim", KVP_KEY_ANY, "a factor of the scores"},
+    {0},
+};
+
 /* A number, where 0 is as good as absent. */
 static kvp_err read_if_any(const struct kvp_json *j, const char *key, double *out)
 {
@@ -464,6 +469,7 @@ static kvp_err read_rope_by_type(const struct kvp_reader *r, const char *key, co
         kvp_cannot_run(r->m, "layers differ in their rotary embedding");
         return KVP_OK;
     }
+    KVP_TRY(kvp_check_part(&j, key, rope_rules));
     KVP_TRY(kvp_json_text(&j, "rope_type", &type, NULL));
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->numbers.window_theta, NULL));
     KVP_TRY(read_partial(r, &j));
@@ -483,6 +489,7 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     snprintf(origin, sizeof(origin), "%s: %s", r->j.origin, key);
     if (!json_is_object(object))
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: expected an object", origin);
+    KVP_TRY(kvp_check_part(&j, key, rope_rules));
     if (is_per_layer_type(object))
         return read_rope_by_type(r, key, object);
     KVP_TRY(kvp_json_text(&j, "rope_type", &type, &found));

@@ -553,11 +553,14 @@ static uint64_t all_layers(struct plan *p, const struct part *x, uint64_t tokens
     return num_less(all, NUM_PROD(&p->over, part_bytes(&p->over, x, num_min(tokens, x->shared)), x->layers, p->w.batch - 1));
 }
 
-/* As reserved: whole pages, or `tokens` slots. */
+/* As reserved: whole pages, those beyond the slots at rest too, or `tokens` slots. */
 static uint64_t all_room(struct plan *p, const struct part *x, uint64_t tokens)
 {
-    if (x->pages)
-        return NUM_PROD(&p->over, part_bytes(&p->over, x, x->block), x->layers, pool_pages(p, x));
+    if (x->pages) {
+        const uint64_t more = num_mul(&p->over, p->w.batch, num_less(tokens, x->slots) / x->block);
+
+        return NUM_PROD(&p->over, part_bytes(&p->over, x, x->block), x->layers, num_add(&p->over, pool_pages(p, x), more));
+    }
     return all_layers(p, x, tokens);
 }
 

@@ -126,6 +126,12 @@ static uint64_t rows_of_one(struct plan *p)
     return num_max(1, num_cdiv(num_mul(&p->over, plan_pass_width(p), p->chunk), p->w.batch));
 }
 
+/* As what a matrix product finds weights: int8 by int8 needs no unpacking, other codes are unpacked like 16 bits. */
+static enum kvp_format unpacked(const struct store_plan *s)
+{
+    return s->quant.format == KVP_WF_PLAIN || s->quant.format == KVP_WF_W8A8 ? s->plain : KVP_F16;
+}
+
 static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t logit_rows, struct kvp_error *e)
 {
     struct kvp_memory *m = &x->point.memory;
@@ -136,7 +142,7 @@ static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t log
     m->weights_bytes = weights_bytes(x, p->o);
     plan_tensors(&x->plan, t);
     activation_tensors(t, x->plan.model, w->batch, rows_of_one(&x->plan), logit_rows);
-    workspace_tensors(t, x->plan.model, x->plan.weights.quant.format == KVP_WF_PLAIN ? x->plan.weights.plain : KVP_F16);
+    workspace_tensors(t, x->plan.model, unpacked(&x->plan.weights));
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);
     m->state_bytes = tensors_sum(t, KVP_TAG_STATE);

@@ -11,8 +11,13 @@
 
 static json_t *relief_json(const struct fit_relief *r)
 {
-    return json_pack("{s:s, s:I, s:I, s:o}", "what", r->what, "max_context", INT(r->max_context), "max_batch", INT(r->max_batch), "reason",
-                     r->reason[0] ? json_string(r->reason) : json_null());
+    return json_pack("{s:s, s:s, s:b, s:I, s:I, s:o}", "what", r->what, "cost", fit_cost_name(r->cost), "fits", r->fits, "max_context",
+                     INT(r->max_context), "max_batch", INT(r->max_batch), "reason", r->reason[0] ? json_string(r->reason) : json_null());
+}
+
+static json_t *chosen_json(const struct fit_answer *a, uint32_t i)
+{
+    return i == UINT32_MAX ? json_null() : relief_json(&a->relief[i]);
 }
 
 static json_t *tried_json(const struct fit_answer *a)
@@ -57,11 +62,14 @@ static kvp_err print_json(FILE *f, bool line, const struct fit *q, const struct 
     if (!o)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for JSON");
     json_object_set_new(o, "kv_pool_bytes", json_integer(INT(a->kv_pool_bytes)));
+    json_object_set_new(o, "sequence_bytes", json_integer(INT(a->sequence_bytes)));
+    json_object_set_new(o, "slots", json_integer(INT(a->slots)));
     json_object_set_new(o, "kv_pool_tokens", json_integer(INT(a->kv_pool_tokens)));
     json_object_set_new(o, "kv_pool_blocks", json_integer(INT(a->kv_pool_blocks)));
     json_object_set_new(o, "block", json_integer(INT(a->block)));
     json_object_set_new(o, "bound_by", json_pack("{s:s, s:s}", "context", a->context_bound, "batch", a->batch_bound));
-    json_object_set_new(o, "relief", a->best == UINT32_MAX ? json_null() : relief_json(&a->relief[a->best]));
+    json_object_set_new(o, "relief", chosen_json(a, a->cheapest));
+    json_object_set_new(o, "longest_relief", chosen_json(a, a->longest));
     json_object_set_new(o, "tried", tried_json(a));
     json_object_set_new(o, "devices", devices_json(a));
     bad = json_dumpf(o, f, line ? JSON_COMPACT : JSON_INDENT(2)) != 0 || fputc('\n', f) == EOF;
@@ -77,6 +85,18 @@ static void row(struct table *t, const char *name, uint64_t v, const char *how)
     table_row(t, name, text, how);
 }
 
+static void relief(struct table *t, const char *name, const struct fit_answer *a, uint32_t i)
+{
+    char how[200];
+
+    if (i == UINT32_MAX) {
+        table_row(t, name, "", "nothing that was tried makes the context longer");
+        return;
+    }
+    snprintf(how, sizeof(how), "largest context with %s (%s)", a->relief[i].what, fit_cost_name(a->relief[i].cost));
+    row(t, name, a->relief[i].max_context, how);
+}
+
 static void answers(struct table *t, const struct fit *q, const struct fit_answer *a)
 {
     char how[400], value[64];
@@ -88,31 +108,34 @@ static void answers(struct table *t, const struct fit *q, const struct fit_answe
     row(t, "largest context", a->max_context, how);
     snprintf(how, sizeof(how), "at context %" PRIu64 "; the next is stopped by: %s", q->workload.context, a->batch_bound);
     row(t, "largest batch", a->max_batch, how);
-    row(t, "KV pool", a->kv_pool_bytes, "bytes: room - weights, activation, workspace, device context");
-    snprintf(how, sizeof(how), "pool x context / bytes of a sequence of %" PRIu64, q->workload.context);
+    row(t, "KV pool", a->kv_pool_bytes, "bytes: room - weights, activation, workspace, device context, what sequences share");
+    snprintf(how, sizeof(how), "bytes: cache and state of context %" PRIu64, q->workload.context);
+    row(t, "sequence", a->sequence_bytes, how);
+    snprintf(how, sizeof(how), "KV pool x %" PRIu64 " / sequence", a->slots);
     row(t, "KV pool tokens", a->kv_pool_tokens, how);
     snprintf(how, sizeof(how), "whole blocks of %" PRIu64 " tokens", a->block);
     row(t, "KV pool blocks", a->kv_pool_blocks, how);
     snprintf(value, sizeof(value), "%.4f", a->max_concurrency);
-    table_row(t, "concurrency", value, "pool / bytes of a sequence");
+    table_row(t, "concurrency", value, "KV pool / sequence");
     snprintf(how, sizeof(how), "tensor parallel %" PRIu32 ", pipeline %" PRIu32, a->tp, a->pp);
     row(t, "fewest devices", a->min_devices, a->min_devices ? how : "not with any number up to 4096");
-    if (a->best != UINT32_MAX)
-        row(t, "relief", a->relief[a->best].max_context, a->relief[a->best].what);
-    else
-        table_row(t, "relief", "", "nothing that was tried makes the context longer");
+    relief(t, "cheapest relief", a, a->cheapest);
+    relief(t, "longest relief", a, a->longest);
 }
 
 static void tried(struct table *t, const struct fit_answer *a)
 {
-    *t = (struct table){.columns = 4, .head = {"with", "largest context", "largest batch", "reason"}, .right = {[1] = true, [2] = true}};
+    *t = (struct table){.columns = 6, .head = {"with", "cost", "fits", "largest context", "largest batch", "reason"}, .right = {[3] = true, [4] = true}};
     for (uint32_t i = 0; i < a->n_reliefs; i++) {
         const struct fit_relief *r = &a->relief[i];
         char context[32], batch[32];
 
         snprintf(context, sizeof(context), "%" PRIu64, r->max_context);
         snprintf(batch, sizeof(batch), "%" PRIu64, r->max_batch);
-        table_row(t, r->what, r->reason[0] ? "" : context, r->reason[0] ? "" : batch, r->reason);
+        if (r->reason[0])
+            table_row(t, r->what, fit_cost_name(r->cost), "", "", "", r->reason);
+        else
+            table_row(t, r->what, fit_cost_name(r->cost), r->fits ? "yes" : "no", context, batch, "");
     }
 }
 

@@ -6,8 +6,39 @@
  * (k_scale, v_scale) counts with the cache. */
 #include "calc/quant.h"
 
+#include "calc/family.h"
+
 #include <stdlib.h>
 #include <string.h>
+
+static const struct kvp_rule quant_rules[] = {
+    {"group_size", KVP_KEY_ANY, "read: the group"},
+    {"q_group_size", KVP_KEY_ANY, "read: the group"},
+    {"config_groups", KVP_KEY_ANY, "read: what weights are"},
+    {"weight_block_size", KVP_KEY_ANY, "read: the block"},
+    {"static_groups", KVP_KEY_ANY, "which scale a group gets; each has one"},
+    {"modules_to_not_convert", KVP_KEY_ANY, "read: what stays as it is"},
+    {"ignored_layers", KVP_KEY_ANY, "read: what stays as it is"},
+    {"quantized_layers", KVP_KEY_ANY, "read: what MIXED_PRECISION means"},
+    {"lm_head", KVP_KEY_FALSE, "the head would be quantized too"},
+    {"kv_cache_scheme", KVP_KEY_ANY, "read: the cache"},
+    {"kv_cache_quant_algo", KVP_KEY_ANY, "read: the cache"},
+    {"global_compression_ratio", KVP_KEY_ANY, "what a tool reckoned"},
+    {"sparsity_config", KVP_KEY_ANY, "zeros are stored like other numbers unless a format says so"},
+    {"block_name_to_quantize", KVP_KEY_ANY, "where a tool looked for layers"},
+    {"cache_block_outputs", KVP_KEY_ANY, "how a tool calibrated"},
+    {"cache_examples_on_gpu", KVP_KEY_ANY, "how a tool calibrated"},
+    {"batch_size", KVP_KEY_ANY, "how a tool calibrated"},
+    {"num_samples", KVP_KEY_ANY, "how a tool calibrated"},
+    {0},
+};
+/* A group's weights, compressed-tensors quantization/quant_args.py. */
+static const struct kvp_rule weight_rules[] = {
+    {"num_bits", KVP_KEY_ANY, "read: bits"},
+    {"group_size", KVP_KEY_ANY, "read: the group"},
+    {"block_structure", KVP_KEY_FALSE, "scales would belong to blocks"},
+    {0},
+};
 
 static kvp_err read_int(const struct kvp_json *j, const char *a, const char *b, uint32_t *out, uint32_t most)
 {
@@ -67,6 +98,16 @@ static kvp_err read_inputs(const struct kvp_json *j, const json_t *group, bool *
     return KVP_OK;
 }
 
+static kvp_err check_strategy(const struct kvp_json *w, const char *strategy)
+{
+    static const char *const known[] = {"", "tensor", "channel", "group", "tensor_group"};
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (strcmp(known[i], strategy) == 0)
+            return KVP_OK;
+    return kvp_fail(w->e, KVP_ENOTSUP, "%s: config_groups: strategy: only tensor, channel, group and tensor_group are supported", w->origin);
+}
+
 /* compressed-tensors and modelopt: one group's weights. */
 static kvp_err read_config_group(const struct kvp_json *j, const json_t *group, struct kvp_quant *q)
 {
@@ -75,12 +116,14 @@ static kvp_err read_config_group(const struct kvp_json *j, const json_t *group, 
 
     if (!json_is_object(w.object))
         return kvp_fail(j->e, KVP_ENOTSUP, "%s: config_groups: expected a group with \"weights\"", j->origin);
+    KVP_TRY(kvp_check_part(&w, "config_groups", weight_rules));
     q->bits = 8;
     q->group = 0;
     KVP_TRY(read_int(&w, "num_bits", NULL, &q->bits, 8));
     KVP_TRY(kvp_json_text(&w, "type", &type, NULL));
     KVP_TRY(kvp_json_text(&w, "strategy", &strategy, NULL));
     KVP_TRY(read_group(&w, q));
+    KVP_TRY(check_strategy(&w, strategy));
     KVP_TRY(read_inputs(j, group, &q->input_scale));
     if (strcmp(strategy, "channel") == 0)
         q->group = UINT32_MAX;
@@ -404,6 +447,13 @@ static kvp_err cache_word(const struct kvp_json *j, struct kvp_quant *q, const c
     return KVP_OK;
 }
 
+static const struct kvp_rule cache_rules[] = {
+    {"num_bits", KVP_KEY_ANY, "read: bits"},
+    {"group_size", KVP_KEY_FALSE, "a scale would belong to a group"},
+    {"block_structure", KVP_KEY_FALSE, "a scale would belong to a block"},
+    {0},
+};
+
 /* compressed-tensors' kv_cache_scheme (an object of bits), modelopt's kv_cache_quant_algo (a word). */
 static kvp_err read_cache(const struct kvp_json *j, struct kvp_quant *q)
 {
@@ -422,6 +472,7 @@ static kvp_err read_cache(const struct kvp_json *j, struct kvp_quant *q)
         }
         if (!json_is_object(v.object))
             return kvp_fail(j->e, KVP_EINPUT, "%s: %s: expected an object or a word", j->origin, keys[i]);
+        KVP_TRY(kvp_check_part(&v, keys[i], cache_rules));
         KVP_TRY(kvp_json_text(&v, "type", &type, NULL));
         KVP_TRY(kvp_json_text(&v, "strategy", &strategy, NULL));
         KVP_TRY(read_int(&v, "num_bits", NULL, &bits, 16));
@@ -444,11 +495,17 @@ static kvp_err read_method(struct kvp_model *m, const struct kvp_json *j, const 
         return bitsandbytes(j, q);
     if (algo && strcmp(algo, "MIXED_PRECISION") == 0)
         return read_mixed(m, j);
+    if (groups && !json_is_object(first))
+        return kvp_fail(j->e, KVP_EINPUT, "%s: config_groups: expected an object of groups", j->origin);
     if (groups && (!algo || json_object_size(groups) > 1))
         return read_config_groups(m, j);
     KVP_TRY(by_word(j, q, word));
-    if (first)
+    if (first) {
+        const struct kvp_json w = {json_object_get(first, "weights"), j->origin, j->e};
+
+        KVP_TRY(json_is_object(w.object) ? kvp_check_part(&w, "config_groups", weight_rules) : KVP_OK);
         KVP_TRY(read_inputs(j, first, &q->input_scale));
+    }
     q->packed_bias = q->format == KVP_WF_GPTQ;
     if (q->format == KVP_WF_MLX)
         q->embed = q->head = true;
@@ -464,6 +521,7 @@ kvp_err kvp_quant_side(struct kvp_model *m, const struct kvp_json *j)
 
     if (json_is_object(inner)) /* modelopt's side file */
         return kvp_quant_side(m, &in);
+    KVP_TRY(kvp_check_part(j, "quantization_config", quant_rules));
     KVP_TRY(kvp_json_text(j, "quant_method", &method, NULL));
     KVP_TRY(kvp_json_text(j, "quant_algo", &algo, NULL));
     KVP_TRY(read_int(j, "bits", "w_bit", &q->bits, 8));
@@ -480,15 +538,20 @@ kvp_err kvp_quant_side(struct kvp_model *m, const struct kvp_json *j)
 kvp_err kvp_quant_read(struct kvp_model *m, const struct kvp_json *j)
 {
     static const char *const keys[] = {"quantization_config", "compression_config", "quantization"};
+    struct kvp_json in = {NULL, j->origin, j->e};
+    const char *first = NULL;
 
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
-        const struct kvp_json in = {kvp_json_get(j, keys[i]), j->origin, j->e};
+        const json_t *v = kvp_json_get(j, keys[i]);
 
-        if (!in.object)
-            continue;
-        if (!json_is_object(in.object))
+        if (v && !json_is_object(v))
             return kvp_fail(j->e, KVP_EINPUT, "%s: %s: expected an object", j->origin, keys[i]);
-        return kvp_quant_side(m, &in);
+        if (v && in.object && !json_equal(v, in.object))
+            return kvp_fail(j->e, KVP_EINPUT, "%s: %s and %s say different things", j->origin, first, keys[i]);
+        if (v && !in.object) {
+            in.object = v;
+            first = keys[i];
+        }
     }
-    return KVP_OK;
+    return in.object ? kvp_quant_side(m, &in) : KVP_OK;
 }

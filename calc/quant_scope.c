@@ -176,6 +176,8 @@ kvp_err quant_names_add(struct quant_names *n, const char *key, const json_t *li
     const char *name;
     size_t i;
 
+    if (list && !json_is_array(list) && !json_is_object(list))
+        return kvp_fail(n->j->e, KVP_EINPUT, "%s: %s: expected a list of names", n->j->origin, key);
     json_object_foreach((json_t *)(uintptr_t)list, name, v)
         KVP_TRY(quant_names_add_one(n, key, name));
     json_array_foreach(list, i, v)

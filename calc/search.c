@@ -60,7 +60,7 @@ uint64_t search_wobble(const struct kvp_stack *s)
     uint64_t n = LEAST_WOBBLE;
 
     for (uint32_t i = 0; i < s->n; i++)
-        for (uint32_t k = 0; k < s->spec[i].n_params; k++)
+        for (uint32_t k = 0; k < s->spec[i].n_params && s->spec[i].axis != KVP_AXIS_CHUNKING; k++) /* a cut prompt's bytes only grow */
             if (s->spec[i].params[k].kind == KVP_PARAM_INT && s->spec[i].params[k].i > 0)
                 n += 8 * num_min((uint64_t)s->spec[i].params[k].i, MOST_WOBBLE);
     return num_min(n, MOST_WOBBLE);

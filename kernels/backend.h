@@ -43,7 +43,9 @@ struct kb_span {
     X(ATTN_SLOTS, attn_slots) X(WINDOW_SCORES, window_scores) X(TOP_TOKENS, top_tokens)          \
     X(TOVA_STEP, tova_step) X(PAGE_BOUNDS, page_bounds) X(PAGE_SELECT, page_select)              \
     X(ATTN_PAGES, attn_pages) X(ATTN_SINKS, attn_sinks) X(PAIR_MERGE, pair_merge)             \
-    X(ATTN_MERGED, attn_merged)
+    X(ATTN_MERGED, attn_merged) X(SHARE_TOKENS, share_tokens) X(RAGGED_WRITE, ragged_write)      \
+    X(ATTN_RAGGED, attn_ragged) X(H2O_PROMOTE, h2o_promote) X(QUANT_ROWS, quant_rows)  \
+    X(ATTN_EXTEND, attn_extend)
 #define KB_KERNEL_MAP(X) KB_DEVICE_KERNEL_MAP(X) KB_HOST_KERNEL_MAP(X)
 
 enum kb_kernel {

@@ -7,6 +7,7 @@
 #include "kernels/code.h"
 #include "kernels/ops/kivi.h"
 #include "kernels/ops/kv.h"
+#include "kernels/ops/ragged.h"
 
 struct kb_buf {
     unsigned char *data;
@@ -56,7 +57,24 @@ static inline uint64_t kb_kv_index(const struct kb_kv *kv, uint64_t b, uint32_t 
 
 static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
 {
-    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot) * kb_row_bytes(kv->format, kv->dim);
+    const uint64_t bytes = kb_row_bytes(kv->format, kv->dim);
+
+    if (slot < kv->shared)
+        return (unsigned char *)kb_at(kv->head) + (h * kv->shared + slot) * bytes;
+    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot - kv->shared) * bytes;
+}
+
+/* Rows of (b, head), and the first of them. */
+static inline uint64_t kb_ragged_length(const struct kb_ragged *r, uint64_t b, uint32_t head)
+{
+    return (uint64_t)((const int32_t *)kb_at(r->lengths))[b * r->list_stride + head];
+}
+
+static inline unsigned char *kb_ragged_rows(const struct kb_ragged *r, uint64_t b, uint32_t head)
+{
+    uint64_t start = (uint64_t)((const int32_t *)kb_at(r->starts))[b * r->list_stride + head];
+
+    return (unsigned char *)kb_at(r->data) + (b * r->rows + start) * r->dim * kb_element(r->format);
 }
 
 /* Where token t lies: tensor index `first` of `tokens` tokens, at place `at`. */

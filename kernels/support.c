@@ -15,14 +15,16 @@ static bool is_grouped(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 
 static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
-    return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+    return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf) && !kv->shared;
 }
 
-/* Rows of codes and blocks too. */
+/* Rows of codes and blocks too, and whole ones that sequences share. */
 static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
     const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
 
+    if (kv->shared)
+        return places && is_float(kv->format) && !kv->block && kv->head.buf;
     if (!kb_is_code(kv->format))
         return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
     if (kv->scales == KB_SCALES_GROUP)
@@ -61,6 +63,8 @@ static bool is_coded(const struct kb_gemm *a)
         return kb_is_block(a->format) && a->k % kb_unit_of(a->format).elements == 0;
     case KB_CODING_SCALED:
         return (a->format == KVP_INT8 || a->format == KVP_FP8) && c->scale.buf;
+    case KB_CODING_W8A8:
+        return a->format == KVP_INT8 && c->scale.buf && c->x_scale.buf && c->group < 2 && a->k < 1u << 17;
     case KB_CODING_NF4:
     case KB_CODING_FP4:
         return a->format == KVP_INT4 && c->scale.buf;
@@ -125,6 +129,15 @@ static bool attn_decode(const void *args)
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
            is_rows(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
            (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format)) && (plain || !a->v_dim || a->v_dim == a->head_dim);
+}
+
+static bool attn_extend(const void *args)
+{
+    const struct kb_attn_extend *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
+           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf &&
+           (!a->ring || (a->window && a->ring + 1 >= a->window));
 }
 
 static bool cache_write(const void *args)
@@ -285,6 +298,13 @@ static bool moe_gemm(const void *args)
     return a->experts && a->chosen && a->n && a->k && is_float(a->format);
 }
 
+static bool quant_rows(const void *args)
+{
+    const struct kb_quant_rows *a = args;
+
+    return a->width && a->codes.buf && a->scale.buf;
+}
+
 static bool read_probe(const void *args)
 {
     const struct kb_read_probe *a = args;
@@ -377,6 +397,40 @@ static bool attn_merged(const void *args)
     return attn_decode(&a->attn) && !a->attn.probs.buf && a->attn.k.format == a->attn.v.format &&
            (a->attn.tail_k.buf || a->attn.used > (a->skip < a->attn.used)) &&
            is_list(a->kept, &a->k_kept, &a->v_kept, a->attn.kv_heads, a->attn.head_dim, a->attn.k.format, a->index_format, a->index_slots);
+}
+
+static bool h2o_promote(const void *args)
+{
+    const struct kb_h2o_promote *a = args;
+
+    return a->heavy >= 2 && a->heavy <= INT32_MAX && a->used < 2 * a->heavy && a->position >= a->used && is_score(a->score_format) &&
+           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+}
+
+static bool is_ragged(const struct kb_ragged *r)
+{
+    return r->heads && r->dim && is_float(r->format) && r->lengths.buf && r->starts.buf && r->rows <= INT32_MAX;
+}
+
+static bool share_tokens(const void *args)
+{
+    const struct kb_share_tokens *a = args;
+
+    return a->sets && a->tokens <= INT32_MAX && a->columns <= a->tokens && a->base && a->base <= a->columns && a->floor <= a->base;
+}
+
+static bool ragged_write(const void *args)
+{
+    const struct kb_ragged_write *a = args;
+
+    return is_ragged(&a->dst) && (!a->repeat || a->dst.heads % a->repeat == 0);
+}
+
+static bool attn_ragged(const void *args)
+{
+    const struct kb_attn_ragged *a = args;
+
+    return is_ragged(&a->k) && is_ragged(&a->v) && a->k.heads == a->v.heads && a->k.dim == a->v.dim && is_grouped(a->heads, a->k.heads, a->k.dim);
 }
 
 bool kb_host_supports(struct kb_dev *dev, enum kb_kernel k, const void *args)

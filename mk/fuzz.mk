@@ -1,11 +1,11 @@
 # make fuzz-replay     every file of tests/fuzz/corpus through its target, any compiler (part of make check)
 # make fuzz            libFuzzer with ASan and UBSan, FUZZ_TIME seconds a target; clang and its runtime
 # make fuzz FUZZ=spec  one target. New inputs go to build/fuzz/found/TARGET, a crash to build/fuzz/crash-*.
-FUZZ      ?= config spec checkpoint
+FUZZ      ?= config spec checkpoint trace
 FUZZ_TIME ?= 600
 FUZZ_CC   ?= clang
 FUZZ_OPT  := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-fuzz_all  := config spec checkpoint
+fuzz_all  := config spec checkpoint trace
 fuzz_src  := $(fuzz_all:%=tests/fuzz/fuzz_%.c) tests/fuzz/replay.c
 fuzz_lib  := $(filter calc/%,$(lib))
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # mutation.sh BUILD - is the wall real? Perturb one formula of the prediction, leave the engine alone: `kvproof
-# validate` must then fail for exactly the techniques that stand on the formula. Rows of tests/mutations.
+# validate` must then disagree for exactly the techniques that stand on the formula. Rows of tests/mutations.
 set -u
 B=$1
 CC=${CC:-gcc}
@@ -14,17 +14,21 @@ fail() {
     printf 'FAIL: %s (%s): %s\n' "$name" "$expr" "$1"
 }
 
-verdicts() { # verdicts PROGRAM: the techniques whose bytes differ, one word each
-    "$1" validate $model -c 37 -n 9 --all --threads 1 -q -o json >"$tmp/out" 2>"$tmp/err"
+# verdicts PROGRAM: the techniques whose bytes differ, one word each, and those whose upper bounds are not what this engine
+# needs: `validate` holds bounds from above, so that one which is too wide is seen here alone. Two sequences, so that what
+# sequences share, and how many go side by side, shows. The status is the program's; 2 when it is not what the bytes say.
+verdicts() {
+    "$1" validate $model -c 37 -n 9 -b 2 --all --threads 1 -q -o json >"$tmp/out" 2>"$tmp/err"
     status=$?
-    awk '/"techniques": *\[\]/ {name = "dense"; next}
+    awk -v bad="$tmp/bad" '/"techniques": *\[\]/ {name = "dense"; next}
          /"techniques"/ {t = 1; next}
          t {sub(/^[^"]*"/, ""); sub(/[:"].*/, ""); name = $0; t = 0}
          /"kind"/ {kind = $2; gsub(/[",]/, "", kind)}
          /"predicted"/ {p = $2; sub(/,/, "", p)}
-         /"measured"/ {m = $2; sub(/,/, "", m); if (kind == "bytes" && p != m && !(name in bad)) {bad[name]; print name}}' "$tmp/out" |
-        sort | tr '\n' ' '
-    return $status
+         /"measured"/ {m = $2; sub(/,/, "", m); if (kind == "bytes" && p != m || kind == "bound" && p + 0 < m + 0) wrong++
+                       if ((kind == "bytes" || kind == "bound") && p != m && !(name in seen)) {seen[name]; print name}}
+         END {print wrong + 0 > bad}' "$tmp/out" | sort | tr '\n' ' '
+    case "$status $(cat "$tmp/bad")" in '0 0' | '1 '[1-9]*) return $status ;; *) return 2 ;; esac
 }
 
 name=unchanged expr=none
@@ -63,7 +67,7 @@ while IFS='|' read -r name file expr wanted; do
     fi
     got=$(verdicts "$tmp/mutant")
     status=$?
-    if [ "$status" = 1 ] && [ "$got" = "$wanted" ]; then passed=$((passed + 1)); else
+    if [ "$status" -le 1 ] && [ "$got" = "$wanted" ]; then passed=$((passed + 1)); else
         fail "status $status; differ: ${got:-none}; expected: $wanted"
     fi
 done <tests/mutations

@@ -22,7 +22,7 @@ grep -rnE '#include[[:space:]]*["<](kernels|validate|plots)/' calc >"$tmp/a"
 check 'calc/ includes from the measuring half' "$tmp/a"
 grep -rnE '#include[[:space:]]*["<]calc/' kernels validate plots >"$tmp/b"
 check 'kernels/, validate/ or plots/ include from calc/' "$tmp/b"
-grep -rlE 'kvp_estimate|kvproof/kvproof\.h' kernels validate/engine validate/caches validate/measure >"$tmp/c"
+grep -rlE 'kvp_estimate|kvproof/kvproof\.h' kernels validate/engine validate/caches validate/serve validate/measure >"$tmp/c"
 check 'the engine, caches or kernels use the prediction' "$tmp/c"
 
 symbols() { # symbols FLAG DIR...: defined (T/D/B/R) or undefined (U) symbols of the objects below DIRs
@@ -34,7 +34,7 @@ symbols() { # symbols FLAG DIR...: defined (T/D/B/R) or undefined (U) symbols of
 # The parsed model and spec: loading, freeing, text. Data only, no size.
 allowed='^(kvp_model_(load|parse|truncate|free)|kvp_stack_(add|text)|kvp_spec_text)$'
 symbols T calc | grep -vE "$allowed" >"$tmp/calc"
-symbols U kernels validate/engine validate/caches validate/measure >"$tmp/used"
+symbols U kernels validate/engine validate/caches validate/serve validate/measure >"$tmp/used"
 comm -12 "$tmp/calc" "$tmp/used" >"$tmp/d"
 check 'calc symbols in the measuring half' "$tmp/d"
 symbols T kernels validate >"$tmp/theirs"

@@ -46,22 +46,44 @@ static kvp_err keep_logits(void *self, uint64_t rows, struct kvp_error *e)
     return logit_file_write(self, rows, e);
 }
 
-static kvp_err run_engine(const struct run *r, struct eng *g, struct timing *t, struct kvp_error *e)
+/* What a stack says that all prompts begin with. */
+static uint64_t shared_tokens(const struct kvp_stack *s)
+{
+    const struct kvp_spec *spec = kvp_stack_on(s, KVP_AXIS_REUSE);
+    const struct kvp_param *p = spec ? kvp_spec_param(spec, "shared") : NULL;
+
+    return !spec ? 0 : p && p->given ? (uint64_t)p->i : UINT64_MAX;
+}
+
+static kvp_err run_tokens(const struct run *r, const struct tokens *ids, struct eng *g, struct timing *t, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
     struct logit_file lf = {0};
-    struct timing_plan plan = {.prompt = r->tokens.prompt, .rest = r->tokens.rest, .batch = q->workload.batch,
+    struct timing_plan plan = {.prompt = ids->prompt, .rest = ids->rest, .batch = q->workload.batch,
                                .generate = q->workload.generate, .repeat = q->repeat ? q->repeat : 1,
                                .prompt_tokens = q->workload.prompt, .logits = keep_logits, .self = &lf};
     kvp_err rc;
 
     if (q->dump_logits)
-        KVP_TRY(logit_file_open(&lf, q->dump_logits, q->workload.prompt, q->model->vocab, e));
+        KVP_TRY(logit_file_open(&lf, q->dump_logits, q->workload.batch * q->workload.prompt, q->model->vocab, e));
     plan.room = logit_file_row(&lf);
     rc = timing_run(g, &plan, t, e);
     if (rc == KVP_OK)
         rc = logit_file_commit(&lf, e);
     logit_file_abort(&lf);
+    return rc;
+}
+
+static kvp_err run_engine(const struct run *r, const struct kvp_stack *s, struct eng *g, struct timing *t, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    struct tokens ids;
+    kvp_err rc;
+
+    KVP_TRY(tokens_load(&ids, q->tokens_file, q->model->vocab, &q->workload, q->seed, e));
+    tokens_share(&ids, shared_tokens(s));
+    rc = run_tokens(r, &ids, g, t, e);
+    tokens_free(&ids);
     return rc;
 }
 
@@ -300,12 +322,11 @@ static void add_machine(json_t *res, const struct run *r, uint64_t parameters)
                                                 r->probe.launch_s * 1e6));
 }
 
-static void device_of_probe(const struct run *r, struct kvp_device *d)
+void val_device(const struct probe *p, const struct kb_info *info, struct kvp_device *d)
 {
-    *d = (struct kvp_device){.bandwidth = r->probe.read_bytes_per_s, .flops_f32 = r->probe.gemm_flops,
-                             .flops_f16 = r->probe.gemm_flops, .launch_s = r->probe.launch_s,
-                             .memory_bytes = r->info.memory_total, .interval = 0.3, .interval_high = 4};
-    snprintf(d->name, sizeof(d->name), "%.*s", (int)sizeof(d->name) - 1, r->info.name);
+    *d = (struct kvp_device){.bandwidth = p->read_bytes_per_s, .flops_f32 = p->gemm_flops, .flops_f16 = p->gemm_flops,
+                             .launch_s = p->launch_s, .memory_bytes = info->memory_total, .interval = 0.3, .interval_high = 4};
+    snprintf(d->name, sizeof(d->name), "%.*s", (int)sizeof(d->name) - 1, info->name);
     snprintf(d->basis, sizeof(d->basis), "probed roofline");
     snprintf(d->source, sizeof(d->source), "measured at the start of this run");
 }
@@ -324,7 +345,7 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     kvp_err rc;
 
     KVP_TRY(eng_open(&g, q->model, s, &o, e));
-    rc = run_engine(r, g, &t, e);
+    rc = run_engine(r, s, g, &t, e);
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)
@@ -361,7 +382,7 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
     kvp_err rc;
 
     formats.all_logits = q->dump_logits != NULL;
-    device_of_probe(r, &d);
+    val_device(&r->probe, &r->info, &d);
     KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
     add_machine(res, r, est.parameters);
     rc = fits(r, &est, e);

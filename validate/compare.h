@@ -28,6 +28,11 @@ struct val_request {
     bool progress;                  /* a line on stderr */
 };
 
+/* A device as it was probed, for predictions of times. */
+struct probe;
+struct kb_info;
+void val_device(const struct probe *p, const struct kb_info *info, struct kvp_device *d);
+
 /* Does the engine run this stack? KVP_ENOTSUP naming what it does not. */
 kvp_err val_runs(const struct kvp_stack *s, struct kvp_error *e);
 

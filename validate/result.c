@@ -4,6 +4,12 @@
 #include <math.h>
 #include <string.h>
 
+/* Must be equal, or at most. */
+static bool decides(const char *kind)
+{
+    return strcmp(kind, "bytes") == 0 || strcmp(kind, "bound") == 0 || strcmp(kind, "count") == 0;
+}
+
 static bool is_bytes(const char *kind)
 {
     return strcmp(kind, "bytes") == 0 || strcmp(kind, "bound") == 0;
@@ -43,7 +49,7 @@ static bool row_holds(const json_t *row)
     json_int_t p = json_integer_value(json_object_get(row, "predicted"));
     json_int_t m = json_integer_value(json_object_get(row, "measured"));
 
-    if (strcmp(kind, "bytes") == 0)
+    if (strcmp(kind, "bytes") == 0 || strcmp(kind, "count") == 0)
         return p == m;
     return strcmp(kind, "bound") != 0 || m <= p;
 }
@@ -163,9 +169,9 @@ static void verdict(const json_t *row, char *buf, size_t n)
     else if (counted && json_equal(json_object_get(row, "predicted"), json_object_get(row, "measured")))
         snprintf(buf, n, "agree");
     else if (!json_is_number(err))
-        snprintf(buf, n, "%s", is_bytes(kind) ? "DIFFER" : "-");
+        snprintf(buf, n, "%s", decides(kind) ? "DIFFER" : "-");
     else
-        snprintf(buf, n, "%s%+.1f %%", is_bytes(kind) ? "DIFFER " : "", 100 * json_number_value(err));
+        snprintf(buf, n, "%s%+.1f %%", decides(kind) ? "DIFFER " : "", 100 * json_number_value(err));
 }
 
 /* One line of `n` cells; a negative width aligns left, 0 is as wide as the text. */
@@ -293,19 +299,32 @@ static void print_summary(FILE *f, const json_t *results, bool md)
     }
 }
 
+static void print_trace(FILE *f, const json_t *r, json_int_t layers, const char *weights, const char *kv)
+{
+    const json_t *t = json_object_get(r, "trace");
+
+    fprintf(f, "%" JSON_INTEGER_FORMAT " layers, weights %s, cache %s; %s: %" JSON_INTEGER_FORMAT " requests, a pool of %"
+            JSON_INTEGER_FORMAT " blocks, a step every %g s of the trace\n", layers, weights, kv,
+            json_string_value(json_object_get(t, "name")), json_integer_value(json_object_get(t, "requests")),
+            json_integer_value(json_object_get(t, "blocks")), json_real_value(json_object_get(t, "step_s")));
+}
+
 static void print_head(FILE *f, const json_t *r, bool md)
 {
     const char *name = "?", *dev = "?", *isa = "", *be = "?", *w = "?", *kv = "?";
     json_int_t prompt = 0, generate = 0, context = 0, batch = 0, layers = 0, parameters = 0;
     double bw = 0, fl = 0, la = 0;
 
-    json_unpack((json_t *)r, "{s:{s:s,s:I,s:I}, s:{s:I,s:I,s:I,s:I}, s:{s:s,s:s}, s:{s:s,s:s,s:s}, s:{s:F,s:F,s:F}}",
+    json_unpack((json_t *)r, "{s:{s:s,s:I,s?I}, s?{s:I,s:I,s:I,s:I}, s:{s:s,s:s}, s:{s:s,s:s,s:s}, s:{s:F,s:F,s:F}}",
                 "model", "name", &name, "layers", &layers, "parameters", &parameters, "workload", "prompt",
                 &prompt, "generate", &generate, "context", &context, "batch", &batch, "formats", "weights",
                 &w, "kv", &kv, "backend", "name", &be, "device", &dev, "isa", &isa, "probe",
                 "read_gb_per_s", &bw, "gemm_gflop_per_s", &fl, "launch_us", &la);
     fprintf(f, md ? "## %s\n\n" : "%s\n", name);
-    fprintf(f, "%" JSON_INTEGER_FORMAT " parameters, %" JSON_INTEGER_FORMAT " layers, weights %s, cache %s; batch %"
+    if (json_object_get(r, "trace"))
+        print_trace(f, r, layers, w, kv);
+    else
+        fprintf(f, "%" JSON_INTEGER_FORMAT " parameters, %" JSON_INTEGER_FORMAT " layers, weights %s, cache %s; batch %"
             JSON_INTEGER_FORMAT ", prompt %" JSON_INTEGER_FORMAT " + %" JSON_INTEGER_FORMAT " generated = context %"
             JSON_INTEGER_FORMAT "\n", parameters, layers, w, kv, batch, prompt, generate, context);
     fprintf(f, "ran on %s: %s (%s); weights: %s\n", be, dev, isa,

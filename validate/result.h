@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-/* Rows of `result` ("rows": [{row, kind, predicted, measured, error, how}]). kind is "bytes" (must be
+/* Rows of `result` ("rows": [{row, kind, predicted, measured, error, how}]). kind is "bytes" or "count" (must be
  * equal), "bound" (measured at most predicted), "flops" or "time" (seconds). measured < 0: null. */
 kvp_err res_row(json_t *result, const char *row, const char *kind, double predicted, double measured,
                 const char *how, struct kvp_error *e);

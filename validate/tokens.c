@@ -111,6 +111,12 @@ kvp_err tokens_load(struct tokens *t, const char *file, uint32_t vocab, const st
     return rc;
 }
 
+void tokens_share(struct tokens *t, uint64_t n)
+{
+    for (uint64_t b = 1; b < t->batch; b++)
+        memcpy(t->prompt + b * t->n_prompt, t->prompt, (size_t)(n < t->n_prompt ? n : t->n_prompt) * sizeof(*t->prompt));
+}
+
 void tokens_free(struct tokens *t)
 {
     free(t->prompt);

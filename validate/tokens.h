@@ -14,6 +14,8 @@ struct tokens {
  * seed when `file` is NULL. KVP_EINPUT for a bad id, naming the file and its place. */
 kvp_err tokens_load(struct tokens *t, const char *file, uint32_t vocab, const struct kvp_workload *w,
                     uint64_t seed, struct kvp_error *e);
+/* Every sequence's first `n` prompt tokens become sequence 0's. */
+void tokens_share(struct tokens *t, uint64_t n);
 void tokens_free(struct tokens *t);
 /* How many ids `file` holds. */
 kvp_err tokens_count(const char *file, uint64_t *n, struct kvp_error *e);

@@ -228,14 +228,18 @@ static void take_groups(struct kvp_model *m, const struct sums *s)
 }
 
 /* The files hold a head or they do not, whatever the config's class is (a backbone saved alone). */
-static void without_head(struct kvp_model *m, const struct sums *s)
+static void take_head(struct kvp_model *m, const struct sums *s)
 {
     const uint64_t head = (m->head_rows ? (uint64_t)m->head_rows : m->vocab) * embed_width(m);
     bool over = false;
+    const uint64_t ours = weight_parameters(&over, m, false, false, NULL);
 
-    if (!s->head && !m->tied && !m->no_head && !m->head_bias &&
-        weight_parameters(&over, m, false, false, NULL) == num_add(&over, s->elements[TEXT], head))
-        m->no_head = true;
+    if (m->tied || m->head_bias)
+        return;
+    if (!s->head && !m->no_head && ours == num_add(&over, s->elements[TEXT], head))
+        m->no_head = m->no_logits = true;
+    else if (s->head && m->no_head && num_add(&over, ours, head) == s->elements[TEXT])
+        m->no_head = m->no_logits = false;
 }
 
 /* What a step reads is worked out from shapes, so it needs one format for the matrices of a mixed file. */
@@ -273,7 +277,7 @@ kvp_err ckpt_describe(struct kvp_model *m, const struct checkpoint *c, const cha
     }
     if (c->gguf)
         take_format(m, c);
-    without_head(m, &s);
+    take_head(m, &s);
     want = weight_parameters(&over, m, false, false, NULL);
     if (over)
         return kvp_fail(e, KVP_EINPUT, "%s: the config's sizes do not fit in 63 bits", origin);

@@ -21,7 +21,7 @@ static kvp_err bart_encoder(struct kvp_reader *r)
 
     KVP_TRY(kvp_read_count(r, "encoder_layers", &layers));
     KVP_TRY(kvp_read_count(r, "encoder_attention_heads", &c.heads));
-    KVP_TRY(kvp_read_count(r, "encoder_ffn_dim", &c.ffn_width));
+    KVP_TRY(kvp_need_count(r, "encoder_ffn_dim", &c.ffn_width));
     if (!c.heads || r->m->width % c.heads)
         return kvp_key_fail(r, KVP_EINPUT, "encoder_attention_heads", "expected a divisor of d_model");
     c.kv_heads = c.heads;

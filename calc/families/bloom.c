@@ -3,6 +3,11 @@
 #include "calc/families/families.h"
 #include "calc/families/shared.h"
 
+static const struct kvp_rule bloom_rules[] = {
+    {"skip_bias_add_qkv", KVP_KEY_ANY, "which kernel adds the biases"},
+    {0},
+};
+
 static kvp_err bloom_layers(struct kvp_reader *r)
 {
     bool after = false;
@@ -16,7 +21,7 @@ static kvp_err bloom_layers(struct kvp_reader *r)
 const struct kvp_dialect family_bloom[] = {
     {
         .model_type = {"bloom"}, .architectures = {"BloomForCausalLM", "BloomModel"},
-        .rules = {kvp_rules_layer_norm},
+        .rules = {bloom_rules, kvp_rules_layer_norm},
         .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"n_embed", "hidden_size"},
                 [KVP_SIZE_LAYERS] = {"n_layer", "num_hidden_layers"}, [KVP_SIZE_HEADS] = {"num_attention_heads", "n_head"},
                 [KVP_SIZE_FFN] = {"n_inner"}, [KVP_SIZE_POSITIONS] = {"seq_length"}},

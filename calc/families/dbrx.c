@@ -7,11 +7,27 @@
 #include <string.h>
 
 /* The same reader over the object under `key`. */
+/* Of its parts; some files hold all that a PretrainedConfig has. */
+static const struct kvp_rule part_rules[] = {
+    {"kv_n_heads", KVP_KEY_ANY, "read: KV heads"},
+    {"moe_num_experts", KVP_KEY_ANY, "read: experts"},
+    {"moe_top_k", KVP_KEY_ANY, "read: experts of a token"},
+    {"ffn_hidden_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"moe_jitter_eps", KVP_KEY_ANY, "training only"},
+    {"moe_loss_weight", KVP_KEY_ANY, "training only"},
+    {"moe_normalize_expert_weights", KVP_KEY_ANY, "a factor of the experts' sum"},
+    {"clip_qkv", KVP_KEY_ANY, "a bound on values"},
+    {"uniform_expert_assignment", KVP_KEY_ANY, "a test of the training"},
+    {0},
+};
+
 static kvp_err part(const struct kvp_reader *r, const char *key, struct kvp_reader *out)
 {
     *out = *r;
     out->j.object = kvp_json_get(&r->j, key);
-    return json_is_object(out->j.object) ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, key, "expected an object");
+    if (!json_is_object(out->j.object))
+        return kvp_key_fail(r, KVP_EINPUT, key, "expected an object");
+    return kvp_check_part(&out->j, key, part_rules);
 }
 
 static kvp_err read_attention(const struct kvp_reader *r, struct kvp_layer_class *c)

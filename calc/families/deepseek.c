@@ -101,15 +101,6 @@ static kvp_err add_indexers(struct kvp_reader *r)
 
 /* ---- layers --------------------------------------------------------------------------------------------- */
 
-static kvp_err router_bias(const struct kvp_reader *r, bool absent, bool *out)
-{
-    const char *method = NULL;
-
-    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
-    *out = method ? strcmp(method, "noaux_tc") == 0 : absent;
-    return KVP_OK;
-}
-
 /* DeepseekV2TopkRouter and DeepseekV3TopkRouter: V2 chooses by softmax, a group by its best expert, or without groups
  * (greedy); V3 by sigmoid with a correction bias, a group by its two best. */
 static kvp_err read_route(struct kvp_reader *r, bool sigmoid)
@@ -147,7 +138,7 @@ static kvp_err fill(struct kvp_reader *r, bool correction)
     KVP_TRY(read_mixer(r, &x));
     KVP_TRY(moe_read(r, &x));
     KVP_TRY(moe_shared(r, &x));
-    KVP_TRY(router_bias(r, correction, &x.router_bias));
+    KVP_TRY(moe_router_bias(r, correction, &x.router_bias));
     KVP_TRY(read_route(r, correction));
     if (x.mixer != KVP_MIX_MLA)
         kvp_cannot_run(r->m, "plain attention in a DeepSeek model");
@@ -338,6 +329,7 @@ static const struct kvp_rule index_rules[] = {
     {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
     {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
+    {"index_topk_pattern", KVP_KEY_ANY, "read: which layers have an indexer"},
     {0},
 };
 static const struct kvp_rule v4_rules[] = {
@@ -348,6 +340,14 @@ static const struct kvp_rule v4_rules[] = {
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
     {"q_lora_rank", KVP_KEY_ANY, "read: q"},
     {"qk_rope_head_dim", KVP_KEY_ANY, "read: what rotates of a head"},
+    {"compress_ratios", KVP_KEY_ANY, "read: how many tokens a stored row stands for"},
+    {"compress_rope_theta", KVP_KEY_ANY, "rotation of the rows"},
+    {"o_groups", KVP_KEY_ANY, "read: the output projection"},
+    {"hc_sinkhorn_iters", KVP_KEY_ANY, "how streams are mixed; no weight"},
+    {0},
+};
+static const struct kvp_rule k25_rules[] = {
+    {"use_unified_vision_chunk", KVP_KEY_ANY, "how pictures and films are cut; tokens are tokens"},
     {0},
 };
 
@@ -396,7 +396,7 @@ const struct kvp_dialect family_deepseek[] = {
     {
         .model_type = {"kimi_k25"},
         .architectures = {"KimiK25ForConditionalGeneration"},
-        .nested = {"text_config"}, .inner = "kimi_k2", .towers = kimi_towers,
+        .nested = {"text_config"}, .inner = "kimi_k2", .towers = kimi_towers, .rules = {k25_rules},
     },
     {
         .model_type = {"deepseek_vl_v2"},

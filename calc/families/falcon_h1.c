@@ -20,6 +20,14 @@ static const struct kvp_rule falcon_rules[] = {
     {"layer_types", KVP_KEY_ANY, "every layer is hybrid"},
     {"projectors_bias", KVP_KEY_FALSE, "biases of the output projection alone are not supported"},
     {"mamba_use_mlp", KVP_KEY_TRUE, "layers would have no feed-forward"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_d_ssm", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_n_groups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_rms_norm", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {0},
 };
 static const struct kvp_rule granite_rules[] = {
@@ -31,6 +39,12 @@ static const struct kvp_rule granite_rules[] = {
     {"shared_intermediate_size", KVP_KEY_ANY, "read: width of the shared feed-forward"},
     {"normalization_function", KVP_KEY_ANY, "rmsnorm, as the class has it"},
     {"init_method", KVP_KEY_ANY, "training only"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_n_groups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {0},
 };
 static const struct kvp_rule bamba_rules[] = {
@@ -43,6 +57,12 @@ static const struct kvp_rule bamba_rules[] = {
     {"num_experts_per_tok", KVP_KEY_ANY, "this class has one feed-forward a layer"},
     {"expert_layer_offset", KVP_KEY_ANY, "this class has one feed-forward a layer"},
     {"expert_layer_period", KVP_KEY_ANY, "this class has one feed-forward a layer"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_n_groups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {0},
 };
 

@@ -11,6 +11,9 @@ static const struct kvp_rule persimmon_rules[] = {
 };
 static const struct kvp_rule fuyu_rules[] = {
     {"text_config", KVP_KEY_ANY, "its sizes are the class's or the top level's: see below"},
+    {"num_channels", KVP_KEY_ANY, "read: the tower"},
+    {"patch_size", KVP_KEY_ANY, "read: the tower"},
+    {"image_size", KVP_KEY_ANY, "pixels; patches are tokens"},
     {0},
 };
 
@@ -47,8 +50,8 @@ static kvp_err fuyu_towers(struct kvp_reader *r)
 {
     uint32_t patch = 30, channels = 3;
 
-    KVP_TRY(kvp_read_count(r, "patch_size", &patch));
-    KVP_TRY(kvp_read_count(r, "num_channels", &channels));
+    KVP_TRY(kvp_need_count(r, "patch_size", &patch));
+    KVP_TRY(kvp_need_count(r, "num_channels", &channels));
     if (patch > 1024 || channels > 1024)
         return kvp_key_fail(r, KVP_EINPUT, "patch_size", "or num_channels is absurd");
     return vision_linear(r, "vision_embed_tokens", r->m->width, patch * patch * channels, 1);

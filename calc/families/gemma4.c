@@ -168,6 +168,7 @@ static const struct kvp_rule rules[] = {
     {"num_kv_shared_layers", KVP_KEY_ANY, "read: layers without a cache of their own"},
     {"hidden_size_per_layer_input", KVP_KEY_ANY, "read: embeddings of every layer"},
     {"vocab_size_per_layer_input", KVP_KEY_ANY, "read: embeddings of every layer"},
+    {"enable_moe_block", KVP_KEY_ANY, "read: experts beside the feed-forward"},
     {0},
 };
 

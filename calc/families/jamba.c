@@ -20,6 +20,11 @@ static const struct kvp_rule rules[] = {
     {"layers_num_experts", KVP_KEY_ANY, "follows from expert_layer_period and expert_layer_offset"},
     {"sliding_window", KVP_KEY_FALSE, "attention of this class has no window"},
     {"attention_bias", KVP_KEY_FALSE, "this class has no such bias"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-1"},
+    {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-1"},
+    {"use_mamba_kernels", KVP_KEY_ANY, "which kernel, not what is stored"},
     {0},
 };
 
@@ -31,9 +36,9 @@ static kvp_err read_mamba(const struct kvp_reader *r, struct kvp_layer_class *c)
     c->state = 16;
     c->conv = 4;
     c->conv_bias = c->rec_norm = true;
-    KVP_TRY(kvp_read_count(r, "mamba_d_state", &c->state));
-    KVP_TRY(kvp_read_count(r, "mamba_d_conv", &c->conv));
-    KVP_TRY(kvp_read_count(r, "mamba_expand", &expand));
+    KVP_TRY(kvp_need_count(r, "mamba_d_state", &c->state));
+    KVP_TRY(kvp_need_count(r, "mamba_d_conv", &c->conv));
+    KVP_TRY(kvp_need_count(r, "mamba_expand", &expand));
     KVP_TRY(kvp_channels(r, "mamba_expand", expand, r->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(r, "mamba_dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(r, "mamba_proj_bias", &c->rec_bias));
@@ -43,7 +48,14 @@ static kvp_err read_mamba(const struct kvp_reader *r, struct kvp_layer_class *c)
 /* every[0] the period, every[1] the offset. */
 static bool is_due(const uint32_t every[2], uint32_t i)
 {
-    return every[0] && i % every[0] == every[1];
+    return i % every[0] == every[1];
+}
+
+static kvp_err read_every(const struct kvp_reader *r, const char *period, const char *offset, uint32_t every[2])
+{
+    KVP_TRY(kvp_need_count(r, period, &every[0]));
+    KVP_TRY(kvp_read_count(r, offset, &every[1]));
+    return every[1] < every[0] ? KVP_OK : kvp_key_fail(r, KVP_EINPUT, offset, "expected less than the period");
 }
 
 static kvp_err layers(struct kvp_reader *r)
@@ -51,10 +63,8 @@ static kvp_err layers(struct kvp_reader *r)
     struct kvp_layer_class mamba;
     uint32_t attention[2] = {8, 4}, moe[2] = {2, 1}, experts = 16, per_token = 2;
 
-    KVP_TRY(kvp_read_count(r, "attn_layer_period", &attention[0]));
-    KVP_TRY(kvp_read_count(r, "attn_layer_offset", &attention[1]));
-    KVP_TRY(kvp_read_count(r, "expert_layer_period", &moe[0]));
-    KVP_TRY(kvp_read_count(r, "expert_layer_offset", &moe[1]));
+    KVP_TRY(read_every(r, "attn_layer_period", "attn_layer_offset", attention));
+    KVP_TRY(read_every(r, "expert_layer_period", "expert_layer_offset", moe));
     KVP_TRY(kvp_read_count(r, "num_experts", &experts));
     KVP_TRY(kvp_read_count(r, "num_experts_per_tok", &per_token));
     memcpy(&mamba, &r->proto, sizeof(mamba));

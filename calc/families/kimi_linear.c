@@ -24,6 +24,7 @@ static const struct kvp_rule rules[] = {
     {"mla_use_output_gate", KVP_KEY_FALSE, "attention would have a gate"},
     {"attn_res_block_size", KVP_KEY_FALSE, "blocks of layers would attend to each other's outputs"},
     {"routed_expert_hidden_size", KVP_KEY_FALSE, "experts would work in a latent of their own"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
     {0},
 };
 
@@ -34,6 +35,7 @@ static const struct kvp_rule linear_rules[] = {
     {"head_dim", KVP_KEY_ANY, "read: a head's size"},
     {"num_heads", KVP_KEY_ANY, "read: heads"},
     {"use_full_rank_gate", KVP_KEY_FALSE, "gates of full rank are not supported"},
+    {"short_conv_kernel_size", KVP_KEY_ANY, "read: columns of the convolution"},
     {0},
 };
 static const struct kvp_dialect linear_config = {.model_type = {"kimi_linear (linear_attn_config)"}, .rules = {linear_rules}};
@@ -57,7 +59,7 @@ static kvp_err read_kda(const struct kvp_reader *cfg, struct kvp_layer_class *c)
     c->conv = 4;
     KVP_TRY(kvp_need_count(cfg, "num_heads", &c->rec_heads));
     KVP_TRY(kvp_need_count(cfg, "head_dim", &c->rec_head_dim));
-    KVP_TRY(kvp_read_count(cfg, "short_conv_kernel_size", &c->conv));
+    KVP_TRY(kvp_need_count(cfg, "short_conv_kernel_size", &c->conv));
     KVP_TRY(kvp_channels(cfg, "num_heads", c->rec_heads, c->rec_head_dim, &c->inner));
     c->low_rank[0] = c->low_rank[1] = c->rec_head_dim;
     return KVP_OK;

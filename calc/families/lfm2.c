@@ -21,12 +21,23 @@ static const struct kvp_rule rules[] = {
     {"num_experts_per_tok", KVP_KEY_ANY, "read: experts a token"},
     {"use_expert_bias", KVP_KEY_ANY, "read: a bias an expert in the router"},
     {"sliding_window", KVP_KEY_FALSE, "attention of this class has no window"},
+    {"block_multiple_of", KVP_KEY_ANY, "read: the feed-forward's width"},
+    {"conv_bias", KVP_KEY_ANY, "read: the convolution"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"block_use_swiglu", KVP_KEY_TRUE, "a feed-forward would have two matrices"},
+    {"block_norm_eps", KVP_KEY_ANY, "the norm's epsilon, said again"},
+    {"block_mlp_init_scale", KVP_KEY_ANY, "training only"},
+    {"block_out_init_scale", KVP_KEY_ANY, "training only"},
+    {"block_use_xavier_init", KVP_KEY_ANY, "training only"},
+    {"conv_use_xavier_init", KVP_KEY_ANY, "training only"},
     {0},
 };
 static const struct kvp_rule vl_rules[] = {
     {"vision_feature_layer", KVP_KEY_ANY, "of the vision tower"},
     {"projector_use_layernorm", KVP_KEY_ANY, "of the vision tower's projector"},
     {"projector_hidden_size", KVP_KEY_ANY, "of the vision tower's projector"},
+    {"tile_size", KVP_KEY_ANY, "how a picture is cut"},
+    {"encoder_patch_size", KVP_KEY_ANY, "how a picture is cut"},
     {0},
 };
 
@@ -36,9 +47,21 @@ static kvp_err read_conv(const struct kvp_reader *r, struct kvp_layer_class *c)
     c->recurrent = KVP_REC_CONV;
     c->inner = r->m->width;
     c->conv = 3;
-    KVP_TRY(kvp_read_count(r, "conv_L_cache", &c->conv));
+    KVP_TRY(kvp_need_count(r, "conv_L_cache", &c->conv));
     KVP_TRY(kvp_read_flag(r, "conv_bias", &c->conv_bias));
     c->rec_bias = c->conv_bias;
+    return KVP_OK;
+}
+
+/* Each an integer below the number of layers. */
+static kvp_err check_indices(const struct kvp_reader *r, const char *key, const json_t *list)
+{
+    const json_t *v;
+    size_t i;
+
+    json_array_foreach(list, i, v)
+        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= (json_int_t)r->m->layers)
+            return kvp_key_fail(r, KVP_EINPUT, key, "expected numbers of layers, from 0 on");
     return KVP_OK;
 }
 
@@ -51,6 +74,7 @@ static kvp_err mixers(struct kvp_reader *r)
     KVP_TRY(kvp_read_list(r, "layer_types", &types));
     if (!types && !json_is_array(full))
         return kvp_key_fail(r, KVP_EINPUT, "layer_types", "it is missing, and so is full_attn_idxs: which layers attend");
+    KVP_TRY(check_indices(r, "full_attn_idxs", full));
     memcpy(&conv, &r->proto, sizeof(conv));
     KVP_TRY(read_conv(r, &conv));
     for (uint32_t i = 0; i < r->m->layers; i++) {
@@ -128,8 +152,10 @@ static kvp_err read_tower(const struct kvp_reader *r)
 
     top.j = r->top;
     v.j.object = kvp_json_get(&r->top, "vision_config");
-    if (!json_is_object(v.j.object))
+    if (!v.j.object)
         return KVP_OK;
+    if (!json_is_object(v.j.object))
+        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "expected an object");
     KVP_TRY(read_vision(&v, &x));
     KVP_TRY(kvp_tower_add(r, "patch_embedding", x.width, (uint64_t)x.channels * x.patch * x.patch, 1, true));
     KVP_TRY(kvp_tower_add(r, "position_embedding", x.patches, x.width, 1, false));

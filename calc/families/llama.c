@@ -6,6 +6,7 @@
 static const struct kvp_rule gpt2_rules[] = {
     {"scale_attn_by_inverse_layer_idx", KVP_KEY_FALSE, "scores would be divided by the layer's number"},
     {"scale_attn_weights", KVP_KEY_TRUE, "scores would not be divided by sqrt(head size)"},
+    {"n_special", KVP_KEY_ANY, "rows of the first GPT's table; vocab_size has them all"},
     {0},
 };
 

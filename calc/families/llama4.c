@@ -143,6 +143,9 @@ static const struct kvp_rule rules[] = {
     {"interleave_moe_layer_step", KVP_KEY_ANY, "read: which layers have experts"},
     {"moe_layers", KVP_KEY_ANY, "read: which layers have experts"},
     {"layer_types", KVP_KEY_ANY, "what no_rope_layers says, again"},
+    {"attention_chunk_size", KVP_KEY_ANY, "read: the chunk"},
+    {"intermediate_size_mlp", KVP_KEY_ANY, "read: width of the dense layers"},
+    {"for_llm_compressor", KVP_KEY_ANY, "how a tool loads experts"},
     {0},
 };
 

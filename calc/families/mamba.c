@@ -16,12 +16,20 @@ static const struct kvp_rule rules[] = {
     {"head_dim", KVP_KEY_ANY, "read: rows of a head's state"},
     {"num_heads", KVP_KEY_ANY, "read: Mamba-2's heads"},
     {"mixer_rms_eps", KVP_KEY_ANY, "an epsilon"},
+    {"conv_kernel", KVP_KEY_ANY, "read: columns of the convolution"},
+    {"n_groups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"use_conv_bias", KVP_KEY_ANY, "read: the convolution"},
+    {"intermediate_size", KVP_KEY_ANY, "read: channels"},
+    {"chunk_size", KVP_KEY_ANY, "how a scan is computed"},
+    {"pad_vocab_size_multiple", KVP_KEY_ANY, "vocab_size is padded already"},
     {0},
 };
 static const struct kvp_rule original_rules[] = {
     {"attn_layer_idx", KVP_KEY_FALSE, "attention layers of this dialect are not supported"},
     {"attn_cfg", KVP_KEY_FALSE, "attention layers of this dialect are not supported"},
     {"d_intermediate", KVP_KEY_FALSE, "layers would have a feed-forward"},
+    {"ssm_cfg", KVP_KEY_ANY, "read: the mixer"},
+    {"pad_vocab_size_multiple", KVP_KEY_ANY, "read: the vocabulary's rounding"},
     {0},
 };
 
@@ -33,6 +41,11 @@ static const struct kvp_rule ssm_rules[] = {
     {"dt_rank", KVP_KEY_ANY, "read: Mamba-1's time step rank"},
     {"D_has_hdim", KVP_KEY_FALSE, "D would be as wide as the heads"},
     {"rmsnorm", KVP_KEY_TRUE, "there would be no gated norm"},
+    {"d_conv", KVP_KEY_ANY, "read: columns of the convolution"},
+    {"d_ssm", KVP_KEY_ANY, "read: channels"},
+    {"ngroups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"conv_bias", KVP_KEY_ANY, "read: the convolution"},
+    {"chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {0},
 };
 static const struct kvp_dialect ssm_cfg = {.model_type = {"mamba_ssm (ssm_cfg)"}, .rules = {ssm_rules}};
@@ -52,9 +65,9 @@ static kvp_err mamba1_layers(struct kvp_reader *r)
     c->state = 16;
     c->conv = 4;
     c->conv_bias = true;
-    KVP_TRY(kvp_read_count(r, "state_size", &c->state));
-    KVP_TRY(kvp_read_count(r, "conv_kernel", &c->conv));
-    KVP_TRY(kvp_read_count(r, "expand", &expand));
+    KVP_TRY(kvp_need_count(r, "state_size", &c->state));
+    KVP_TRY(kvp_need_count(r, "conv_kernel", &c->conv));
+    KVP_TRY(kvp_need_count(r, "expand", &expand));
     KVP_TRY(kvp_read_count(r, "intermediate_size", &c->inner)); /* Falcon-Mamba's expand is wrong, this is not */
     if (!c->inner)
         KVP_TRY(kvp_channels(r, "expand", expand, r->m->width, &c->inner));
@@ -94,9 +107,9 @@ static kvp_err original_mamba1(const struct kvp_reader *cfg, struct kvp_layer_cl
     c->state = 16;
     c->conv = 4;
     c->conv_bias = true;
-    KVP_TRY(kvp_read_count(cfg, "d_state", &c->state));
-    KVP_TRY(kvp_read_count(cfg, "d_conv", &c->conv));
-    KVP_TRY(kvp_read_count(cfg, "expand", &expand));
+    KVP_TRY(kvp_need_count(cfg, "d_state", &c->state));
+    KVP_TRY(kvp_need_count(cfg, "d_conv", &c->conv));
+    KVP_TRY(kvp_need_count(cfg, "expand", &expand));
     KVP_TRY(kvp_channels(cfg, "expand", expand, cfg->m->width, &c->inner));
     KVP_TRY(kvp_read_dt_rank(cfg, "dt_rank", &c->dt_rank));
     KVP_TRY(kvp_read_flag(cfg, "bias", &c->rec_bias));

@@ -64,13 +64,11 @@ static kvp_err mix(struct kvp_reader *r)
 static kvp_err layers(struct kvp_reader *r)
 {
     struct kvp_layer_class moe = r->proto;
-    const char *method = "noaux_tc";
 
     KVP_TRY(moe_read(r, &moe));
     KVP_TRY(moe_shared(r, &moe));
     KVP_TRY(moe_need_layout(r));
-    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
-    moe.router_bias = strcmp(method, "noaux_tc") == 0;
+    KVP_TRY(moe_router_bias(r, true, &moe.router_bias));
     KVP_TRY(mix(r));
     return moe_layers(r, &moe);
 }
@@ -97,6 +95,9 @@ static const struct kvp_rule rules[] = {
     {"swa_num_key_value_heads", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_head_dim", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_v_head_dim", KVP_KEY_ANY, "read: layers that slide"},
+    {"add_full_attention_sink_bias", KVP_KEY_ANY, "read: a scalar a head"},
+    {"add_swa_attention_sink_bias", KVP_KEY_ANY, "read: a scalar a head"},
+    {"attention_chunk_size", KVP_KEY_ANY, "carried along; the layers' windows are read"},
     {0},
 };
 

@@ -10,6 +10,7 @@
 static const struct kvp_rule scale_rules[] = {
     {"dim_model_base", KVP_KEY_ANY, "scales the logits; no size"},
     {"sparse_config", KVP_KEY_FALSE, "attention would choose blocks by extra weights"},
+    {"scale_depth", KVP_KEY_ANY, "a factor of the residual"},
     {0},
 };
 static const struct kvp_rule mla_rules[] = {
@@ -23,6 +24,8 @@ static const struct kvp_rule mla_rules[] = {
 static const struct kvp_rule v_rules[] = {
     {"drop_vision_last_layer", KVP_KEY_ANY, "read: layers of the tower"},
     {"vision_encoder", KVP_KEY_ANY, "read: which tower"},
+    {"image_size", KVP_KEY_ANY, "pixels"},
+    {"patch_size", KVP_KEY_ANY, "read: the tower"},
     {0},
 };
 

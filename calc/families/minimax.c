@@ -94,6 +94,20 @@ static kvp_err read_sparse(const struct kvp_reader *s, uint32_t i, struct kvp_la
     return KVP_OK;
 }
 
+static const struct kvp_rule sparse_rules[] = {
+    {"use_sparse_attention", KVP_KEY_ANY, "read: whether there is an indexer"},
+    {"sparse_attention_freq", KVP_KEY_ANY, "read: which layers have an indexer"},
+    {"sparse_disable_index_value", KVP_KEY_ANY, "read: which indexers have no values"},
+    {"sparse_num_index_heads", KVP_KEY_ANY, "read: indexer"},
+    {"sparse_index_dim", KVP_KEY_ANY, "read: indexer"},
+    {"sparse_topk_blocks", KVP_KEY_ANY, "read: blocks that a step reads"},
+    {"sparse_block_size", KVP_KEY_ANY, "read: blocks that a step reads"},
+    {"sparse_init_block", KVP_KEY_ANY, "which blocks are read always"},
+    {"sparse_local_block", KVP_KEY_ANY, "which blocks are read always"},
+    {"sparse_score_type", KVP_KEY_ANY, "how blocks are compared"},
+    {0},
+};
+
 static kvp_err add_sparse(struct kvp_reader *r)
 {
     struct kvp_reader s = *r;
@@ -104,6 +118,7 @@ static kvp_err add_sparse(struct kvp_reader *r)
         return KVP_OK;
     if (!json_is_object(s.j.object))
         return kvp_key_fail(r, KVP_EINPUT, "sparse_attention_config", "expected an object");
+    KVP_TRY(kvp_check_part(&s.j, "sparse_attention_config", sparse_rules));
     KVP_TRY(kvp_read_flag(&s, "use_sparse_attention", &use));
     for (uint32_t i = 0; i < r->m->layers && use; i++)
         KVP_TRY(read_sparse(&s, i, &r->layer[i]));
@@ -190,11 +205,18 @@ static const struct kvp_rule minimax_rules[] = {
     {"mtp_transformer_layers", KVP_KEY_ANY, "prediction layers, which the published files do not hold"},
     {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
     {"attention_output_gate", KVP_KEY_FALSE, "attention's output would have a gate"},
+    {"attn_type_list", KVP_KEY_ANY, "read: which layers are softmax attention"},
+    {"num_mtp_modules", KVP_KEY_ANY, "prediction layers that no published checkpoint holds"},
+    {"use_mtp", KVP_KEY_ANY, "prediction layers that no published checkpoint holds"},
+    {"dense_intermediate_size", KVP_KEY_ANY, "read: width of the dense layers"},
+    {"sparse_attention_config", KVP_KEY_ANY, "read: blocks chosen by an indexer"},
     {0},
 };
 static const struct kvp_rule m3_vl_rules[] = {
     {"num_reward_heads", KVP_KEY_FALSE, "there would be another head"},
     {"vision_feature_layer", KVP_KEY_ANY, "which layer of the vision tower is used; no size"},
+    {"img_token_compression_config", KVP_KEY_ANY, "how many tokens a picture becomes"},
+    {"projector_hidden_size", KVP_KEY_ANY, "the projector's"},
     {0},
 };
 

@@ -21,6 +21,12 @@ const struct kvp_rule kvp_rules_moe[] = {
     {"layer_types", KVP_KEY_ANY, "read: which layers slide"},
     {"sliding_window", KVP_KEY_ANY, "read: the window"},
     {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"moe_top_k", KVP_KEY_ANY, "read: experts of a token"},
+    {"decoder_sparse_step", KVP_KEY_ANY, "read: which layers have experts"},
+    {"n_group", KVP_KEY_ANY, "which experts a router may choose from"},
+    {"topk_group", KVP_KEY_ANY, "which experts a router may choose from"},
+    {"moe_router_dtype", KVP_KEY_ANY, "what a router computes in"},
     {0},
 };
 
@@ -189,4 +195,15 @@ kvp_err moe_mtp(struct kvp_reader *r, bool copies)
         return KVP_OK;
     KVP_TRY(kvp_add_extra(r, m->mtp_extra, "mtp_embedding", m->vocab, m->width, 1, false));
     return kvp_add_extra(r, m->mtp_extra, "mtp_lm_head", m->vocab, m->width, 1, false);
+}
+
+kvp_err moe_router_bias(const struct kvp_reader *r, bool absent, bool *out)
+{
+    const char *method = NULL;
+
+    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
+    *out = method ? strcmp(method, "noaux_tc") == 0 : absent;
+    if (method && !*out && strcmp(method, "greedy") != 0 && strcmp(method, "group_limited_greedy") != 0)
+        return kvp_key_fail(r, KVP_ENOTSUP, "topk_method", "only noaux_tc, greedy and group_limited_greedy are supported");
+    return KVP_OK;
 }

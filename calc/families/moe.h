@@ -9,6 +9,8 @@ extern const struct kvp_rule kvp_rules_moe[];
 /* Experts, experts per token and their width (the class's FFN width where no key gives one) into `c`, whose
  * dense width becomes 0. KVP_EINPUT when a count is missing, or a token goes to more experts than there are. */
 kvp_err moe_read(const struct kvp_reader *r, struct kvp_layer_class *c);
+/* Does topk_method add a number an expert to the router's scores (noaux_tc)? `absent`: what no method means. */
+kvp_err moe_router_bias(const struct kvp_reader *r, bool absent, bool *out);
 /* n_shared_experts of the experts' width. */
 kvp_err moe_shared(const struct kvp_reader *r, struct kvp_layer_class *c);
 /* Is layer i one with experts? first_k_dense_replace, moe_layer_freq (a number or a list), mlp_layer_types,

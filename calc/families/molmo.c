@@ -17,6 +17,7 @@ static const struct kvp_rule molmo_rules[] = {
     {"embedding_size", KVP_KEY_ANY, "read: rows of the embedding"},
     {"weight_tying", KVP_KEY_FALSE, "the head would be the embedding"},
     {"clip_qkv", KVP_KEY_ANY, "bounds values; no size"},
+    {"qkv_bias", KVP_KEY_ANY, "read: biases of q, k and v"},
     {0},
 };
 
@@ -34,7 +35,7 @@ static kvp_err molmo_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_flag(r, "qkv_bias", &bias));
     KVP_TRY(kvp_read_flag(r, "attention_layer_norm", &norms));
     KVP_TRY(kvp_read_flag(r, "norm_after", &after));
-    KVP_TRY(kvp_read_count(r, "embedding_size", &rows));
+    KVP_TRY(kvp_need_count(r, "embedding_size", &rows));
     for (uint32_t i = 0; i < r->m->layers; i++) {
         r->layer[i].qkv_bias = bias;
         r->layer[i].qk_norm = r->layer[i].qk_norm_wide = norms;

@@ -19,6 +19,7 @@ static const struct kvp_rule attn_rules[] = {
     {"kv_n_heads", KVP_KEY_ANY, "read: KV heads"},
     {"qk_ln", KVP_KEY_ANY, "read: norms on q and k"},
     {"sliding_window_size", KVP_KEY_ANY, "read: the window"},
+    {"attn_type", KVP_KEY_ANY, "read: whose keys"},
     {0},
 };
 static const struct kvp_dialect attn_dialect = {.model_type = {"mpt's attn_config"}, .rules = {attn_rules}};

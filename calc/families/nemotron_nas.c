@@ -30,7 +30,10 @@ static kvp_err open_part(const struct kvp_reader *r, uint32_t i, const char *par
 
     KVP_TRY(kvp_read_list(r, "block_configs", &list));
     *out = *r;
-    out->j.object = list ? json_object_get(json_array_get(list, i), part) : NULL;
+    out->j.object = list ? json_array_get(list, i) : NULL;
+    if (out->j.object)
+        KVP_TRY(kvp_dialect_check_keys(&out->j, &part_keys));
+    out->j.object = json_object_get(out->j.object, part);
     if (!json_is_object(out->j.object))
         return kvp_key_fail(r, KVP_EINPUT, "block_configs", "expected a list of {attention: {...}, ffn: {...}}, one a layer");
     KVP_TRY(kvp_dialect_check_keys(&out->j, &part_keys));

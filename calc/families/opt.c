@@ -17,7 +17,7 @@ static kvp_err read_projections(struct kvp_reader *r)
     struct kvp_model *m = r->m;
     uint32_t dim = m->width;
 
-    KVP_TRY(kvp_read_count(r, "word_embed_proj_dim", &dim));
+    KVP_TRY(kvp_need_count(r, "word_embed_proj_dim", &dim));
     if (dim == m->width)
         return KVP_OK;
     m->embed_width = dim;

@@ -23,6 +23,7 @@ static const struct kvp_rule phi3_rules[] = {
     {"lm_head_bias", KVP_KEY_ANY, "read: the head's bias"},
     {"embd_layer", KVP_KEY_ANY, "the image embedding, which is a tower"},
     {"img_processor", KVP_KEY_ANY, "the image tower"},
+    {"full_attn_mod", KVP_KEY_ANY, "which layers a kernel cuts into blocks; all are kept"},
     {0},
 };
 static const struct kvp_rule small_rules[] = {
@@ -30,6 +31,11 @@ static const struct kvp_rule small_rules[] = {
     {"dense_attention_every_n_layers", KVP_KEY_ANY, "which layers read every key; all keep every key"},
     {"ff_dim_multiplier", KVP_KEY_FALSE, "the feed-forward width would be derived"},
     {"attention_bias", KVP_KEY_ANY, "not read by the class: it always has biases"},
+    {"blocksparse_block_size", KVP_KEY_ANY, "what a step reads, not what is kept"},
+    {"blocksparse_num_local_blocks", KVP_KEY_ANY, "what a step reads, not what is kept"},
+    {"blocksparse_triton_kernel_block_size", KVP_KEY_ANY, "which kernel, not what is stored"},
+    {"blocksparse_vert_stride", KVP_KEY_ANY, "what a step reads, not what is kept"},
+    {"mup_width_multiplier", KVP_KEY_ANY, "a factor of the logits"},
     {0},
 };
 

@@ -26,6 +26,10 @@ static const struct kvp_rule rules[] = {
     {"use_sliding_window", KVP_KEY_FALSE, "this class has no window"},
     {"sliding_window", KVP_KEY_ANY, "nothing without use_sliding_window"},
     {"max_window_layers", KVP_KEY_ANY, "nothing without use_sliding_window"},
+    {"full_attention_interval", KVP_KEY_ANY, "read: which layers are attention"},
+    {"mamba_ssm_dtype", KVP_KEY_ANY, "read: what the state is stored in"},
+    {"moe_intermediate_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"decoder_sparse_step", KVP_KEY_ANY, "read: which layers have experts"},
     {0},
 };
 
@@ -38,11 +42,11 @@ static kvp_err read_delta(const struct kvp_reader *r, struct kvp_layer_class *c)
     c->state = c->rec_head_dim = 128;
     c->groups = 16;
     c->rec_heads = 32;
-    KVP_TRY(kvp_read_count(r, "linear_conv_kernel_dim", &c->conv));
-    KVP_TRY(kvp_read_count(r, "linear_key_head_dim", &c->state));
-    KVP_TRY(kvp_read_count(r, "linear_value_head_dim", &c->rec_head_dim));
-    KVP_TRY(kvp_read_count(r, "linear_num_key_heads", &c->groups));
-    KVP_TRY(kvp_read_count(r, "linear_num_value_heads", &c->rec_heads));
+    KVP_TRY(kvp_need_count(r, "linear_conv_kernel_dim", &c->conv));
+    KVP_TRY(kvp_need_count(r, "linear_key_head_dim", &c->state));
+    KVP_TRY(kvp_need_count(r, "linear_value_head_dim", &c->rec_head_dim));
+    KVP_TRY(kvp_need_count(r, "linear_num_key_heads", &c->groups));
+    KVP_TRY(kvp_need_count(r, "linear_num_value_heads", &c->rec_heads));
     if (!c->groups || !c->rec_heads || c->rec_heads % c->groups)
         return kvp_key_fail(r, KVP_EINPUT, "linear_num_value_heads", "expected a multiple of linear_num_key_heads");
     KVP_TRY(kvp_channels(r, "linear_num_key_heads", c->groups, c->state, &keys));
@@ -148,8 +152,10 @@ static kvp_err read_tower(struct kvp_reader *r)
     uint64_t merged;
 
     v.j.object = kvp_json_get(&r->top, "vision_config");
-    if (!json_is_object(v.j.object))
+    if (!v.j.object)
         return KVP_OK;
+    if (!json_is_object(v.j.object))
+        return kvp_key_fail(r, KVP_EINPUT, "vision_config", "expected an object");
     KVP_TRY(read_vision(&v, &x));
     if (json_array_size(kvp_json_get(&v.j, "deepstack_visual_indexes")) != 0)
         return kvp_key_fail(r, KVP_ENOTSUP, "deepstack_visual_indexes", "there would be more mergers");

@@ -12,6 +12,10 @@ static const struct kvp_rule rules[] = {
     {"embeddings_scale_by_sqrt_dim", KVP_KEY_ANY, "a factor"},
     {"layers_block_type", KVP_KEY_ANY, "_block_types, layer by layer"},
     {"final_w_init_variance_scale", KVP_KEY_ANY, "training only"},
+    {"_block_types", KVP_KEY_ANY, "read: what each layer is"},
+    {"block_types", KVP_KEY_ANY, "read: what each layer is"},
+    {"conv1d_width", KVP_KEY_ANY, "read: columns of the convolution"},
+    {"lru_width", KVP_KEY_ANY, "read: channels"},
     {0},
 };
 
@@ -22,8 +26,8 @@ static kvp_err read_lru(const struct kvp_reader *r, struct kvp_layer_class *c)
     c->rec_heads = r->proto.heads;
     c->conv = 4;
     c->conv_bias = c->rec_bias = true;
-    KVP_TRY(kvp_read_count(r, "lru_width", &c->inner));
-    KVP_TRY(kvp_read_count(r, "conv1d_width", &c->conv));
+    KVP_TRY(kvp_need_count(r, "lru_width", &c->inner));
+    KVP_TRY(kvp_need_count(r, "conv1d_width", &c->conv));
     if (!c->inner || c->inner % c->rec_heads)
         return kvp_key_fail(r, KVP_EINPUT, "lru_width", "expected a multiple of num_attention_heads");
     c->rec_head_dim = c->inner / c->rec_heads;
@@ -40,7 +44,7 @@ static kvp_err layers(struct kvp_reader *r)
 
     if (types && !cycle)
         return kvp_key_fail(r, KVP_EINPUT, key, "expected a list of recurrent and attention");
-    KVP_TRY(kvp_read_count(r, "attention_window_size", &window));
+    KVP_TRY(kvp_need_count(r, "attention_window_size", &window));
     r->proto.window = window;
     r->proto.o_bias = r->proto.ffn_bias = true;
     r->proto.ffn_width /= 2;

@@ -21,6 +21,8 @@ static const struct kvp_rule rules[] = {
     {"value_dim", KVP_KEY_ANY, "read: held to the width"},
     {"attn", KVP_KEY_FALSE, "some layers would attend"},
     {"fuse_cross_entropy", KVP_KEY_ANY, "training only"},
+    {"intermediate_size", KVP_KEY_ANY, "read: the channel mix's width"},
+    {"hidden_ratio", KVP_KEY_ANY, "read: the channel mix's width"},
     {0},
 };
 

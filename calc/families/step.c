@@ -186,6 +186,9 @@ static const struct kvp_rule rules[] = {
     {"use_head_wise_attn_gate", KVP_KEY_ANY, "read: g_proj"},
     {"use_rope_layers", KVP_KEY_ANY, "which layers rotate; no size"},
     {"num_nextn_predict_layers", KVP_KEY_ANY, "read: prediction layers, counted on request"},
+    {"num_attention_groups", KVP_KEY_ANY, "read: KV heads"},
+    {"use_moe_router_bias", KVP_KEY_ANY, "read: a number an expert"},
+    {"moe_router_scaling_factor", KVP_KEY_ANY, "a factor of the experts' sum"},
     {0},
 };
 

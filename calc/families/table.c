@@ -150,10 +150,20 @@ const struct kvp_rule kvp_rules_common[] = {
     {"output_attentions", KVP_KEY_ANY, "what a forward returns, not what it computes"},
     {"cache_implementation", KVP_KEY_ANY, "transformers' own cache class; every layer's window is read"},
     {"_attn_implementation", KVP_KEY_ANY, "which kernel, not what is stored"},
+    {"use_mambapy", KVP_KEY_ANY, "which code computes a scan, not what is stored"},
     {"pruned_heads", KVP_KEY_FALSE, "layers would have different head counts"},
     {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
     {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},
     {"num_nextn_predict_layers", KVP_KEY_FALSE, "prediction layers would add weights and cache"},
+    {"num_beams", KVP_KEY_ANY, "how text is generated, not the model"},
+    {"num_beam_groups", KVP_KEY_ANY, "how text is generated, not the model"},
+    {"num_return_sequences", KVP_KEY_ANY, "how text is generated, not the model"},
+    {"no_repeat_ngram_size", KVP_KEY_ANY, "how text is generated, not the model"},
+    {"encoder_no_repeat_ngram_size", KVP_KEY_ANY, "how text is generated, not the model"},
+    {"chunk_size_feed_forward", KVP_KEY_ANY, "how a feed-forward is computed; the result is the same"},
+    {"num_logits_to_keep", KVP_KEY_ANY, "what a forward returns; generation takes the last row"},
+    {"ep_size", KVP_KEY_ANY, "expert parallelism of the training"},
+    {"num_labels", KVP_KEY_ANY, "a classifier's; the language model's head is counted"},
     {0},
 };
 
@@ -204,9 +214,15 @@ static bool is_size(const struct kvp_dialect *d, const char *key)
 /* Could a key of this name change what is stored? The word that says so, or NULL. */
 static const char *suspicious(const char *key)
 {
-    static const char *const words[] = {"head",  "layer", "window", "rank", "state",
-                                        "share", "cache", "expert", "dim"};
+    static const char *const words[] = {"head", "layer", "window", "rank", "state", "share", "cache", "expert", "dim", "kv", "latent",
+                                        "compress", "chunk", "sparse", "group", "block", "width", "size", "memory", "channel", "conv",
+                                        "ssm", "mamba", "moe", "hybrid", "interval", "pattern", "mtp", "nextn", "depth", "sink", "full_attn",
+                                        "attn_type", "ratio"};
+    static const char *const counts[] = {"num_", "n_"};
 
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+        if (strncasecmp(key, counts[i], strlen(counts[i])) == 0)
+            return counts[i];
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         if (strcasestr(key, words[i]))
             return words[i];
@@ -247,4 +263,11 @@ kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialec
         if (!json_is_null(v))
             KVP_TRY(check_key(j, d, outer, key, v));
     return KVP_OK;
+}
+
+kvp_err kvp_check_part(const struct kvp_json *part, const char *name, const struct kvp_rule *rules)
+{
+    const struct kvp_dialect d = {.model_type = {name}, .rules = {rules}};
+
+    return kvp_dialect_check_keys(part, &d);
 }

@@ -10,6 +10,9 @@ static const struct kvp_rule whisper_rules[] = {
     {"encoder_ffn_dim", KVP_KEY_ANY, "read: the encoder"},
     {"num_hidden_layers", KVP_KEY_ANY, "the encoder's layers again; not read by the class"},
     {"use_weighted_layer_sum", KVP_KEY_ANY, "of the audio classifier only"},
+    {"num_mel_bins", KVP_KEY_ANY, "read: the encoder's input"},
+    {"classifier_proj_size", KVP_KEY_ANY, "a classifier's"},
+    {"median_filter_width", KVP_KEY_ANY, "time stamps"},
     {0},
 };
 
@@ -27,7 +30,7 @@ static kvp_err whisper_encoder(struct kvp_reader *r)
 
     KVP_TRY(kvp_read_count(r, "encoder_layers", &layers));
     KVP_TRY(kvp_read_count(r, "encoder_attention_heads", &c.heads));
-    KVP_TRY(kvp_read_count(r, "encoder_ffn_dim", &c.ffn_width));
+    KVP_TRY(kvp_need_count(r, "encoder_ffn_dim", &c.ffn_width));
     KVP_TRY(kvp_read_count(r, "num_mel_bins", &mels));
     KVP_TRY(kvp_read_count(r, "max_source_positions", &rows));
     if (!c.heads || m->width % c.heads)

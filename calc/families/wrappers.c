@@ -14,11 +14,15 @@ static const struct kvp_rule llava_rules[] = {
     {"multimodal_projector_bias", KVP_KEY_TRUE, "the projector would have no biases"},
     {"mm_resampler_type", KVP_KEY_FALSE, "a resampler would stand before the decoder"},
     {"max_window_layers", KVP_KEY_ANY, "nothing without use_sliding_window"},
+    {"vocab_size", KVP_KEY_ANY, "the text model's, said again"},
+    {"image_aspect_ratio", KVP_KEY_ANY, "how a picture is cut"},
+    {"mm_hidden_size", KVP_KEY_ANY, "read: the tower's width"},
     {0},
 };
 static const struct kvp_rule mistral3_rules[] = {
     {"vision_feature_layer", KVP_KEY_ANY, "which layer of the tower is read; no size"},
     {"multimodal_projector_bias", KVP_KEY_ANY, "of the projector; no size of the text model"},
+    {"spatial_merge_size", KVP_KEY_ANY, "read: the projector"},
     {0},
 };
 static const struct kvp_rule infimm_rules[] = {

@@ -28,6 +28,13 @@ static const struct kvp_rule rules[] = {
     {"add_bias_linear", KVP_KEY_FALSE, "biases of this class are not supported"},
     {"ft_lora", KVP_KEY_FALSE, "there would be another adapter"},
     {"sliding_window", KVP_KEY_FALSE, "attention of this class has no window"},
+    {"mamba_d_conv", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_expand", KVP_KEY_ANY, "read: Mamba-2"},
+    {"mamba_ngroups", KVP_KEY_ANY, "read: Mamba-2"},
+    {"num_mem_blocks", KVP_KEY_ANY, "read: shared blocks"},
+    {"use_mem_rope", KVP_KEY_ANY, "read: rotation"},
+    {"use_conv_bias", KVP_KEY_ANY, "read: the convolution"},
+    {"use_mamba_kernels", KVP_KEY_ANY, "which kernel, not what is stored"},
     {0},
 };
 

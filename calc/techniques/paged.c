@@ -42,6 +42,17 @@ static uint64_t columns(const struct layout *l, uint64_t pages)
     return num_cdiv(pages, unit) * unit;
 }
 
+/* vLLM frees a page only when the whole of it has left the window, which may begin inside one: while a prompt is computed a
+ * request may hold the W - 1 tokens before a pass and the pass (v1/kv_cache_interface.py, SlidingWindowSpec). */
+static uint64_t most_pages(const struct plan *p, const struct plan_class *c, const struct layout *l, uint64_t pages)
+{
+    const uint64_t all = num_cdiv(p->w.context, l->block);
+
+    if (l->as != VLLM || c->band >= p->w.context)
+        return pages;
+    return num_max(pages, num_min(all, num_cdiv(num_min(c->band - 1 + p->chunk, p->w.context), l->block) + 1));
+}
+
 static kvp_err page_class(struct plan *p, struct plan_class *c, const struct layout *l, struct kvp_error *e)
 {
     const uint64_t block = l->block;
@@ -56,7 +67,8 @@ static kvp_err page_class(struct plan *p, struct plan_class *c, const struct lay
         lead = &c->parts[x->paged_as].law;
         x->block = block;
         x->pages = num_cdiv(lead->held(lead, p->w.context), block);
-        x->slots = x->slots_most = num_mul(&p->over, x->pages, block);
+        x->slots = num_mul(&p->over, x->pages, block);
+        x->slots_most = num_mul(&p->over, most_pages(p, c, l, x->pages), block);
         x->null = x->pages ? l->null : 0;
         if (x->pages && l->as != SGLANG)
             plan_add_table(p, columns(l, x->pages));

@@ -14,8 +14,25 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     return KVP_OK;
 }
 
+enum { FFN_ROWS = 1024 }; /* rows of the feed-forward that are alive at once */
+
+/* The input of the linear at hand in int8, and a scale for each of its rows. */
+static void input_scratch(struct plan *p)
+{
+    const uint64_t rows = num_max(num_mul(&p->over, plan_pass_width(p), p->chunk), p->w.batch);
+
+    for (uint32_t i = 0; i < p->n_classes; i++) {
+        const struct kvp_layer_class *c = p->cls[i].model;
+
+        plan_add_scratch(p, "input_codes", KVP_INT8, rows, num_max(p->model->width, (uint64_t)c->heads * c->v_head_dim), 1);
+        plan_add_scratch(p, "input_codes", KVP_INT8, num_min(rows, FFN_ROWS), c->ffn_width, 1);
+    }
+    plan_add_scratch(p, "input_scales", KVP_F32, rows, 1, 1);
+}
+
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
+    input_scratch(p);
     if (!kvp_spec_param(s, "kv")->i)
         return KVP_OK;
     for (uint32_t c = 0; c < p->n_classes; c++)

@@ -13,6 +13,7 @@
 #include <kvproof/error.h>
 #include <kvproof/model.h>
 #include <kvproof/names.h>
+#include <kvproof/serve.h>
 #include <kvproof/spec.h>
 
 #ifdef __cplusplus
@@ -172,6 +173,12 @@ struct kvp_program *kvp_program_new(const struct kvp_model *m, const struct kvp_
                                     const struct kvp_device *device, struct kvp_error *e); /* NULL: *e says why */
 kvp_err kvp_program_point(struct kvp_program *p, const struct kvp_workload *w, struct kvp_point *out, struct kvp_error *e);
 void kvp_program_free(struct kvp_program *p);
+
+/* A trace served from a pool of blocks. KVP_EINPUT: a request that the pool, a step or the model can never hold;
+ * KVP_ENOTSUP: a stack or a model whose requests share no blocks of keys and values. */
+kvp_err kvp_serve_predict(struct kvp_serving *out, const struct kvp_model *m, const struct kvp_stack *s, const struct kvp_trace *t,
+                          const struct kvp_serve_options *so, const struct kvp_options *o, const struct kvp_device *device,
+                          struct kvp_error *e);
 
 /* Lists, for `kvproof list`, help and tests. NULL past the end. */
 struct kvp_technique_info {

@@ -20,7 +20,7 @@ static uint32_t value_dim(const struct kb_attn_decode *a)
 /* Stored rows from slot t on that lie one after another, at most up to t1. */
 static uint64_t run_of(const struct kb_kv *kv, uint64_t t, uint64_t t1)
 {
-    uint64_t left = kv->block ? kv->block - t % kv->block : t1 - t;
+    uint64_t left = kv->block ? kv->block - t % kv->block : t < kv->shared ? kv->shared - t : t1 - t;
 
     return left < t1 - t ? left : t1 - t;
 }

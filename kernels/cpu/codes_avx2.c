@@ -189,6 +189,47 @@ FAST static void unpack_nvfp4(float *dst, const void *src, uint64_t n, float add
     }
 }
 
+FAST_INLINE int32_t sum_of_8(__m256i v)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* M rows of x, one row of w: pairs of 16-bit products are summed at once. */
+FAST_INLINE void dots8_row(uint32_t M, const int8_t *x, const int8_t *w, uint64_t k, int32_t *out, uint64_t stride)
+{
+    __m256i acc[4];
+    uint64_t j = 0;
+
+    UNROLL for (uint32_t m = 0; m < M; m++) acc[m] = _mm256_setzero_si256();
+    for (; j + 16 <= k; j += 16) {
+        const __m256i row = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + j)));
+
+        UNROLL for (uint32_t m = 0; m < M; m++) acc[m] = _mm256_add_epi32(
+            acc[m], _mm256_madd_epi16(row, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(x + m * k + j)))));
+    }
+    UNROLL for (uint32_t m = 0; m < M; m++)
+    {
+        int32_t sum = sum_of_8(acc[m]);
+
+        for (uint64_t l = j; l < k; l++)
+            sum += x[m * k + l] * w[l];
+        out[m * stride] = sum;
+    }
+}
+
+FAST static void dots8_avx2(const int8_t *x, uint32_t m, const int8_t *w, uint64_t rows, uint64_t k, int32_t *out, uint64_t stride)
+{
+    for (uint64_t i = 0; i < rows; i++)
+        if (m == 4)
+            dots8_row(4, x, w + i * k, k, out + i, stride);
+        else
+            for (uint32_t r = 0; r < m; r++)
+                dots8_row(1, x + r * k, w + i * k, k, out + r * stride + i, stride);
+}
+
 FAST static void affine_avx2(float *x, uint64_t n, float scale, float shift)
 {
     const __m256 s = _mm256_set1_ps(scale), m = _mm256_set1_ps(shift);
@@ -225,6 +266,7 @@ const struct cpu_code_ops cpu_code_avx2 = {
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
                [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
     .look_up = look_up_avx2,
+    .dots8 = dots8_avx2,
     .affine = affine_avx2,
 };
 

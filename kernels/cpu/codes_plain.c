@@ -137,10 +137,23 @@ static void look_up_plain(float *dst, const uint8_t *src, uint64_t n, const floa
     }
 }
 
+static void dots8_plain(const int8_t *x, uint32_t m, const int8_t *w, uint64_t rows, uint64_t k, int32_t *out, uint64_t stride)
+{
+    for (uint32_t r = 0; r < m; r++)
+        for (uint64_t i = 0; i < rows; i++) {
+            int32_t sum = 0;
+
+            for (uint64_t j = 0; j < k; j++)
+                sum += x[r * k + j] * w[i * k + j];
+            out[r * stride + i] = sum;
+        }
+}
+
 const struct cpu_code_ops cpu_code_plain = {
     .unpack = {[KVP_FP8] = unpack_fp8, [KVP_INT8] = unpack_int8, [KVP_U8] = unpack_u8, [KVP_INT4] = unpack_int4,
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
                [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
     .look_up = look_up_plain,
+    .dots8 = dots8_plain,
     .affine = affine_plain,
 };

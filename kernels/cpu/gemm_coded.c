@@ -1,6 +1,8 @@
 #include "kernels/cpu/gemm_coded.h"
 
 #include "kernels/code.h"
+#include "kernels/cpu/codes.h"
+#include "kernels/ops/quant_rows.h"
 
 enum {
     TILE_ROWS = 16,   /* of W: a line of 32-bit words, where codes are packed down the columns */
@@ -263,10 +265,54 @@ static kvp_err many(struct kb_dev *dev, const struct kb_gemm *a, uint64_t rows)
     return KVP_OK;
 }
 
+/* ---- int8 by int8 ---------------------------------------------------------------------------------- */
+
+/* 16 rows of W stay in the first or second cache while all rows of x pass. */
+static kvp_err in_int8(struct kb_dev *dev, const struct kb_gemm *a)
+{
+    const uint64_t tiles = (a->n + TILE_ROWS - 1) / TILE_ROWS;
+    const float *scale = kb_at(a->code.scale), *x_scale = kb_at(a->code.x_scale);
+    const int8_t *x = kb_at(a->x), *w = kb_at(a->w);
+
+#pragma omp parallel for schedule(dynamic, 1) num_threads(cpu_threads(dev, a->m * a->n * a->k))
+    for (uint64_t c = 0; c < tiles; c++) {
+        const uint64_t i = c * TILE_ROWS, n = least(TILE_ROWS, a->n - i);
+        int32_t sum[4 * TILE_ROWS];
+
+        for (uint64_t r = 0; r < a->m; r += 4) {
+            const uint32_t rows = (uint32_t)least(4, a->m - r);
+
+            dev->ops->code->dots8(x + r * a->k, rows, w + i * a->k, n, a->k, sum, TILE_ROWS);
+            for (uint32_t p = 0; p < rows; p++)
+                for (uint64_t q = 0; q < n; q++)
+                    finish(a, r + p, i + q,
+                           (float)sum[p * TILE_ROWS + q] * (x_scale[r + p] * (a->code.factor * scale[a->code.group ? i + q : 0])));
+        }
+    }
+    return KVP_OK;
+}
+
+kvp_err cpu_quant_rows(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_quant_rows *a = args;
+
+    (void)e;
+#pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->width))
+    for (uint64_t r = 0; r < a->rows; r++) {
+        const struct kb_kv row = {.data = a->codes, .format = KVP_INT8, .heads = 1, .dim = a->width, .slots = a->rows,
+                                  .scales = KB_SCALES_ROW, .scale = a->scale};
+
+        cpu_kv_store(dev, &row, 0, 0, r, (const float *)kb_at(a->x) + r * a->x_stride);
+    }
+    return KVP_OK;
+}
+
 kvp_err cpu_gemm_coded(struct kb_dev *dev, const struct kb_gemm *a, struct kvp_error *e)
 {
     const uint64_t rows = a->work.buf ? least(BLOCK_ROWS, a->work_bytes / 4 / dev->threads / a->k) : 0;
 
     (void)e;
+    if (a->code.coding == KB_CODING_W8A8)
+        return in_int8(dev, a);
     return a->m <= STREAM_ROWS || rows < LEAST_ROWS ? stream(dev, a) : many(dev, a, rows);
 }

@@ -1,6 +1,7 @@
 /* h2o.c - H2O's choices: the heavy tokens of a prompt by radix selection, one eviction per step */
 #include "kernels/cpu/cpu.h"
 
+#include "kernels/ops/h2o_promote.h"
 #include "kernels/ops/h2o_select.h"
 #include "kernels/ops/h2o_step.h"
 
@@ -148,5 +149,56 @@ kvp_err cpu_h2o_step(struct kb_dev *dev, const void *args, struct kvp_error *e)
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t g = 0; g < a->kv_heads; g++)
             step_one(dev, a, b, g);
+    return KVP_OK;
+}
+
+/* Moves in the order given: the oldest recent token to the lightest heavy one's slot, the new one to its. */
+static void promote(const struct kb_h2o_promote *a, uint64_t b, uint32_t g, void *scores, uint64_t low)
+{
+    const uint64_t o = a->heavy + (a->position - a->heavy) % (a->heavy - 1), from[] = {o, a->used}, to[] = {low, o};
+
+    for (int i = 0; i < 2; i++) {
+        move_row(&a->k, b, g, to[i], from[i]);
+        move_row(&a->v, b, g, to[i], from[i]);
+        kb_store(a->score_format, scores, to[i], kb_load(a->score_format, scores, from[i]));
+    }
+}
+
+static void promote_one(const struct kb_h2o_promote *a, uint64_t b, uint32_t g)
+{
+    const uint32_t group = a->heads / a->kv_heads;
+    const float *probs = (const float *)kb_at(a->probs) + (b * a->heads + (uint64_t)g * group) * (a->used + 1);
+    void *scores = (unsigned char *)kb_at(a->scores) + (b * a->kv_heads + g) * a->score_stride * kb_element(a->score_format);
+    const bool full = a->used == 2 * a->heavy - 1;
+    uint64_t low = 0;
+    float lowest = 0;
+
+    for (uint64_t s = 0; s <= a->used; s++) {
+        float sum = 0, x;
+
+        for (uint32_t h = 0; h < group; h++)
+            sum += probs[h * (a->used + 1) + s];
+        x = kb_rounded(a->score_format, s < a->used ? kb_load(a->score_format, scores, s) + sum : sum);
+        kb_store(a->score_format, scores, s, x);
+        if (s == 0 || (s < a->heavy && x < lowest)) {
+            lowest = x;
+            low = s;
+        }
+    }
+    if (full)
+        promote(a, b, g, scores, low);
+    if (a->victim.buf)
+        ((int32_t *)kb_at(a->victim))[b * a->kv_heads + g] = full ? (int32_t)low : -1;
+}
+
+kvp_err cpu_h2o_promote(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_h2o_promote *a = args;
+
+    (void)e;
+#pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, a->batch * a->heads * (a->used + 1)))
+    for (uint64_t b = 0; b < a->batch; b++)
+        for (uint32_t g = 0; g < a->kv_heads; g++)
+            promote_one(a, b, g);
     return KVP_OK;
 }

@@ -42,6 +42,8 @@ struct cpu_code_ops {
     void (*unpack[KVP_FORMATS])(float *dst, const void *src, uint64_t n, float add);
     /* dst[i] = values[code i], n even; the even code of a byte in its high half */
     void (*look_up)(float *dst, const uint8_t *src, uint64_t n, const float values[16]);
+    /* out[r * stride + i] = the sum of x[r * k + j] * w[i * k + j], m <= 4 rows of x, `rows` rows of w */
+    void (*dots8)(const int8_t *x, uint32_t m, const int8_t *w, uint64_t rows, uint64_t k, int32_t *out, uint64_t stride);
     void (*affine)(float *x, uint64_t n, float scale, float shift); /* x = scale * x + shift */
 };
 

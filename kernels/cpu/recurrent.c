@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 64 }; /* channels */
+enum { BLOCK = CPU_BLOCK }; /* channels */
 
 /* Tasks are dealt to as many parts as there is room for, in runs: part p has tasks [n * p / parts, n * (p + 1) / parts). */
 static uint64_t parts_of(const struct kb_dev *dev, uint64_t tasks)
@@ -44,6 +44,24 @@ static void give(const struct kb_dev *dev, const float *from, uint64_t step, enu
 {
     for (uint64_t j = 0; j < rows; j++)
         dev->ops->narrow[f](place(f, s, at + j * to_step), from + j * step, width);
+}
+
+/* A state to work on: itself where it is f32, else widened into `room`; *step: between its rows. */
+static float *state_in(const struct kb_dev *dev, float *room, uint32_t *step, enum kvp_format f, struct kb_span s, uint64_t at,
+                       uint64_t row, uint64_t rows, uint64_t width)
+{
+    *step = (uint32_t)(f == KVP_F32 ? row : width);
+    if (f == KVP_F32)
+        return place(f, s, at);
+    take(dev, room, width, f, s, at, row, rows, width);
+    return room;
+}
+
+static void state_out(const struct kb_dev *dev, const float *room, enum kvp_format f, struct kb_span s, uint64_t at, uint64_t row,
+                      uint64_t rows, uint64_t width)
+{
+    if (f != KVP_F32)
+        give(dev, room, width, f, s, at, row, rows, width);
 }
 
 /* ---- convolution ---------------------------------------------------------------------------------- */
@@ -161,55 +179,60 @@ kvp_err cpu_gate(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 /* ---- Mamba ---------------------------------------------------------------------------------------- */
 
-static void ssm_block(const struct kb_dev *dev, const struct kb_ssm_scan *a, uint64_t b, uint64_t c0, float *room)
+/* Decays and skips of a block of channels serve all sequences. */
+static void ssm_block(const struct kb_dev *dev, const struct kb_ssm_scan *a, uint64_t c0, float *room)
 {
     const uint32_t width = width_at(c0, a->channels);
-    const uint64_t row = b * a->tokens * a->stride, kept = b * a->n * a->channels + c0, size = (uint64_t)a->n * BLOCK;
-    float *decay = room, *h = room + size, *d = h + size;
+    const uint64_t size = (uint64_t)a->n * width;
+    float *decay = room, *own = decay + size, *d = own + size;
 
-    for (uint32_t c = 0; c < width; c++)
-        for (uint32_t j = 0; j < a->n; j++)
-            decay[(uint64_t)j * BLOCK + c] = kb_load(a->format, kb_at(a->a_log), (c0 + c) * a->n + j);
-    for (uint32_t j = 0; j < a->n; j++)
-        dev->ops->rec->decays(decay + (uint64_t)j * BLOCK, width);
+    dev->ops->widen[a->format](decay, place(a->format, a->a_log, c0 * a->n), size);
+    dev->ops->rec->decays(decay, size);
     dev->ops->widen[a->format](d, place(a->format, a->d, c0), width);
-    take(dev, h, BLOCK, a->state_format, a->state, kept, a->channels, a->n, width);
-    dev->ops->rec->ssm(&(struct cpu_ssm){
-        .tokens = a->tokens, .width = width, .n = a->n, .step = BLOCK, .stride = a->stride, .out_stride = a->out_stride, .a = decay,
-        .d = d, .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row), .c = floats(a->c, row),
-        .z = floats(a->z, row + c0), .h = h, .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + c0});
-    give(dev, h, BLOCK, a->state_format, a->state, kept, a->channels, a->n, width);
+    for (uint64_t b = 0; b < a->batch; b++) {
+        const uint64_t row = b * a->tokens * a->stride, kept = (b * a->channels + c0) * a->n;
+        struct cpu_ssm x = {.tokens = a->tokens, .width = width, .n = a->n, .stride = a->stride, .out_stride = a->out_stride,
+                            .a = decay, .d = d, .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row),
+                            .c = floats(a->c, row), .z = floats(a->z, row + c0),
+                            .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + c0};
+        uint32_t step;
+
+        x.h = state_in(dev, own, &step, a->state_format, a->state, kept, size, 1, size);
+        dev->ops->rec->ssm(&x);
+        state_out(dev, own, a->state_format, a->state, kept, size, 1, size);
+    }
 }
 
 kvp_err cpu_ssm_scan(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_ssm_scan *a = args;
-    const uint64_t blocks = (a->channels + BLOCK - 1) / BLOCK, tasks = a->batch * blocks, parts = parts_of(dev, tasks);
+    const uint64_t blocks = (a->channels + BLOCK - 1) / BLOCK, parts = parts_of(dev, blocks);
     uint64_t stride;
     float *room;
 
     KVP_TRY(cpu_scratch(dev, &room, &stride, parts, (2ull * a->n + 1) * BLOCK, e));
 #pragma omp parallel for num_threads(cpu_threads(dev, a->batch * a->tokens * a->channels * a->n))
     for (uint64_t part = 0; part < parts; part++)
-        for (uint64_t i = tasks * part / parts; i < tasks * (part + 1) / parts; i++)
-            ssm_block(dev, a, i / blocks, i % blocks * BLOCK, room + part * stride);
+        for (uint64_t i = blocks * part / parts; i < blocks * (part + 1) / parts; i++)
+            ssm_block(dev, a, i * BLOCK, room + part * stride);
     return KVP_OK;
 }
 
-static void ssd_head(const struct kb_dev *dev, const struct kb_ssd_scan *a, uint64_t b, uint32_t head, float *h)
+static void ssd_head(const struct kb_dev *dev, const struct kb_ssd_scan *a, uint64_t b, uint32_t head, float *room)
 {
     const uint64_t row = b * a->tokens * a->stride, first = (uint64_t)head * a->head_dim;
     const uint64_t shared = (uint64_t)(head / (a->heads / a->groups)) * a->n, size = (uint64_t)a->head_dim * a->n;
     const uint64_t kept = (b * a->heads + head) * size;
+    uint32_t step;
+    float *h = state_in(dev, room, &step, a->state_format, a->state, kept, size, 1, size);
 
-    take(dev, h, 0, a->state_format, a->state, kept, 0, 1, size);
     dev->ops->rec->ssd(&(struct cpu_ssd){
         .tokens = a->tokens, .dim = a->head_dim, .n = a->n, .stride = a->stride, .out_stride = a->out_stride,
         .a = -expf(kb_load(a->format, kb_at(a->a_log), head)), .d = kb_load(a->format, kb_at(a->d), head),
         .bias = kb_load(a->format, kb_at(a->dt_bias), head), .x = floats(a->x, row + first), .dt = floats(a->dt, row + head),
         .b = floats(a->b, row + shared), .c = floats(a->c, row + shared), .z = floats(a->z, row + first), .h = h,
         .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + first});
-    give(dev, h, 0, a->state_format, a->state, kept, 0, 1, size);
+    state_out(dev, h, a->state_format, a->state, kept, size, 1, size);
 }
 
 kvp_err cpu_ssd_scan(struct kb_dev *dev, const void *args, struct kvp_error *e)
@@ -233,17 +256,18 @@ static void wkv4_block(const struct kb_dev *dev, const struct kb_wkv4 *a, uint64
 {
     const uint32_t width = width_at(c0, a->channels);
     const uint64_t row = b * a->tokens * a->stride + c0, kept = b * 3 * a->channels + c0;
-    float *w = room, *u = w + BLOCK, *s = u + BLOCK;
+    float *w = room, *u = w + BLOCK, *own = u + BLOCK, *s;
+    uint32_t step;
 
     dev->ops->widen[a->format](w, place(a->format, a->decay, c0), width);
     dev->ops->rec->decays(w, width);
     dev->ops->widen[a->format](u, place(a->format, a->first, c0), width);
-    take(dev, s, BLOCK, a->state_format, a->state, kept, a->channels, 3, width);
+    s = state_in(dev, own, &step, a->state_format, a->state, kept, a->channels, 3, width);
     dev->ops->rec->wkv4(&(struct cpu_wkv4){
-        .tokens = a->tokens, .width = width, .step = BLOCK, .stride = a->stride, .out_stride = a->out_stride, .w = w, .u = u,
+        .tokens = a->tokens, .width = width, .step = step, .stride = a->stride, .out_stride = a->out_stride, .w = w, .u = u,
         .r = floats(a->r, row), .k = floats(a->k, row), .v = floats(a->v, row), .s = s,
         .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + c0});
-    give(dev, s, BLOCK, a->state_format, a->state, kept, a->channels, 3, width);
+    state_out(dev, own, a->state_format, a->state, kept, a->channels, 3, width);
 }
 
 kvp_err cpu_wkv4(struct kb_dev *dev, const void *args, struct kvp_error *e)
@@ -264,16 +288,17 @@ kvp_err cpu_wkv4(struct kb_dev *dev, const void *args, struct kvp_error *e)
 static void wkv6_head(const struct kb_dev *dev, const struct kb_wkv6 *a, uint64_t b, uint64_t head, float *room)
 {
     const uint64_t d = a->dim, first = head * d, row = b * a->tokens * a->stride + first, kept = (b * a->heads + head) * d * d;
-    float *decay = room, *u = decay + d, *w = u + d, *s = w + d;
+    float *decay = room, *u = decay + d, *w = u + d, *s;
+    uint32_t step;
 
     dev->ops->widen[a->format](decay, place(a->format, a->decay, first), d);
     dev->ops->widen[a->format](u, place(a->format, a->first, first), d);
-    take(dev, s, 0, a->state_format, a->state, kept, 0, 1, d * d);
+    s = state_in(dev, w + d, &step, a->state_format, a->state, kept, d * d, 1, d * d);
     dev->ops->rec->wkv6(&(struct cpu_wkv6){
         .tokens = a->tokens, .dim = a->dim, .stride = a->stride, .out_stride = a->out_stride, .decay = decay, .u = u,
         .r = floats(a->r, row), .k = floats(a->k, row), .v = floats(a->v, row), .w = floats(a->w, row), .s = s, .room = w,
         .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + first});
-    give(dev, s, 0, a->state_format, a->state, kept, 0, 1, d * d);
+    state_out(dev, s, a->state_format, a->state, kept, d * d, 1, d * d);
 }
 
 kvp_err cpu_wkv6(struct kb_dev *dev, const void *args, struct kvp_error *e)
@@ -295,17 +320,18 @@ static void wkv7_head(const struct kb_dev *dev, const struct kb_wkv7 *a, uint64_
 {
     const uint64_t d = a->dim, first = head * d, row = b * a->tokens * a->stride + first, kept = (b * a->heads + head) * d * d;
     const uint64_t out = b * a->tokens * a->out_stride + first;
-    float *k_k = room, *k_a = k_k + d, *own = k_a + d, *s = own + 7 * d;
+    float *k_k = room, *k_a = k_k + d, *own = k_a + d, *s;
+    uint32_t step;
 
     dev->ops->widen[a->format](k_k, place(a->format, a->k_k, first), d);
     dev->ops->widen[a->format](k_a, place(a->format, a->k_a, first), d);
-    take(dev, s, 0, a->state_format, a->state, kept, 0, 1, d * d);
+    s = state_in(dev, own + 7 * d, &step, a->state_format, a->state, kept, d * d, 1, d * d);
     dev->ops->rec->wkv7(&(struct cpu_wkv7){
         .tokens = a->tokens, .dim = a->dim, .stride = a->stride, .out_stride = a->out_stride, .k_k = k_k, .k_a = k_a,
         .r = floats(a->r, row), .w = floats(a->w, row), .a = floats(a->a, row), .v_first = floats(a->v_first, row),
         .v_mix = floats(a->v_mix, out), .k = (float *)kb_at(a->k) + row, .v = (float *)kb_at(a->v) + row, .s = s, .room = own,
         .out = (float *)kb_at(a->out) + out});
-    give(dev, s, 0, a->state_format, a->state, kept, 0, 1, d * d);
+    state_out(dev, s, a->state_format, a->state, kept, d * d, 1, d * d);
 }
 
 kvp_err cpu_wkv7(struct kb_dev *dev, const void *args, struct kvp_error *e)

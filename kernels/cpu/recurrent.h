@@ -5,10 +5,11 @@
 
 #include "kernels/cpu/ops.h"
 
-/* Channels [0, width) of one sequence. a is -exp(a_log) and h the state, [n, step] both. */
+/* Channels [0, width) of one sequence, at most CPU_BLOCK. a is -exp(a_log) and h the state, [width, n] both. */
+#define CPU_BLOCK 64
 struct cpu_ssm {
     uint64_t tokens;
-    uint32_t width, n, step;
+    uint32_t width, n;
     uint64_t stride, out_stride;
     const float *a, *d, *x, *dt, *b, *c, *z;
     float *h, *out;

@@ -1,14 +1,20 @@
 /* recurrent_loops.h - the loops of recurrent.h; included by recurrent_plain.c and recurrent_avx2.c, which say with
  * LOOP what the compiler may use, and with LOOPS_NAME what the table is called. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-trapping-math") /* no flag of an exception is read, and selects may become vectors */
+/* No flag of an exception is read, so selects may become vectors; clang contracts by itself. */
+#pragma GCC optimize("no-trapping-math", "fp-contract=fast")
 #endif
 #include "kernels/cpu/recurrent.h"
 
 #include <math.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE LOOP inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL8 _Pragma("unroll")
+#else
+#define UNROLL8 _Pragma("GCC unroll 8")
+#endif
 
 /* exp(x), in steps that vectorize (selects, no branches): 2^n times a polynomial on [-ln2/2, ln2/2], coefficients of
  * the Cephes library's expf (S. Moshier). 0 below -87.3, finite above 88; a NaN stays one. The rounding of x / ln2 is
@@ -107,37 +113,88 @@ LOOP void decays(float *x, uint64_t n)
         x[i] = -exp_of(x[i]);
 }
 
+/* 2^x for x <= 0, where that is all: 2^n times a polynomial on [-1/2, 1/2], coefficients of the Cephes library's exp2f.
+ * n is added to the exponent; below -126 the result is 2^-126. A NaN stays one. */
+INLINE float decay_of(float x)
+{
+    const float c = x < -126 ? -126 : x, shifted = c + 0x1.8p23f, f = c - (shifted - 0x1.8p23f);
+    float y = 1.535336188319500e-4f;
+    uint32_t bits, n;
+
+    y = y * f + 1.339887440266574e-3f;
+    y = y * f + 9.618437357674640e-3f;
+    y = y * f + 5.550332471162809e-2f;
+    y = y * f + 2.402264791363012e-1f;
+    y = y * f + 6.931472028550421e-1f;
+    y = y * f + 1;
+    memcpy(&bits, &y, sizeof(bits));
+    memcpy(&n, &shifted, sizeof(n));
+    bits += n << 23;
+    memcpy(&y, &bits, sizeof(y));
+    return y;
+}
+
+/* One channel and token: h = 2^(dt a) h + in b, returns c.h, of 16 or any n. */
+INLINE float ssm_16(float *h, const float *a, const float *b, const float *c, float dt, float in)
+{
+    float part[16];
+
+#pragma omp simd
+    for (uint32_t j = 0; j < 16; j++) {
+        h[j] = decay_of(dt * a[j]) * h[j] + in * b[j];
+        part[j] = c[j] * h[j];
+    }
+#pragma omp simd
+    for (uint32_t j = 0; j < 8; j++)
+        part[j] += part[j + 8];
+#pragma omp simd
+    for (uint32_t j = 0; j < 4; j++)
+        part[j] += part[j + 4];
+    return (part[0] + part[2]) + (part[1] + part[3]);
+}
+
+INLINE float ssm_any(float *h, const float *a, const float *b, const float *c, float dt, float in, uint32_t n)
+{
+    float y = 0;
+
+#pragma omp simd reduction(+ : y)
+    for (uint32_t j = 0; j < n; j++) {
+        h[j] = decay_of(dt * a[j]) * h[j] + in * b[j];
+        y += c[j] * h[j];
+    }
+    return y;
+}
+
 LOOP void ssm(const struct cpu_ssm *a)
 {
-    enum { BLOCK = 64 };
-    const uint32_t width = a->width;
+    const uint32_t width = a->width, n = a->n;
+    const float *d = a->d;
 
     for (uint64_t t = 0; t < a->tokens; t++) {
         const float *x = a->x + t * a->stride, *raw = a->dt + t * a->stride, *z = a->z ? a->z + t * a->stride : NULL;
-        const float *d = a->d;
-        float *out = a->out + t * a->out_stride, dt[BLOCK], y[BLOCK];
+        const float *b = a->b + t * a->stride, *c = a->c + t * a->stride;
+        float dt[CPU_BLOCK], in[CPU_BLOCK], y[CPU_BLOCK];
 
 #pragma omp simd
-        for (uint32_t c = 0; c < width; c++) {
-            dt[c] = softplus_of(raw[c]);
-            y[c] = d[c] * x[c];
-        }
-        for (uint32_t j = 0; j < a->n; j++) {
-            const float b = a->b[t * a->stride + j], read = a->c[t * a->stride + j], *decay = a->a + (uint64_t)j * a->step;
-            float *h = a->h + (uint64_t)j * a->step;
+        for (uint32_t i = 0; i < width; i++) {
+            const float step = softplus_of(raw[i]);
 
-#pragma omp simd
-            for (uint32_t c = 0; c < width; c++) {
-                h[c] = exp_of(dt[c] * decay[c]) * h[c] + dt[c] * b * x[c];
-                y[c] += read * h[c];
-            }
+            in[i] = step * x[i];
+            dt[i] = step * 1.44269504088896341f; /* exp is 2 to the log2(e) times */
         }
+        for (uint32_t i = 0; n == 16 && i < width; i++) /* Mamba's own n */
+            y[i] = ssm_16(a->h + (uint64_t)i * 16, a->a + (uint64_t)i * 16, b, c, dt[i], in[i]);
+        for (uint32_t i = 0; n != 16 && i < width; i++)
+            y[i] = ssm_any(a->h + (uint64_t)i * n, a->a + (uint64_t)i * n, b, c, dt[i], in[i], n);
+#pragma omp simd
+        for (uint32_t i = 0; i < width; i++)
+            y[i] += d[i] * x[i];
         if (z) {
 #pragma omp simd
-            for (uint32_t c = 0; c < width; c++)
-                y[c] *= z[c] * sigmoid_of(z[c]);
+            for (uint32_t i = 0; i < width; i++)
+                y[i] *= z[i] * sigmoid_of(z[i]);
         }
-        memcpy(out, y, width * sizeof(*out));
+        memcpy(a->out + t * a->out_stride, y, width * sizeof(*y));
     }
 }
 
@@ -194,6 +251,25 @@ LOOP void wkv4(const struct cpu_wkv4 *a)
     }
 }
 
+/* One token of a head: y = r S and S = diag(w) S + k v^T, y of `direct` v at the start. */
+INLINE void wkv6_one(float *s, float *out, const float *r, const float *k, const float *v, const float *w, float direct, uint32_t d)
+{
+#pragma omp simd
+    for (uint32_t j = 0; j < d; j++)
+        out[j] = direct * v[j];
+    for (uint32_t i = 0; i < d; i++, s += d) {
+        const float ri = r[i], ki = k[i], wi = w[i];
+
+#pragma omp simd
+        for (uint32_t j = 0; j < d; j++) {
+            const float old = s[j];
+
+            out[j] += ri * old;
+            s[j] = wi * old + ki * v[j];
+        }
+    }
+}
+
 LOOP void wkv6(const struct cpu_wkv6 *a)
 {
     const uint32_t d = a->dim;
@@ -211,19 +287,73 @@ LOOP void wkv6(const struct cpu_wkv6 *a)
             w[i] = exp_of(-exp_of(w[i]));
             direct += r[i] * u[i] * k[i];
         }
-#pragma omp simd
-        for (uint32_t j = 0; j < d; j++)
-            out[j] = direct * v[j];
-        for (uint32_t i = 0; i < d; i++) {
-            float *s = a->s + (uint64_t)i * d;
+        if (d == 64) /* RWKV's own: whole vectors */
+            wkv6_one(a->s, out, r, k, v, w, direct, 64);
+        else
+            wkv6_one(a->s, out, r, k, v, w, direct, d);
+    }
+}
+
+/* One token of a head, as wkv7.h says: `back` is kk * a. Any dim; y and seen are room. */
+INLINE void wkv7_one(float *s, float *y, float *seen, const float *r, const float *k, const float *v, const float *w, const float *kk,
+                     const float *back, uint32_t d)
+{
+    for (uint32_t i = 0; i < d; i++) {
+        const float *row = s + (uint64_t)i * d, by = kk[i];
 
 #pragma omp simd
-            for (uint32_t j = 0; j < d; j++) {
-                out[j] += r[i] * s[j];
-                s[j] = w[i] * s[j] + k[i] * v[j];
-            }
+        for (uint32_t j = 0; j < d; j++)
+            seen[j] += row[j] * by;
+    }
+    for (uint32_t i = 0; i < d; i++) {
+        const float wi = w[i], bi = back[i], ki = k[i], ri = r[i];
+        float *row = s + (uint64_t)i * d;
+
+#pragma omp simd
+        for (uint32_t j = 0; j < d; j++) {
+            const float next = row[j] * wi - seen[j] * bi + v[j] * ki;
+
+            row[j] = next;
+            y[j] += next * ri;
         }
     }
+}
+
+/* The same for RWKV's own dim of 64: what is summed stays in registers, of the second pass half of the columns at a
+ * time. The first pass streams the state; the second, which finds it in the cache, asks for the next head's meanwhile. */
+typedef float vec8 __attribute__((vector_size(32), aligned(4)));
+
+INLINE void wkv7_seen(const float *s, float *seen, const float *kk)
+{
+    vec8 sum[8] = {{0}};
+
+    for (uint32_t i = 0; i < 64; i++) {
+        const vec8 *row = (const vec8 *)(const void *)(s + (uint64_t)i * 64);
+
+        UNROLL8 for (int q = 0; q < 8; q++) sum[q] += row[q] * kk[i];
+    }
+    memcpy(seen, sum, sizeof(sum));
+}
+
+INLINE void wkv7_half(float *s, float *y, const float *seen, const float *r, const float *k, const float *v, const float *w, const float *back)
+{
+    const vec8 *value = (const vec8 *)(const void *)v, *old = (const vec8 *)(const void *)seen;
+    vec8 sum[4] = {{0}};
+
+    for (uint32_t i = 0; i < 64; i++) {
+        vec8 *row = (vec8 *)(void *)(s + (uint64_t)i * 64);
+
+        __builtin_prefetch(row + 64 * 8);
+        __builtin_prefetch(row + 64 * 8 + 2);
+        UNROLL8 for (int q = 0; q < 4; q++)
+        {
+            const vec8 next = row[q] * w[i] - old[q] * back[i] + value[q] * k[i];
+
+            row[q] = next;
+            sum[q] += next * r[i];
+        }
+    }
+    memcpy(y, sum, sizeof(sum));
 }
 
 LOOP void wkv7(const struct cpu_wkv7 *a)
@@ -264,22 +394,12 @@ LOOP void wkv7(const struct cpu_wkv7 *a)
             values[i] = v[i];
             seen[i] = y[i] = 0;
         }
-        for (uint32_t i = 0; i < d; i++) {
-            const float *s = a->s + (uint64_t)i * d;
-
-#pragma omp simd
-            for (uint32_t j = 0; j < d; j++)
-                seen[j] += s[j] * kk[i];
-        }
-        for (uint32_t i = 0; i < d; i++) {
-            float *s = a->s + (uint64_t)i * d;
-
-#pragma omp simd
-            for (uint32_t j = 0; j < d; j++) {
-                s[j] = s[j] * w[i] - seen[j] * back[i] + v[j] * k[i];
-                y[j] += s[j] * r[i];
-            }
-        }
+        if (d == 64)
+            wkv7_seen(a->s, seen, kk);
+        for (uint32_t j = 0; d == 64 && j < 64; j += 32)
+            wkv7_half(a->s + j, y + j, seen + j, r, k, v + j, w, back);
+        if (d != 64)
+            wkv7_one(a->s, y, seen, r, k, v, w, kk, back, d);
         memcpy(out, y, d * sizeof(*out));
     }
 }

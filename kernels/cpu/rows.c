@@ -181,7 +181,7 @@ kvp_err cpu_act(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 static void calibrate(const struct kb_dev *dev, const struct kb_cache_write *a)
 {
-    const uint64_t rows = a->batch * a->src_tokens, width = (uint64_t)a->dst.heads * a->dst.dim;
+    const uint64_t rows = a->batch * a->src_tokens, width = (uint64_t)a->dst.heads / (a->repeat ? a->repeat : 1) * a->dst.dim;
     float most = 0;
 
 #pragma omp parallel for reduction(max : most) num_threads(cpu_threads(dev, rows * width))

@@ -228,7 +228,7 @@ bool cuda_attn_decode_ok(const void *args)
 {
     const struct kb_attn_decode *a = (const struct kb_attn_decode *)args;
 
-    return !a->softcap && !a->sinks.buf && !a->slopes.buf && (!a->v_dim || a->v_dim == a->head_dim) &&
+    return !a->k.shared && !a->softcap && !a->sinks.buf && !a->slopes.buf && (!a->v_dim || a->v_dim == a->head_dim) &&
            is_float(a->k.format) && a->k.format == a->v.format && a->kv_heads > 0 && a->heads % a->kv_heads == 0 &&
            a->head_dim > 0 && a->head_dim <= CUDA_MAX_HEAD_DIM && a->used + (a->tail_k.buf ? 1 : 0) > 0 &&
            a->heads * part_floats(a->head_dim) * sizeof(float) <= CUDA_SCRATCH_BYTES;

@@ -33,7 +33,7 @@ bool cuda_cache_write_ok(const void *args)
 {
     const struct kb_cache_write *a = (const struct kb_cache_write *)args;
 
-    return is_float(a->dst.format) && !a->width && !a->src_head && !a->shared && a->repeat <= 1 && !a->one_index;
+    return is_float(a->dst.format) && !a->dst.shared && !a->width && !a->src_head && !a->shared && a->repeat <= 1 && !a->one_index;
 }
 
 kvp_err cuda_cache_write(struct kb_dev *dev, const void *args, struct kvp_error *e)

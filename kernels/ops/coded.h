@@ -21,6 +21,8 @@ enum kb_coding {
                          4 * {0, 4, 1, 5, 2, 6, 3, 7}[i % 8]; zero i32 [ceil(k / group), ceil(n / 8)] likewise; scale f16 [ceil(k / group), n] */
     KB_CODING_MLX,    /* mlx.core.quantize: codes u32 [n, ceil(k * bits / 32)], scale and zero (the bias) f16 [n, ceil(k / group)];
                          W = code * scale + zero. bits 2, 4, 8 */
+    KB_CODING_W8A8,   /* as SCALED in int8 with group 0 or 1, and x is int8 too: codes [m, k], packed, with an f32 scale for each
+                         row (quant_rows.h); products are summed in int32. k < 2^17 */
 };
 
 struct kb_coded {
@@ -29,6 +31,7 @@ struct kb_coded {
     float factor;            /* SCALED: bitsandbytes' row holds its largest magnitude, and factor is 1/127 */
     enum kvp_format bias_format; /* F32, F16, BF16 */
     struct kb_span scale, zero, index;
+    struct kb_span x_scale;  /* W8A8: [m] */
 };
 
 #ifdef __cplusplus

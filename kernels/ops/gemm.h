@@ -15,7 +15,7 @@ struct kb_gemm {
     uint64_t x_stride, out_stride; /* f32 elements between rows */
     bool accumulate;       /* add to out (residual) */
     enum kvp_format format; /* of W and bias: F32, F16, BF16; else of W's codes or blocks, see `code` */
-    struct kb_span x;      /* f32 [m, k] */
+    struct kb_span x;      /* f32 [m, k]; W8A8 (coded.h): int8 */
     struct kb_span w;      /* [n, k] */
     struct kb_span bias;   /* [n]; optional */
     struct kb_span out;    /* f32 [m, n] */

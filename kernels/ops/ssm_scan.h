@@ -21,7 +21,7 @@ struct kb_ssm_scan {
     struct kb_span a_log;   /* [channels, n] */
     struct kb_span d;       /* [channels] */
     enum kvp_format state_format;
-    struct kb_span state;   /* [batch, n, channels]; in and out */
+    struct kb_span state;   /* [batch, channels, n]; in and out */
     struct kb_span x, dt;   /* f32 [batch * tokens, channels]; dt before its softplus, bias added */
     struct kb_span b, c;    /* f32 [batch * tokens, n] */
     struct kb_span z;       /* f32 [batch * tokens, channels]; optional */

@@ -12,7 +12,7 @@ static unsigned nibble(const uint8_t *q, uint64_t i)
 
 static unsigned fifth(const uint8_t *h, uint64_t i)
 {
-    return (h[i / 8] >> i % 8 & 1u) << 4;
+    return ((unsigned)h[i / 8] >> i % 8 & 1u) << 4;
 }
 
 static double half(uint16_t h)

@@ -3,6 +3,10 @@
 
 #include "kernels/ref/codes.h"
 
+#include "kernels/ops/quant_rows.h"
+
+#include <math.h>
+
 /* Code number `at` of a run of `bits` bits each, packed in 32-bit words from the lowest bit on. */
 static unsigned packed(const uint32_t *words, uint64_t at, uint32_t bits)
 {
@@ -62,6 +66,7 @@ double ref_weight(const struct kb_gemm *a, uint64_t i, uint64_t j)
 {
     switch (a->code.coding) {
     case KB_CODING_SCALED:
+    case KB_CODING_W8A8:
         return scaled(a, i, j);
     case KB_CODING_NF4:
     case KB_CODING_FP4:
@@ -76,4 +81,22 @@ double ref_weight(const struct kb_gemm *a, uint64_t i, uint64_t j)
         break;
     }
     return ref_element(a->format, (const unsigned char *)kb_at(a->w) + i * kb_row_bytes(a->format, a->k), j);
+}
+
+kvp_err ref_quant_rows(const void *args, struct kvp_error *e)
+{
+    const struct kb_quant_rows *a = args;
+
+    (void)e;
+    for (uint64_t r = 0; r < a->rows; r++) {
+        const float *x = (const float *)kb_at(a->x) + r * a->x_stride;
+        float most = 0, *scale = (float *)kb_at(a->scale) + r;
+
+        for (uint32_t i = 0; i < a->width; i++)
+            most = fmaxf(most, fabsf(x[i]));
+        *scale = most / 127;
+        for (uint32_t i = 0; i < a->width; i++)
+            ((int8_t *)kb_at(a->codes))[r * a->width + i] = (int8_t)(*scale > 0 ? rintf(fminf(fmaxf(x[i] / *scale, -127), 127)) : 0);
+    }
+    return KVP_OK;
 }

@@ -1,6 +1,7 @@
 /* h2o.c - which tokens H2O keeps: after the prompt, and at every step */
 #include "kernels/ref/ref.h"
 
+#include "kernels/ops/h2o_promote.h"
 #include "kernels/ops/h2o_select.h"
 #include "kernels/ops/h2o_step.h"
 
@@ -135,5 +136,44 @@ kvp_err ref_h2o_step(const void *args, struct kvp_error *e)
     for (uint64_t b = 0; b < a->batch; b++)
         for (uint32_t g = 0; g < a->kv_heads; g++)
             step_one(a, b, g);
+    return KVP_OK;
+}
+
+static float promoted_mass(const struct kb_h2o_promote *a, uint64_t b, uint32_t g, uint64_t s)
+{
+    uint32_t group = a->heads / a->kv_heads;
+    float sum = 0;
+
+    for (uint32_t h = g * group; h < (g + 1) * group; h++)
+        sum += ((const float *)kb_at(a->probs))[(b * a->heads + h) * (a->used + 1) + s];
+    return sum;
+}
+
+kvp_err ref_h2o_promote(const void *args, struct kvp_error *e)
+{
+    const struct kb_h2o_promote *a = args;
+    void *p = kb_at(a->scores);
+
+    (void)e;
+    for (uint64_t r = 0; r < a->batch * a->kv_heads; r++) {
+        uint64_t b = r / a->kv_heads, at = r * a->score_stride, low = 0, o = a->heavy + (a->position - a->heavy) % (a->heavy - 1);
+        uint32_t g = (uint32_t)(r % a->kv_heads);
+        bool full = a->used == 2 * a->heavy - 1;
+
+        for (uint64_t s = 0; s < a->used; s++)
+            kb_store(a->score_format, p, at + s, kb_load(a->score_format, p, at + s) + promoted_mass(a, b, g, s));
+        kb_store(a->score_format, p, at + a->used, promoted_mass(a, b, g, a->used));
+        for (uint64_t s = 1; s < a->heavy && full; s++)
+            low = kb_load(a->score_format, p, at + s) < kb_load(a->score_format, p, at + low) ? s : low;
+        for (int i = 0; full && i < 2; i++) { /* the oldest recent one, then the new one */
+            uint64_t from = i ? a->used : o, to = i ? o : low;
+
+            move_row(&a->k, b, g, to, from);
+            move_row(&a->v, b, g, to, from);
+            kb_store(a->score_format, p, at + to, kb_load(a->score_format, p, at + from));
+        }
+        if (a->victim.buf)
+            ((int32_t *)kb_at(a->victim))[r] = full ? (int32_t)low : -1;
+    }
     return KVP_OK;
 }

@@ -118,10 +118,9 @@ kvp_err ref_gate(const void *args, struct kvp_error *e)
 
 static void ssm_channel(const struct kb_ssm_scan *a, uint64_t b, uint32_t c, double *h)
 {
-    const uint64_t kept = b * a->n * a->channels + c;
+    const uint64_t kept = (b * a->channels + c) * a->n;
 
-    for (uint32_t j = 0; j < a->n; j++)
-        h[j] = load(a->state_format, a->state, kept + (uint64_t)j * a->channels);
+    load_state(h, a->state_format, a->state, kept, a->n);
     for (uint64_t t = b * a->tokens; t < (b + 1) * a->tokens; t++) {
         const double dt = softplus(row(a->dt, a->stride, t, c)), x = row(a->x, a->stride, t, c);
         double y = load(a->format, a->d, c) * x;
@@ -135,8 +134,7 @@ static void ssm_channel(const struct kb_ssm_scan *a, uint64_t b, uint32_t c, dou
             y *= row(a->z, a->stride, t, c) * sigmoid(row(a->z, a->stride, t, c));
         put(a->out, a->out_stride, t, c, y);
     }
-    for (uint32_t j = 0; j < a->n; j++)
-        kb_store(a->state_format, kb_at(a->state), kept + (uint64_t)j * a->channels, (float)h[j]);
+    store_state(a->state_format, a->state, kept, h, a->n);
 }
 
 kvp_err ref_ssm_scan(const void *args, struct kvp_error *e)

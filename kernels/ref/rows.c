@@ -68,12 +68,19 @@ kvp_err ref_norm(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
-static double coded_dot(const struct kb_gemm *a, const float *x, uint64_t row)
+/* Row `row` of x with row `to` of W. */
+static double coded_dot(const struct kb_gemm *a, uint64_t row, uint64_t to)
 {
+    const float *x = (const float *)kb_at(a->x) + row * a->x_stride;
     double sum = 0;
 
+    if (a->code.coding == KB_CODING_W8A8) {
+        for (uint32_t i = 0; i < a->k; i++)
+            sum += ((const int8_t *)kb_at(a->x))[row * a->k + i] * ref_weight(a, to, i);
+        return sum * (double)((const float *)kb_at(a->code.x_scale))[row];
+    }
     for (uint32_t i = 0; i < a->k; i++)
-        sum += (double)x[i] * ref_weight(a, row, i);
+        sum += (double)x[i] * ref_weight(a, to, i);
     return sum;
 }
 
@@ -88,7 +95,7 @@ kvp_err ref_gemm(const void *args, struct kvp_error *e)
     for (uint64_t i = 0; i < a->m; i++)
         for (uint32_t j = 0; j < a->n; j++) {
             float *y = &out[i * a->out_stride + j];
-            double sum = coded ? coded_dot(a, x + i * a->x_stride, j)
+            double sum = coded ? coded_dot(a, i, j)
                                : ref_dot(x + i * a->x_stride, a->format, kb_at(a->w), (uint64_t)j * a->k, a->k);
 
             if (a->bias.buf)
@@ -218,7 +225,7 @@ static void calibrate(const struct kb_cache_write *a)
     float most = 0;
 
     for (uint64_t r = 0; r < a->batch * a->src_tokens; r++)
-        for (uint64_t i = 0; i < (uint64_t)a->dst.heads * a->dst.dim; i++)
+        for (uint64_t i = 0; i < (uint64_t)a->dst.heads / (a->repeat ? a->repeat : 1) * a->dst.dim; i++)
             most = fmaxf(most, fabsf(((const float *)kb_at(a->src))[r * a->src_stride + i]));
     *(float *)kb_at(a->dst.scale) = most > 0 ? most / ref_top(a->dst.format) : 1;
 }

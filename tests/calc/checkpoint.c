@@ -557,6 +557,9 @@ static const struct {
     {CONFIG(10, 2, ",\"tie_word_embeddings\":true"), ENDS LAYER(0) LAYER(1), "BF16", 2, 2544, NULL},
     {CONFIG(10, 2, ",\"tie_word_embeddings\":true"), ALL, "BF16", 2, 2544, NULL}, /* a copy is stored, too */
     {CONFIG(10, 2, ""), ENDS LAYER(0) LAYER(1), "F16", 2, 2544, NULL},            /* a backbone alone: no head */
+    {CONFIG(10, 2, ",\"architectures\":[\"LlamaModel\"]"), ENDS LAYER(0) LAYER(1), "F16", 2, 2544, NULL},
+    {CONFIG(10, 2, ",\"architectures\":[\"LlamaModel\"]"), ALL, "F16", 2, 2704, NULL}, /* says backbone, and holds a head */
+    {CONFIG(10, 2, ",\"architectures\":[\"LlamaForSequenceClassification\"],\"num_labels\":3"), ENDS LAYER(0) LAYER(1) "score.weight 3 8;", "F16", 2, 2592, NULL},
     {CONFIG(10, 2, ""), ALL, "I8", 1, 1352, NULL},                                /* quantized: bytes only */
     {CONFIG(11, 2, ""), ALL, "F16", 2, 0, "model.embed_tokens.weight has 10 rows, and the config says a vocabulary of 11"},
     {CONFIG(10, 3, ""), ALL, "F16", 2, 0, "count 2 layers, and the config says 3"},

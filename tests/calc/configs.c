@@ -109,33 +109,157 @@ static kvp_err parse(json_t *root, struct kvp_error *e)
     return rc;
 }
 
-/* A key of each suspicious word, in every object that could hold the text model. */
+static const char *const mysteries[] = {
+    "mystery_head_count", "mystery_layers", "mystery_window", "mystery_rank",    "mystery_state_size", "mystery_shared", "mystery_cache",
+    "mystery_experts",    "mystery_dim",    "kv_mystery",     "mystery_latent",  "mystery_compression", "mystery_chunk", "mystery_sparse",
+    "mystery_groups",     "mystery_blocks", "mystery_width",  "mystery_size",    "mystery_memory",     "mystery_channels", "mystery_conv",
+    "ssm_mystery",        "moe_mystery",    "mystery_pattern", "mystery_interval", "num_mysteries",     "n_mysteries",    "mystery_ratio",
+    "mystery_depth",      "mtp_mystery",    "hybrid_mystery", "mystery_sinks"};
+static uint32_t refusals;
+
+/* With `key` added to `at`, a part of root: an error, which names it. */
+static void add_mystery(const char *file, json_t *root, json_t *at, const char *place, const char *key)
+{
+    struct kvp_error e;
+
+    json_object_set_new(at, key, json_integer(3));
+    ck_assert_msg(parse(root, &e) != KVP_OK, "%s: took %s in %s", file, key, place);
+    ck_assert_msg(strstr(e.text, key) || strstr(e.text, place) || refusal_of(file), "%s: %s in %s is not named: %s", file, key, place, e.text);
+    ck_assert_msg(!strchr(e.text, '\n') && *e.text, "%s: not one line: %s", file, e.text);
+    json_object_del(at, key);
+    refusals++;
+}
+
+/* Objects that hold what could change memory; a tower's only count where the tower is asked for. */
+static bool holds_sizes(const char *name)
+{
+    static const char *const places[] = {"text_config", "language_config", "language", "llm_config", "quantization_config", "quantization",
+                                         "rope_scaling", "rope_parameters", "ssm_cfg", "attn_config", "ffn_config", "block_configs",
+                                         "attention", "ffn", "linear_attn_config", "sparse_attention_config", "weights"};
+
+    for (size_t i = 0; i < COUNT(places); i++)
+        if (strcmp(name, places[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool leads_on(const char *name)
+{
+    return holds_sizes(name) || strcmp(name, "config_groups") == 0 || strncmp(name, "group_", 6) == 0;
+}
+
+/* In `at` and in what it holds, lists too: one key in each, another one each time. */
+static void add_everywhere(const char *file, json_t *root, json_t *at, const char *name)
+{
+    const char *key;
+    json_t *v, *x;
+    size_t i;
+
+    if (json_is_object(at) && (at == root || holds_sizes(name)))
+        add_mystery(file, root, at, name, mysteries[refusals % COUNT(mysteries)]);
+    json_object_foreach(at, key, v)
+        if (leads_on(key) && json_is_object(v))
+            add_everywhere(file, root, v, key);
+        else if (leads_on(key) && json_is_array(v))
+            json_array_foreach(v, i, x)
+                if (json_is_object(x) && i % 7 == 0)
+                    add_everywhere(file, root, x, key);
+}
+
+/* A key of every suspicious word beside the sizes, and one in every object that could hold more of them. */
 START_TEST(unknown_keys_are_named)
 {
-    static const char *const keys[] = {"mystery_head_count", "mystery_layers",  "mystery_window", "mystery_rank",  "mystery_state_size",
-                                       "mystery_shared",     "mystery_cache",   "mystery_experts", "mystery_dim"};
-    static const char *const places[] = {"text_config", "language_config", "language", "llm_config"};
-
+    refusals = 0;
     for (int i = 0; i < n_files; i++) {
         json_t *root = read_json(files[i]);
-        const char *key = keys[i % (int)COUNT(keys)];
-        struct kvp_error e;
 
-        json_object_set_new(root, key, json_integer(3));
-        ck_assert_msg(parse(root, &e) != KVP_OK, "%s: took %s", files[i], key);
-        ck_assert_msg(strstr(e.text, key) || refusal_of(files[i]), "%s: %s is not named: %s", files[i], key, e.text);
-        json_object_del(root, key);
-        for (size_t p = 0; p < COUNT(places); p++) {
-            json_t *part = json_object_get(root, places[p]);
-
-            if (!json_is_object(part))
-                continue;
-            json_object_set_new(part, key, json_integer(3));
-            ck_assert_msg(parse(root, &e) != KVP_OK, "%s: took %s.%s", files[i], places[p], key);
-            json_object_del(part, key);
-        }
+        for (size_t k = 0; k < COUNT(mysteries) && !refusal_of(files[i]); k++)
+            add_mystery(files[i], root, root, "the file", mysteries[k]);
+        add_everywhere(files[i], root, root, "the file");
         json_decref(root);
     }
+    ck_assert_uint_gt(refusals, 7500);
+}
+END_TEST
+
+/* ---- absurd values --------------------------------------------------------------------------------------- */
+
+/* The text model's part and its dialect. */
+static json_t *text_part(json_t *root, const struct kvp_dialect **d)
+{
+    struct kvp_error e = {0};
+    struct kvp_json j = {root, "config.json", &e};
+    json_t *part = NULL;
+
+    if (kvp_dialect_of(&j, NULL, d) != KVP_OK)
+        return NULL;
+    for (size_t i = 0; i < COUNT((*d)->nested) && (*d)->nested[i] && !part; i++)
+        part = json_object_get(root, (*d)->nested[i]);
+    if (!part)
+        return (*d)->inner ? NULL : root;
+    j.object = part;
+    return kvp_dialect_of(&j, (*d)->inner, d) == KVP_OK ? part : NULL;
+}
+
+enum { ABSURDITIES = 8 };
+
+static json_t *absurd(size_t i)
+{
+    switch (i) {
+    case 0: return json_integer(-1);
+    case 1: return json_real(3.5);
+    case 2: return json_string("seven");
+    case 3: return json_integer(INT64_MAX);
+    case 4: return json_real(1e300);
+    case 5: return json_object();
+    case 6: return json_pack("[s]", "x");
+    default: return json_integer(0);
+    }
+}
+
+/* Is `key` the spelling of a size that counts: the first that is there, of what the class does not read in its own way? */
+static bool reads(const struct kvp_dialect *d, const json_t *part, const char *key)
+{
+    for (int s = 0; s < KVP_SIZES; s++) {
+        const bool own = (d->own_mixer && (s == KVP_SIZE_HEADS || s == KVP_SIZE_KV_HEADS || s == KVP_SIZE_HEAD_DIM)) || (d->own_ffn && s == KVP_SIZE_FFN);
+        int k = 0;
+
+        while (k < KVP_SPELLINGS && d->key[s][k] && (!json_object_get(part, d->key[s][k]) || json_is_null(json_object_get(part, d->key[s][k]))))
+            k++;
+        if (k < KVP_SPELLINGS && d->key[s][k] && strcmp(d->key[s][k], key) == 0)
+            return !own;
+    }
+    return false;
+}
+
+/* No size is a negative number, a fraction, a word, an object, or beyond what a model could have: one line that says which. */
+START_TEST(absurd_sizes_are_refused)
+{
+    int tried = 0;
+
+    for (int i = 0; i < n_files; i++) {
+        const struct kvp_dialect *d = NULL;
+        json_t *root = read_json(files[i]), *part = text_part(root, &d), *copy, *v;
+        const char *key;
+
+        copy = part && !refusal_of(files[i]) ? json_copy(part) : json_object();
+        json_object_foreach(copy, key, v)
+            for (size_t k = 0; k < ABSURDITIES && reads(d, part, key); k++) {
+                struct kvp_error e;
+                json_t *bad = absurd(k);
+                char *shown = json_dumps(bad, JSON_ENCODE_ANY);
+
+                json_object_set_new(part, key, bad);
+                ck_assert_msg(parse(root, &e) == KVP_EINPUT, "%s: %s %s: \"%s\"", files[i], key, shown, e.text);
+                ck_assert_msg(strstr(e.text, key) && !strchr(e.text, '\n'), "%s: %s %s: \"%s\"", files[i], key, shown, e.text);
+                json_object_set(part, key, v);
+                free(shown);
+                tried++;
+            }
+        json_decref(copy);
+        json_decref(root);
+    }
+    ck_assert_int_gt(tried, 5000);
 }
 END_TEST
 
@@ -267,6 +391,7 @@ int main(void)
     tcase_add_test(t, loads_and_adds_up);
     tcase_add_test(t, every_active_weight_is_multiplied_once);
     tcase_add_test(t, unknown_keys_are_named);
+    tcase_add_test(t, absurd_sizes_are_refused);
     tcase_add_loop_test(t, keeps, 0, COUNT(kept));
     tcase_add_test(t, model_types_are_unique);
     return run("calc: real configs", &t, 1);

@@ -402,6 +402,8 @@ END_TEST
 /* ---- refusals ---------------------------------------------------------------------------------------------- */
 
 #define MAMBA(more) "{\"model_type\":\"mamba\",\"vocab_size\":64,\"hidden_size\":64,\"num_hidden_layers\":2" more "}"
+#define JAMBA(more)                                                                                                  \
+    "{\"model_type\":\"jamba\",\"vocab_size\":64,\"hidden_size\":64,\"intermediate_size\":64,\"num_attention_heads\":8,\"num_hidden_layers\":8" more "}"
 #define NEMOTRON(more)                                                                                               \
     "{\"model_type\":\"nemotron_h\",\"vocab_size\":64,\"hidden_size\":64,\"intermediate_size\":64,\"num_attention_heads\":8" more "}"
 #define LFM(more)                                                                                                    \
@@ -438,6 +440,19 @@ static const struct {
     {LFM(",\"layer_types\":[\"conv\"]"), KVP_EINPUT, "layer_types"},
     {LFM(",\"layer_types\":[\"conv\",\"mamba\"]"), KVP_ENOTSUP, "mamba"},
     {LFM(",\"full_attn_idxs\":[0],\"conv_dim_in\":8"), KVP_EINPUT, "conv_dim_in"},
+    {LFM(",\"full_attn_idxs\":[0,2]"), KVP_EINPUT, "full_attn_idxs"},
+    {LFM(",\"full_attn_idxs\":[0,\"1\"]"), KVP_EINPUT, "full_attn_idxs"},
+    {LFM(",\"full_attn_idxs\":[0],\"conv_L_cache\":0"), KVP_EINPUT, "conv_L_cache"},
+    {LFM(",\"full_attn_idxs\":[0],\"vision_config\":[1]"), KVP_EINPUT, "vision_config"},
+    {JAMBA(",\"attn_layer_period\":0"), KVP_EINPUT, "attn_layer_period"},
+    {JAMBA(",\"attn_layer_period\":2,\"attn_layer_offset\":2"), KVP_EINPUT, "attn_layer_offset"},
+    {JAMBA(",\"expert_layer_offset\":5"), KVP_EINPUT, "expert_layer_offset"},
+    {MAMBA(",\"conv_kernel\":0"), KVP_EINPUT, "conv_kernel"},
+    {MAMBA(",\"state_size\":0"), KVP_EINPUT, "state_size"},
+    {MAMBA(",\"expand\":0"), KVP_EINPUT, "expand"},
+    {"{\"d_model\":64,\"n_layer\":2,\"vocab_size\":64,\"ssm_cfg\":{\"d_state\":0}}", KVP_EINPUT, "d_state"},
+    {"{\"model_type\":\"qwen3_next\",\"vocab_size\":64,\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+     "\"intermediate_size\":8,\"linear_key_head_dim\":0}", KVP_EINPUT, "linear_key_head_dim"},
     {GRANITE(",\"layer_types\":[\"attention\",\"conv\"]"), KVP_ENOTSUP, "conv"},
     {GRANITE(",\"mamba_d_head\":3"), KVP_EINPUT, "Mamba heads"},
     {"{\"model_type\":\"rwkv5\",\"vocab_size\":64,\"hidden_size\":100,\"num_hidden_layers\":2}", KVP_EINPUT, "head_size"},

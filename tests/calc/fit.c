@@ -36,6 +36,9 @@ static const struct {
     {"qwen3-0.6b", "paged:64", 900, 10},
     {"qwen3-0.6b", "kivi paged:64", 1024, 0},
     {"mistral-7b-v0.1", "window:300", 500, 1},
+    {"llama-2-7b", "chunked-prefill:256", 1000, 0}, /* what passes through is a chunk's, what stays grows */
+    {"llama-2-7b", "chunked-prefill:100 kivi", 1024, 0},
+    {"llama-2-7b", "chunked-prefill:100 continuous-batching:300", 700, 2},
     {"gpt2", "", 1024, 0}, /* learned positions end there */
 };
 
@@ -135,14 +138,19 @@ START_TEST(answers_hold)
     ck_assert(!fits_at(&m, &s, (struct kvp_workload){.batch = 2, .context = a.max_context + 1}, &d));
     ck_assert(fits_at(&m, &s, (struct kvp_workload){.batch = a.max_batch, .context = 4096}, &d));
     ck_assert(!fits_at(&m, &s, (struct kvp_workload){.batch = a.max_batch + 1, .context = 4096}, &d));
-    ck_assert_uint_lt(a.best, a.n_reliefs);
-    for (uint32_t i = 0; i < a.n_reliefs; i++)
-        ck_assert_uint_ge(a.relief[a.best].max_context, a.relief[i].max_context);
-    if (strncmp(a.relief[a.best].what, "--", 2) != 0) {
-        ck_assert_int_eq(kvp_stack_add(&with, a.relief[a.best].what, &e), KVP_OK);
-        ck_assert(fits_at(&m, &with, (struct kvp_workload){.batch = 2, .context = a.relief[a.best].max_context}, &d));
-        ck_assert(!fits_at(&m, &with, (struct kvp_workload){.batch = 2, .context = a.relief[a.best].max_context + 1}, &d));
+    ck_assert_uint_lt(a.longest, a.n_reliefs);
+    ck_assert_uint_lt(a.cheapest, a.n_reliefs);
+    for (uint32_t i = 0; i < a.n_reliefs; i++) {
+        ck_assert_uint_ge(a.relief[a.longest].max_context, a.relief[i].max_context);
+        if (a.relief[i].max_context > a.max_context)
+            ck_assert_int_ge(a.relief[i].cost, a.relief[a.cheapest].cost);
     }
+    /* the same results in less room: only the prompt's activation, in pieces */
+    ck_assert_int_eq(a.relief[a.cheapest].cost, FIT_SAME_RESULTS);
+    ck_assert_str_eq(a.relief[a.cheapest].what, "chunked-prefill:1024");
+    ck_assert_int_eq(kvp_stack_add(&with, a.relief[a.cheapest].what, &e), KVP_OK);
+    ck_assert(fits_at(&m, &with, (struct kvp_workload){.batch = 2, .context = a.relief[a.cheapest].max_context}, &d));
+    ck_assert(!fits_at(&m, &with, (struct kvp_workload){.batch = 2, .context = a.relief[a.cheapest].max_context + 1}, &d));
     free(a.devices);
     kvp_model_free(&m);
 }
@@ -178,7 +186,87 @@ START_TEST(fewest_devices)
             ck_assert_msg(n < a.min_devices || tp != a.tp || print_fits(&est, &d), "%u devices do not do", n);
             kvp_estimate_free(&est);
         }
+    /* no technique makes it fit on one: the relief is those devices */
+    ck_assert_uint_lt(a.cheapest, a.n_reliefs);
+    ck_assert_int_eq(a.relief[a.cheapest].cost, FIT_MORE_DEVICES);
+    ck_assert(a.relief[a.cheapest].fits);
     free(a.devices);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* Whole numbers of what the estimate says of every rank: the pool is that of the rank that holds fewest sequences, which
+ * need not be the one with the highest peak (three stages of Gemma 3's 62 layers are 21, 21 and 20, with 3, 4 and 3 that
+ * see everything); what sequences share is taken once; a paged sequence has room for whole pages. */
+static const struct {
+    const char *model, *specs;
+    uint64_t context, batch, slots;
+    struct kvp_options options;
+} deals[] = {
+    {"gemma-3-27b", "", 9000, 2, 9000, {.pp = 3}},
+    {"nemotron-3-nano-30b-a3b", "", 9000, 2, 9000, {.pp = 2}},
+    {"qwen3-0.6b", "", 3000, 1, 3000, {.tp = 16}},
+    {"mixtral-8x7b", "", 3000, 1, 3000, {.tp = 2, .ep = 2}},
+    {"deepseek-v2-lite", "", 3000, 4, 3000, {.tp = 4, .pp = 2}},
+    {"qwen3-0.6b", "paged:64", 3000, 2, 3008, {.tp = 0}},
+    {"qwen3-0.6b", "paged:64", 3008, 2, 3008, {.tp = 2}},
+    {"qwen3-0.6b", "prefix:1000,granularity=token", 3000, 2, 3000, {.tp = 0}},
+    {"rwkv-4-169m", "", 300, 2, 300, {.tp = 0}},
+};
+
+START_TEST(pool_of_ranks)
+{
+    struct kvp_model m = load(deals[_i].model);
+    struct kvp_workload w = {.batch = deals[_i].batch, .context = deals[_i].context};
+    struct kvp_device d = device_of(UINT64_C(140) << 30);
+    struct kvp_estimate given, one;
+    struct kvp_error e = {0};
+    struct kvp_stack s = {0};
+    struct fit_answer a;
+    double fewest = 1e300;
+
+    ck_assert_int_eq(add_specs(&s, deals[_i].specs), KVP_OK);
+    ck_assert_int_eq(kvp_workload_resolve(&w, &e), KVP_OK);
+    ck_assert_int_eq(try_estimate(&given, &m, deals[_i].specs, w, deals[_i].options, &d), KVP_OK);
+    w.batch = 1;
+    ck_assert_int_eq(try_estimate(&one, &m, deals[_i].specs, w, deals[_i].options, &d), KVP_OK);
+    w.batch = deals[_i].batch;
+    ck_assert_msg(fit_solve(&a, &(struct fit){&m, &s, &deals[_i].options, &d, w}, &e) == KVP_OK, "%s", e.text);
+    for (uint32_t i = 0; i < (given.n_ranks ? given.n_ranks : 1); i++) {
+        const struct kvp_memory *x = given.n_ranks ? &given.ranks[i].memory : &given.memory, *y = one.n_ranks ? &one.ranks[i].memory : &one.memory;
+        const uint64_t room = d.memory_bytes - (x->peak_bytes - x->cache_peak_bytes - x->state_bytes) - y->shared_bytes;
+
+        fewest = fmin(fewest, (double)room / (double)(y->cache_bytes + y->state_bytes - y->shared_bytes));
+    }
+    ck_assert_double_eq_tol(a.max_concurrency, fewest, 1e-12 * fewest);
+    ck_assert_double_eq(a.max_concurrency, (double)a.kv_pool_bytes / (double)a.sequence_bytes);
+    ck_assert_uint_eq(a.slots, deals[_i].slots);
+    ck_assert_uint_eq(a.kv_pool_tokens, (uint64_t)((__uint128_t)a.kv_pool_bytes * a.slots / a.sequence_bytes));
+    ck_assert_uint_eq(a.kv_pool_blocks, a.kv_pool_tokens / a.block);
+    free(a.devices);
+    kvp_estimate_free(&given);
+    kvp_estimate_free(&one);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* A model whose attention, and with it the table of learned positions, made way for a state goes on beyond 1024. */
+START_TEST(no_positions_no_end)
+{
+    struct kvp_model m = load("gpt2");
+    struct kvp_workload w = {.batch = 1, .context = 500};
+    struct kvp_device d = device_of(UINT64_C(8) << 30);
+    struct kvp_options o = {0};
+    struct kvp_error e = {0};
+    struct kvp_stack s = {0};
+    uint64_t got;
+
+    ck_assert_int_eq(add_specs(&s, "recurrent:rwkv7"), KVP_OK);
+    ck_assert_int_eq(kvp_workload_resolve(&w, &e), KVP_OK);
+    ck_assert_int_eq(fit_context(&(struct fit){&m, &s, &o, &d, w}, 1, &got, NULL, &e), KVP_OK);
+    ck_assert_uint_gt(got, 1024);
+    ck_assert(fits_at(&m, &s, (struct kvp_workload){.batch = 1, .context = got}, &d));
+    ck_assert(!fits_at(&m, &s, (struct kvp_workload){.batch = 1, .context = got + 1}, &d));
     kvp_model_free(&m);
 }
 END_TEST
@@ -258,6 +346,8 @@ int main(void)
     tcase_add_loop_test(t, every_context_was_asked, 0, (int)COUNT(edges));
     tcase_add_test(t, kivi_is_not_monotone);
     tcase_add_loop_test(t, pool, 0, (int)COUNT(pools));
+    tcase_add_loop_test(t, pool_of_ranks, 0, (int)COUNT(deals));
+    tcase_add_test(t, no_positions_no_end);
     tcase_add_test(t, answers_hold);
     tcase_add_test(t, fewest_devices);
     tcase_add_loop_test(t, list, 0, (int)COUNT(lists));

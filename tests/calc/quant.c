@@ -109,6 +109,14 @@ static const struct {
     {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_scheme\":\"FP6\""), KVP_ENOTSUP, "kv_cache_scheme"},
     {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_scheme\":{\"num_bits\":6,\"type\":\"float\"}"), KVP_ENOTSUP, "kv_cache_scheme"},
     {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_scheme\":{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"channel\"}"), KVP_ENOTSUP, "channel"},
+    {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_scheme\":{\"num_bits\":8,\"type\":\"float\",\"group_size\":64}"), KVP_ENOTSUP, "group_size"},
+    {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_scheme\":{\"num_bits\":8,\"residual_window\":64}"), KVP_EINPUT, "residual_window"},
+    {CONFIG(CT "{\"group_0\":{\"weights\":{\"num_bits\":8,\"type\":\"float\",\"strategy\":\"block\"}}}"), KVP_ENOTSUP, "strategy"},
+    {CONFIG(CT "{\"group_0\":{\"weights\":{\"num_bits\":8,\"type\":\"float\",\"block_structure\":[128,128]}}}"), KVP_ENOTSUP, "block_structure"},
+    {CONFIG(CT "{\"group_0\":{\"weights\":{\"num_bits\":4,\"outlier_ratio\":0.01}}}"), KVP_EINPUT, "outlier_ratio"},
+    {CONFIG("\"quant_algo\":\"FP8\",\"expert_bits\":4"), KVP_EINPUT, "expert_bits"},
+    {CONFIG("\"quant_algo\":\"FP8\",\"ignore\":\"lm_head\""), KVP_EINPUT, "ignore"},
+    {CONFIG("\"quant_algo\":\"FP8\"},\"quantization\":{\"bits\":4,\"group_size\":64"), KVP_EINPUT, "different things"},
     {CONFIG("\"quant_algo\":\"FP8\",\"kv_cache_quant_algo\":8"), KVP_EINPUT, "kv_cache_quant_algo"},
 };
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """make_recurrent.py - the public implementations' answers on tiny recurrent models with random weights.
 
-As make_golden.py, whose folders' layout this keeps. Mamba, Mamba-2 and RWKV-4 are transformers'; RWKV-5, 6 and 7 are
+As make_golden.py, whose folders' layout this keeps. Mamba, Mamba-2, Jamba and RWKV-4 are transformers'; RWKV-5, 6 and 7 are
 the package `rwkv`, by the models' author, on CPU in float32. Its checkpoints have names of their own (torch files), so
 the weights are written to model.safetensors under the names of the public conversions: modeling_rwkv{5,6}.py beside the
 RWKV/rwkv-{5,6}-world checkpoints, fla/models/rwkv7 of fla-org/flash-linear-attention. meta.json says instead of cache bytes what the implementation keeps in each layer: columns of the convolution (transformers keeps
@@ -41,6 +41,16 @@ TRANSFORMERS = {
     "mamba2": ("Mamba2", 8, dict(
         vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=16, num_heads=4, head_dim=16, n_groups=2, expand=2,
         conv_kernel=4, chunk_size=16, tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # Mamba and attention in turn, no positions, norms on dt, B and C, two query heads on a KV head; dense feed-forwards.
+    "jamba-dense": ("Jamba", 13, dict(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        attn_layer_period=2, attn_layer_offset=1, num_experts=1, num_experts_per_tok=1, mamba_d_state=8, mamba_d_conv=4,
+        mamba_expand=2, mamba_dt_rank=3, tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # A layer is Mamba-2 or attention or a feed-forward with relu^2.
+    "nemotron-h": ("NemotronH", 14, dict(
+        vocab_size=VOCAB, hidden_size=32, hybrid_override_pattern="M-*M-", num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=40, ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=2, conv_kernel=4, chunk_size=16,
+        tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
     "rwkv4": ("Rwkv", 9, dict(
         vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=72, num_hidden_layers=3,
         context_length=64, rescale_every=0, bos_token_id=0, eos_token_id=1)),
@@ -90,7 +100,13 @@ def transformers_state(model, cache, state):
         return [{"layer": i, "shift_bytes": sum(s[:, :, i].nbytes for s in state[:2]),
                  "matrix_bytes": sum(s[:, :, i].nbytes for s in state[2:])} for i in range(model.config.num_hidden_layers)]
     return [{"layer": i, "columns": layer.conv_states[0].shape[-1], "conv_bytes": layer.conv_states[0].nbytes,
-             "matrix_bytes": layer.recurrent_states[0].nbytes} for i, layer in enumerate(cache.layers)]
+             "matrix_bytes": layer.recurrent_states[0].nbytes} for i, layer in enumerate(cache.layers) if getattr(layer, "conv_states", None)]
+
+
+def transformers_rows(cache):
+    """As make_golden.py's cache_layers: of the layers that attend."""
+    return [{"layer": i, "kind": type(layer).__name__, "tokens": layer.keys.shape[-2], "bytes": layer.keys.nbytes + layer.values.nbytes}
+            for i, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None]
 
 
 def make_transformers(name, have):
@@ -114,18 +130,25 @@ def make_transformers(name, have):
     with torch.no_grad():
         logits, kept = run(ids, None)
         held = transformers_state(model, None if rwkv else kept, kept if rwkv else None)
+        rows = [] if rwkv else transformers_rows(kept)
         stepped, again = [], None
         for t in range(TOKENS):
             row, again = run(ids[:, t:t + 1], again)
             stepped.append(row[0])
     write(name, have, family + "ForCausalLM", seed, ids[0].tolist(), logits, torch.stack(stepped), held,
-          sum(p.numel() for p in model.parameters()))
+          sum(p.numel() for p in model.parameters()), rows)
     model.save_pretrained(HERE / name)
+    if family == "NemotronH":  # as NVIDIA's checkpoints say it
+        path = HERE / name / "config.json"
+        config = json.loads(path.read_text())
+        layers = config.pop("layers_block_type", None) or config.pop("layer_types")
+        config.update(hybrid_override_pattern=sizes["hybrid_override_pattern"], num_hidden_layers=len(layers))
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (HERE / name / "generation_config.json").unlink(missing_ok=True)
     (HERE / name / "model.safetensors").chmod(0o644)
 
 
-def write(name, have, cls, seed, ids, logits, stepped, held, parameters):
+def write(name, have, cls, seed, ids, logits, stepped, held, parameters, rows=()):
     folder = HERE / name
     differ = ((logits - stepped).abs().max() / logits.abs().max()).item()
     if differ > 2e-5:
@@ -135,6 +158,8 @@ def write(name, have, cls, seed, ids, logits, stepped, held, parameters):
     (folder / "logits.f32").write_bytes(logits.numpy().astype("<f4").tobytes())
     meta = {"versions": have, "class": cls, "seed": seed, "tokens": len(ids), "vocab": VOCAB, "parameters": parameters,
             "largest_logit": logits.abs().max().item(), "prefill_against_steps": differ, "state_layers": held}
+    if rows:
+        meta["cache_layers"] = rows
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
     print(f"{name}: largest logit {meta['largest_logit']:.2f}, {parameters} parameters, steps differ by {differ:.1e}")
 

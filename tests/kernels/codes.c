@@ -154,6 +154,28 @@ START_TEST(rows_are_the_same_bits)
 }
 END_TEST
 
+/* Two heads of a cache take one head of the rows; its scale is theirs, and nothing beyond the rows is looked at. */
+START_TEST(rows_of_repeated_heads)
+{
+    static const struct place p = {2, 6, 4, 32, 0};
+    static const struct kit_out all[] = {KIT_OUT(kb_cache_write, dst.data, KVP_F16, 0, false),
+                                         KIT_OUT(kb_cache_write, dst.scale, KVP_F16, 0, false)};
+    struct kb_cache_write a = writes(&codings[_i], &p, 5);
+    float most = 0;
+
+    a.repeat = 2;
+    a.src_stride = 2 * 32 + 5;
+    a.src = kit_rows(p.batch * a.src_tokens, 2 * 32, a.src_stride);
+    kit_check(KB_CACHE_WRITE, &a, sizeof(a), all, has(a.dst.scale) ? 2 : 1);
+    if (codings[_i].scales != KB_SCALES_TENSOR)
+        return;
+    for (uint64_t r = 0; r < p.batch * a.src_tokens; r++)
+        for (uint64_t i = 0; i < 64; i++)
+            most = fmaxf(most, fabsf(((float *)kb_at(a.src))[r * a.src_stride + i]));
+    ck_assert_float_eq_tol(*(float *)kb_at(a.dst.scale) * (a.dst.format == KVP_FP8 ? 448 : a.dst.format == KVP_INT8 ? 127 : 7), most, 1e-6f);
+}
+END_TEST
+
 /* What the reference stored, read here by the formulas of kernels/ops/kv.h and ggml's dequantize_row_*. */
 static double element(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot, uint32_t i)
 {
@@ -348,6 +370,7 @@ int main(void)
     tcase_add_test(t, fp8_nearest);
     tcase_add_test(t, e2m1_nearest);
     tcase_add_loop_test(t, rows_are_the_same_bits, 0, (int)COUNT(codings));
+    tcase_add_loop_test(t, rows_of_repeated_heads, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, rows_come_back, 0, (int)COUNT(codings));
     tcase_add_test(t, rows_by_hand);
     tcase_add_loop_test(t, attention_reads_codes, 0, (int)COUNT(codings));

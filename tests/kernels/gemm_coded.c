@@ -88,6 +88,7 @@ static void fill(struct kb_gemm *a, enum kvp_format format, struct kb_coded c)
     case KB_CODING_NONE:
         a->w = block_noise(format, n * k / kb_unit_of(format).elements);
         break;
+    case KB_CODING_W8A8:
     case KB_CODING_SCALED:
         a->w = noise(n * k, format == KVP_FP8);
         c.scale = kit_floats(KVP_F32, c.group == 0 ? 1 : c.group == 1 ? n : up(n, c.group) * up(k, c.group), 1);
@@ -142,6 +143,40 @@ START_TEST(coded_cpu)
         check(shapes[s].m, shapes[s].n, shapes[s].k, shapes[s].work_rows, _i, (int)s % 4);
     for (size_t s = 0; !codings[_i].whole && s < COUNT(odd); s++)
         check(s * 11 + 1, odd[s].n, odd[s].k, s % 2 ? 64 : 0, _i, (int)s % 4);
+}
+END_TEST
+
+/* Rows to int8, bit for bit, then products of them: whole numbers, so only the last three multiplications may differ. */
+START_TEST(w8a8_cpu)
+{
+    static const struct kit_out rows[] = {KIT_OUT(kb_quant_rows, codes, KVP_F16, 0, false), KIT_OUT(kb_quant_rows, scale, KVP_F32, 0, false)};
+    static const struct kit_out outs[] = {KIT_OUT(kb_gemm, out, KVP_F32, 1e-6, false)};
+    static const struct {
+        uint64_t m;
+        uint32_t n, k;
+    } sizes[] = {{1, 1, 2}, {1, 300, 64}, {3, 17, 130}, {4, 33, 257}, {9, 40, 512}, {33, 70, 1000}};
+
+    for (size_t s = 0; s < COUNT(sizes); s++) {
+        const uint64_t m = sizes[s].m;
+        const uint32_t n = sizes[s].n, k = sizes[s].k + sizes[s].k * (uint32_t)m % 2; /* codes fill whole halves */
+        struct kb_quant_rows q = {.rows = m, .width = k, .x_stride = k + 3u};
+        struct kb_gemm a = {.m = m, .n = n, .k = k, .x_stride = k, .out_stride = n + 1u, .accumulate = s % 2, .format = KVP_INT8,
+                            .code = {.coding = KB_CODING_W8A8, .group = s % 3 != 0, .factor = 1, .bias_format = KVP_F16}};
+
+        q.x = kit_rows(m, k, q.x_stride);
+        if (m > 2)
+            memset((float *)kb_at(q.x) + 2 * q.x_stride, 0, k * sizeof(float));
+        q.codes = kit_bytes(m * k, 0x55);
+        q.scale = kit_poison(KVP_F32, m);
+        kit_check(KB_QUANT_ROWS, &q, sizeof(q), rows, 2);
+        a.x = q.codes;
+        a.code.x_scale = q.scale;
+        a.w = noise((uint64_t)n * k, false);
+        a.code.scale = kit_floats(KVP_F32, a.code.group ? n : 1, 1);
+        a.bias = kit_floats(KVP_F16, n, 1);
+        a.out = a.accumulate ? kit_rows(m, n, a.out_stride) : kit_poison(KVP_F32, m * a.out_stride);
+        KIT_CHECK(KB_GEMM, a, outs);
+    }
 }
 END_TEST
 
@@ -253,6 +288,7 @@ int main(void)
     tcase_add_checked_fixture(t, kit_open, kit_close);
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, coded_cpu, 0, (int)COUNT(codings));
+    tcase_add_test(t, w8a8_cpu);
     tcase_add_test(t, coded_by_hand);
     tcase_add_loop_test(t, embed_of_blocks, 0, 6);
     tcase_add_loop_test(t, what_is_missing_is_refused, 0, (int)COUNT(codings));

@@ -30,6 +30,8 @@ static const struct {
     {4, {"snapkv:cap=9,window=4"}, 9 + STEPS, 0, false},
     {4, {"snapkv:cap=9,window=4", "paged:4"}, 9 + STEPS, 0, false},
     {4, {"pyramidkv:cap=9,window=4"}, 14 + STEPS, 0, false}, /* 2 * 5 of them and the window in the bottom layer */
+    {4, {"adakv:cap=40,window=4"}, SEEN, 0, true},
+    {4, {"adakv:cap=40,window=4", "growing"}, SEEN, 0, true},
     {4, {"minicache:start=0,gamma=0.2"}, SEEN, 0, true},
     {4, {"minicache:start=0,gamma=0.2", "paged:4"}, SEEN, 0, true},
     {4, {"window:5", "minicache:start=0,gamma=0.5"}, 5, 5, true},

@@ -72,6 +72,18 @@ static inline void tiny_load(struct kvp_model *m, int i)
     must(kvp_model_parse(m, tiny_models[i].config, strlen(tiny_models[i].config), tiny_models[i].name, &err));
 }
 
+/* Has the model caps, sinks or latents, which no pass over a part of a prompt knows? */
+static inline bool tiny_is_whole(const struct kvp_model *m)
+{
+    return strcmp(m->model_type, "gemma2") == 0 || strcmp(m->model_type, "deepseek_v3") == 0;
+}
+
+/* Has it experts or latents, which nothing codes? */
+static inline bool tiny_is_uncoded(const struct kvp_model *m)
+{
+    return strcmp(m->model_type, "mixtral") == 0 || strcmp(m->model_type, "deepseek_v3") == 0;
+}
+
 /* Token ids of every kind, the same each time: a linear congruential sequence. */
 static inline void tiny_tokens(int32_t *out, uint64_t n, uint32_t vocab)
 {
@@ -97,6 +109,20 @@ static inline double far_apart(const float *a, const float *b, uint64_t n)
         largest = fmax(largest, fabs((double)b[i]));
     }
     return largest > 0 ? apart / largest : INFINITY;
+}
+
+/* The same by root mean squares, which one number of many does not decide. */
+static inline double rms_apart(const float *a, const float *b, uint64_t n)
+{
+    double apart = 0, size = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        const double d = (double)a[i] - (double)b[i];
+
+        apart += d * d;
+        size += (double)b[i] * (double)b[i];
+    }
+    return size > 0 && isfinite(apart) ? sqrt(apart / size) : INFINITY;
 }
 
 #endif

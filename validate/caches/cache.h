@@ -12,6 +12,7 @@
 
 struct cache; /* each technique's own */
 struct cache_qkv;
+struct pool_shape;
 
 /* What a cache may use. Lives as long as the cache. */
 struct cache_env {
@@ -20,6 +21,8 @@ struct cache_env {
     const struct kvp_stack *stack;
     enum kvp_format format;  /* of unquantized rows */
     uint64_t batch, prompt, context;
+    uint64_t hit;            /* tokens that every sequence begins with and that are stored once */
+    const struct pool_shape *pool; /* serving: what pool.c holds; NULL otherwise */
     bool trace;
     /* Run a kernel, timed under `op`. */
     kvp_err (*run)(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);
@@ -52,6 +55,7 @@ struct cache_qkv {
     struct kb_span sinks; /* (optional) [heads] in sink_format, gpt-oss */
     enum kvp_format sink_format;
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
+    uint64_t first, batch; /* extend: row 0 is of sequence `first`, and so many sequences follow one another */
 };
 
 struct cache_ops {
@@ -68,6 +72,9 @@ struct cache_ops {
     kvp_err (*reset)(struct cache *c, struct kvp_error *e);
     /* Attention over the whole prompt, causal, and what of k, v is kept. */
     kvp_err (*prefill)(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+    /* (optional) Some sequences' next tokens, in a prompt that takes several passes: attention over what is stored and
+     * themselves, causal, and what is kept of them. NULL: the engine refuses such a stack. */
+    kvp_err (*extend)(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
     /* One token per sequence: attention over what is kept and the token itself; then what is kept next. */
     kvp_err (*decode)(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
     /* As eng_dump_kept, eng_dump_cache, eng_poison; (optional) NULL: KVP_ENOTSUP. */

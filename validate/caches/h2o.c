@@ -46,11 +46,21 @@ static kvp_err tokens_of(uint64_t *out, const struct kvp_spec *spec, const char 
     return KVP_OK;
 }
 
+static bool takes_variant(const struct kvp_spec *spec)
+{
+    const struct kvp_param *v = kvp_spec_param(spec, "variant");
+
+    return !v || !v->word || strcmp(v->word, "flexgen") != 0;
+}
+
 static kvp_err read_spec(struct cache *c, struct kvp_error *e)
 {
     const struct kvp_spec *spec = kvp_stack_on(c->env->stack, KVP_AXIS_SELECT);
-    const struct kvp_param *f = kvp_spec_param(spec, "score_dtype");
+    const struct kvp_param *f = kvp_spec_param(spec, "score_dtype"), *v = kvp_spec_param(spec, "variant");
     uint64_t budget;
+
+    if (v && v->word && strcmp(v->word, "drop") != 0)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run variant=%s, which hides tokens and keeps them", spec->name, v->word);
 
     KVP_TRY(tokens_of(&c->heavy, spec, "heavy", "heavy_ratio", c->env->prompt, e));
     KVP_TRY(tokens_of(&c->recent, spec, "recent", "recent_ratio", c->env->prompt, e));
@@ -450,7 +460,8 @@ static kvp_err h2o_poison(struct cache *c, uint64_t pos, bool *stored, struct kv
 
 const struct cache_ops cache_h2o = {.name = "h2o",
                                     .axis = KVP_AXIS_SELECT,
-                                    .params = "heavy recent heavy_ratio recent_ratio score_dtype",
+                                    .params = "heavy recent heavy_ratio recent_ratio score_dtype variant",
+                                    .takes = takes_variant,
                                     .open = h2o_open,
                                     .close = h2o_close,
                                     .reset = h2o_reset,

@@ -8,6 +8,7 @@
 
 #include "kernels/code.h"
 #include "validate/caches/caches.h"
+#include "validate/caches/layout.h"
 #include "validate/caches/rows.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
@@ -68,8 +69,11 @@ kvp_err kv_codes(struct kv_code out[2], const struct cache_env *env, struct kvp_
         return KVP_OK;
     for (int s = 0; s < 2; s++) {
         KVP_TRY(read_side(&out[s], spec, sides[s], env, e));
-        for (uint32_t l = 0; l < env->model->layers; l++)
-            KVP_TRY(check_width(&out[s], spec, cache_class(env, l)->head_dim, e));
+        for (uint32_t l = 0; l < env->model->layers; l++) {
+            const struct layer_rows rows = layer_rows(env, l);
+
+            KVP_TRY(check_width(&out[s], spec, s ? rows.v.dim : rows.k.dim, e));
+        }
     }
     return KVP_OK;
 }

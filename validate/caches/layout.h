@@ -23,4 +23,7 @@ bool rows_expanded(const struct kvp_stack *s);
  * KVP_EINPUT: there is none. */
 kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, struct kvp_error *e);
 
+/* Is the layer softmax(scale q k) v, whoever stores k and v, and nothing besides? */
+bool cache_is_softmax(const struct kvp_model *m, const struct kvp_layer_class *c);
+
 #endif

@@ -2,6 +2,7 @@
 #include "validate/caches/look.h"
 
 #include "validate/caches/dump.h"
+#include "validate/caches/store_dump.h"
 #include "validate/caches/steps.h"
 #include "validate/caches/stores.h"
 
@@ -106,24 +107,6 @@ kvp_err look_dump_kept(const struct look *l, FILE *f, struct kvp_error *e)
     return dump_done(f, e);
 }
 
-/* [batch, heads, slots, head_dim] in slot order. */
-static kvp_err dump_part(const struct look *l, uint32_t layer, enum store_part part, const char *name, FILE *f, struct kvp_error *e)
-{
-    const uint32_t heads = store_heads(l->store, layer), dim = cache_class(l->env, layer)->head_dim;
-    void *host;
-    struct dump d;
-
-    KVP_TRY(store_fetch(&host, l->store, layer, part, e));
-    dump_begin(&d, f, layer, name, l->env->format, (uint64_t[]){l->env->batch, heads, l->used[layer], dim});
-    for (uint64_t b = 0; b < l->env->batch; b++)
-        for (uint32_t h = 0; h < heads; h++)
-            for (uint64_t s = 0; s < l->used[layer]; s++)
-                dump_values(&d, l->env->format, (char *)host + store_row(l->store, layer, part, b, h, s).offset, dim);
-    dump_end(&d);
-    free(host);
-    return KVP_OK;
-}
-
 static void dump_where(const struct look *l, uint32_t layer, FILE *f)
 {
     struct dump d;
@@ -138,8 +121,7 @@ static void dump_where(const struct look *l, uint32_t layer, FILE *f)
 kvp_err look_dump_cache(const struct look *l, FILE *f, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < l->env->model->layers; i++) {
-        KVP_TRY(dump_part(l, i, STORE_K, "k", f, e));
-        KVP_TRY(dump_part(l, i, STORE_V, "v", f, e));
+        KVP_TRY(store_dump(l->store, l->env, i, l->used[i], NULL, NULL, f, e)); /* in slot order */
         if (l->where)
             dump_where(l, i, f);
     }

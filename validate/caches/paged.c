@@ -22,16 +22,19 @@ static kvp_err open_pools(struct store *s, uint64_t *pages, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++) {
         const uint64_t slots = size_min(s->plan.tokens, s->cap[i]);
-        uint64_t rounded;
+        uint64_t rounded, all;
 
         pages[i] = store_heads(s, i) ? size_div_up(slots, s->plan.block) : 0;
         KVP_TRY(SIZE_PRODUCT(&rounded, "paged: the pool", e, pages[i], s->plan.block));
         for (int p = 0; p < STORE_PARTS; p++) {
-            s->layer[i].slots[p] = p == STORE_SCORE ? slots : rounded;
-            KVP_TRY(store_alloc(s, i, p, s->layer[i].slots[p], &s->layer[i].mem[p], e));
+            s->layer[i].slots[p] = p != STORE_SCORE ? rounded : s->fixed ? s->cap[i] : slots;
+            KVP_TRY(SIZE_PRODUCT(&all, "paged: the pool", e, s->env->batch, s->layer[i].slots[p]));
+            if (p != STORE_SCORE && pages[i])
+                all -= (s->env->batch - 1) * s->env->hit; /* whole pages of a prefix */
+            KVP_TRY(store_alloc_all(s, i, p, all, &s->layer[i].mem[p], e));
         }
     }
-    return pages_open_beside(&s->pages, s->env, pages, s->beside ? s->beside->pages : NULL, e);
+    return pages_open_beside(&s->pages, s->env, pages, s->beside ? s->beside->pages : NULL, s->env->hit / s->plan.block, e);
 }
 
 static kvp_err open_paged(struct store *s, struct kvp_error *e)

@@ -13,6 +13,7 @@ struct page_table {
 
 struct pages {
     const struct cache_env *env;
+    uint64_t shared; /* pages of sequence 0 that all begin with */
     uint32_t n;
     struct page_table *table;           /* [n], the distinct page counts */
     const struct page_table **of_layer; /* in `table` or another's; NULL: none */
@@ -43,7 +44,16 @@ static void shuffle(int32_t *v, uint64_t n)
     }
 }
 
-static kvp_err table_open(struct page_table *t, const struct cache_env *env, uint64_t pages,
+/* Rows of [batch, pages] from a list of the pool's pages: row 0 takes the first ones, the others begin as it does. */
+static void spread(int32_t *table, uint64_t batch, uint64_t pages, uint64_t shared)
+{
+    for (uint64_t b = batch; shared && b-- > 1;) {
+        memmove(table + b * pages + shared, table + b * pages - (b - 1) * shared, (pages - shared) * sizeof(*table));
+        memcpy(table + b * pages, table, shared * sizeof(*table));
+    }
+}
+
+static kvp_err table_open(struct page_table *t, const struct cache_env *env, uint64_t pages, uint64_t shared,
                           struct kvp_error *e)
 {
     struct ledger *l = env->led;
@@ -59,7 +69,8 @@ static kvp_err table_open(struct page_table *t, const struct cache_env *env, uin
     if (!t->host)
         return kvp_fail(e, KVP_ENOMEM, "paged: out of memory for a table of %llu pages",
                         (unsigned long long)n);
-    shuffle(t->host, n);
+    shuffle(t->host, n - (env->batch - 1) * shared);
+    spread(t->host, env->batch, pages, shared);
     KVP_TRY(led_alloc(l, LED_METADATA, bytes, &t->mem, e));
     return l->be->write(l->dev, (struct kb_span){t->mem.buf, 0}, t->host, bytes, e);
 }
@@ -82,17 +93,17 @@ static kvp_err layer_open(struct pages *p, uint32_t layer, uint64_t pages, const
     if (p->of_layer[layer])
         return KVP_OK;
     p->of_layer[layer] = &p->table[p->n++];
-    return table_open(&p->table[p->n - 1], p->env, pages, e);
+    return table_open(&p->table[p->n - 1], p->env, pages, size_min(p->shared, pages), e);
 }
 
 kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
                    struct kvp_error *e)
 {
-    return pages_open_beside(out, env, per_layer, NULL, e);
+    return pages_open_beside(out, env, per_layer, NULL, 0, e);
 }
 
 kvp_err pages_open_beside(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
-                          const struct pages *beside, struct kvp_error *e)
+                          const struct pages *beside, uint64_t shared, struct kvp_error *e)
 {
     const uint32_t layers = env->model->layers;
     struct pages *p = calloc(1, sizeof(*p));
@@ -101,6 +112,7 @@ kvp_err pages_open_beside(struct pages **out, const struct cache_env *env, const
     *out = NULL;
     if (p) {
         p->env = env;
+        p->shared = shared;
         p->table = calloc(layers, sizeof(*p->table));
         p->of_layer = calloc(layers, sizeof(*p->of_layer));
     }

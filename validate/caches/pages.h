@@ -14,9 +14,10 @@ struct pages;
  * does not fit the table's 32 bits. */
 kvp_err pages_open(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
                    struct kvp_error *e);
-/* The same; `beside` (may be NULL) has tables that are used again where they fit, and must outlive this. */
+/* The same; `beside` (may be NULL) has tables that are used again where they fit, and must outlive this. The first `shared`
+ * pages of sequence 0 are those of all: the pool has so many fewer for each other sequence. */
 kvp_err pages_open_beside(struct pages **out, const struct cache_env *env, const uint64_t *per_layer,
-                          const struct pages *beside, struct kvp_error *e);
+                          const struct pages *beside, uint64_t shared, struct kvp_error *e);
 void pages_close(struct pages *p); /* NULL is fine */
 
 /* The device table of a layer and its row length; a NULL buf when the layer has none. */

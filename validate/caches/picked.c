@@ -27,7 +27,7 @@ kvp_err picked_acts(bool *acts, const struct cache_env *env, const char *name, s
     for (uint32_t i = 0; i < env->model->layers; i++) {
         const uint64_t w = cache_class(env, i)->window;
 
-        acts[i] = !w || w >= env->context;
+        acts[i] = cache_class(env, i)->kv_heads && (!w || w >= env->context); /* a recurrence keeps no rows */
         any = any || acts[i];
     }
     return any ? KVP_OK
@@ -178,6 +178,7 @@ static kvp_err write(struct cache *c, uint32_t layer, const struct cache_qkv *x,
                                .src_tokens = x->tokens,
                                .src_stride = x->stride,
                                .src_first = first - x->position,
+                               .calibrate = x->position == 0,
                                .index = {index ? index->buf : NULL, 0},
                                .index_stride = count,
                                .repeat = c->heads[layer] / cache_class(c->env, layer)->kv_heads};

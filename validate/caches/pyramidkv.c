@@ -89,5 +89,5 @@ static kvp_err pyramidkv_open(struct cache **out, const struct cache_env *env, s
 }
 
 const struct cache_ops cache_pyramidkv = {.name = "pyramidkv", .axis = KVP_AXIS_SELECT,
-                                          .params = "cap window kernel pooling heads beta rule ratio",
+                                          .params = "cap window kernel pooling heads beta rule ratio", .encodes = true,
                                           .open = pyramidkv_open, PICKED_OPS};

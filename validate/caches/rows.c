@@ -2,12 +2,11 @@
 #include "validate/caches/rows.h"
 
 #include "kernels/code.h"
-#include "kernels/code.h"
 #include "validate/caches/dump.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
-#include "validate/caches/store.h"
+#include "validate/caches/store_dump.h"
 
 #include <stdlib.h>
 
@@ -142,7 +141,7 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
     struct kb_kv k, v;
 
     KVP_TRY(store_reserve(c->store, layer, held(c, layer, seen), e));
-    store_view(c->store, layer, &k, &v);
+    store_view_from(c->store, layer, x->first, &k, &v);
     for (int i = 0; i < 3; i++) {
         const struct kb_cache_write w = part_of(c, layer, x, i == STORE_V ? &v : &k, i);
 
@@ -157,6 +156,31 @@ kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x,
 {
     if (x->q.buf)
         KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
+    return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
+}
+
+/* What the run's one scale for a tensor would be is not known before the whole prompt is; and who reads another layer's
+ * ring finds it moved on. */
+static kvp_err check_extend(const struct cache *c, uint32_t layer, const struct kb_kv *k, const struct kb_kv *v, struct kvp_error *e)
+{
+    if (k->scales == KB_SCALES_TENSOR || v->scales == KB_SCALES_TENSOR)
+        return kvp_fail(e, KVP_ENOTSUP, "kv: one scale for a whole tensor needs the prompt in one pass");
+    if (c->owner[layer] != layer && c->ring[layer])
+        return kvp_fail(e, KVP_ENOTSUP, "layer %u reads another layer's window, which needs the prompt in one pass", layer);
+    return KVP_OK;
+}
+
+kvp_err rows_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    struct kb_attn_extend a = {.batch = x->batch, .tokens = x->tokens, .position = x->position, .heads = cls->heads,
+                               .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = c->window[layer],
+                               .ring = c->window[layer], .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q,
+                               .k = x->k, .v = x->v, .out_stride = x->out_stride, .out = x->out};
+
+    store_view_from(c->store, c->owner[layer], x->first, &a.stored_k, &a.stored_v);
+    KVP_TRY(check_extend(c, layer, &a.stored_k, &a.stored_v, e));
+    KVP_TRY(c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_EXTEND, &a, e));
     return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
 }
 
@@ -195,74 +219,25 @@ kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
 kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < c->env->model->layers; i++)
-        dump_range(f, i, c->seen - kept(c, i, c->seen), c->seen);
+        if (cache_class(c->env, i)->kv_heads || cache_class(c->env, i)->mixer != KVP_MIX_NONE)
+            dump_range(f, i, c->seen - kept(c, i, c->seen), c->seen);
     return dump_done(f, e);
 }
 
-/* One tensor of rows in text order: `count` values a row. */
-static kvp_err dump_part(struct cache *c, uint32_t layer, enum store_part part, const char *name, enum kvp_format format,
-                         uint64_t count, FILE *f, struct kvp_error *e)
+/* Where the i-th of the kept tokens lies, in text order. */
+static uint64_t slot_in_order(const void *self, uint32_t layer, uint64_t i)
 {
-    const struct layer_rows rows = layer_rows(c->env, layer);
-    const struct row_shape shape = part == STORE_K ? rows.k : rows.v;
-    const uint64_t n = kept(c, layer, c->seen);
-    void *host;
-    struct dump d;
+    const struct cache *c = self;
 
-    if (!shape.heads)
-        return KVP_OK;
-    KVP_TRY(store_fetch(&host, c->store, layer, part, e));
-    dump_begin(&d, f, layer, name, format, (uint64_t[]){c->env->batch, shape.heads, n, count});
-    for (uint64_t b = 0; b < c->env->batch; b++)
-        for (uint32_t h = 0; h < shape.heads; h++)
-            for (uint64_t p = c->seen - n; p < c->seen; p++)
-                dump_row(&d, format, (char *)host + store_row(c->store, layer, part, b, h, slot_of(c, layer, p)).offset, count);
-    dump_end(&d);
-    free(host);
-    return KVP_OK;
-}
-
-/* Whole rows or codes; blocks, and codes that have no sign, as the bytes that they are. */
-static kvp_err dump_rows(struct cache *c, uint32_t layer, enum store_part part, const char *name, FILE *f, struct kvp_error *e)
-{
-    const enum kvp_format format = store_format(c->store, part);
-    const uint64_t dim = cache_class(c->env, layer)->head_dim;
-    struct kb_kv view[2];
-
-    store_view(c->store, layer, &view[0], &view[1]);
-    if (kb_is_block(format) || (format == KVP_INT8 && view[part == STORE_V].scales == KB_SCALES_GROUP))
-        return dump_part(c, layer, part, name, KVP_U8, size_of_row(format, dim), f, e);
-    return dump_part(c, layer, part, name, format, dim, f, e);
-}
-
-static kvp_err dump_scales(struct cache *c, uint32_t layer, FILE *f, struct kvp_error *e)
-{
-    static const char *const names[2][2] = {{"k_scale", "k_shift"}, {"v_scale", "v_shift"}};
-    const uint64_t dim = cache_class(c->env, layer)->head_dim;
-    struct kb_kv view[2];
-
-    store_view(c->store, layer, &view[0], &view[1]);
-    for (int side = 0; side < 2; side++) {
-        const enum store_part first = side ? STORE_V_SCALE : STORE_K_SCALE;
-        const struct kb_kv *v = &view[side];
-
-        if (v->scales == KB_SCALES_TENSOR)
-            KVP_TRY(dump_number(c->env, layer, names[side][0], v->scale, f, e));
-        else if (v->scales == KB_SCALES_ROW)
-            KVP_TRY(dump_part(c, layer, first, names[side][0], KVP_F32, 1, f, e));
-        for (unsigned i = 0; v->scales == KB_SCALES_GROUP && i < 2; i++)
-            KVP_TRY(dump_part(c, layer, (enum store_part)(first + i), names[side][i], v->scale_format, dim / v->group, f, e));
-    }
-    return KVP_OK;
+    return slot_of(c, layer, c->seen - kept(c, layer, c->seen) + i);
 }
 
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
 {
-    for (uint32_t i = 0; i < c->env->model->layers; i++) {
-        KVP_TRY(dump_rows(c, i, STORE_K, "k", f, e));
-        KVP_TRY(dump_rows(c, i, STORE_V, "v", f, e));
-        KVP_TRY(dump_scales(c, i, f, e));
-    }
+    if (c->env->hit)
+        return kvp_fail(e, KVP_ENOTSUP, "prefix: rows that sequences share are not dumped yet");
+    for (uint32_t i = 0; i < c->env->model->layers; i++)
+        KVP_TRY(store_dump(c->store, c->env, i, kept(c, i, c->seen), slot_in_order, c, f, e));
     return dump_done(f, e);
 }
 

@@ -13,6 +13,7 @@ kvp_err rows_open(struct cache **out, const struct cache_env *env, struct kvp_er
 void rows_close(struct cache *c);
 kvp_err rows_reset(struct cache *c, struct kvp_error *e);
 kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+kvp_err rows_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
 kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
 kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e);
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e);
@@ -21,6 +22,6 @@ kvp_err rows_poison(struct cache *c, uint64_t pos, bool *stored, struct kvp_erro
 #define ROWS_OPS                                                                                        \
     .any_attention = true,                                                                              \
     .open = rows_open, .close = rows_close, .reset = rows_reset, .prefill = rows_prefill,               \
-    .decode = rows_decode, .dump_kept = rows_dump_kept, .dump_cache = rows_dump_cache, .poison = rows_poison
+    .extend = rows_extend, .decode = rows_decode, .dump_kept = rows_dump_kept, .dump_cache = rows_dump_cache, .poison = rows_poison
 
 #endif

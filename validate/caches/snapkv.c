@@ -23,5 +23,5 @@ static kvp_err snapkv_open(struct cache **out, const struct cache_env *env, stru
     return picked_open(out, env, read_spec, e);
 }
 
-const struct cache_ops cache_snapkv = {.name = "snapkv", .axis = KVP_AXIS_SELECT, .params = "cap window kernel pooling heads",
+const struct cache_ops cache_snapkv = {.name = "snapkv", .axis = KVP_AXIS_SELECT, .params = "cap window kernel pooling heads", .encodes = true,
                                        .open = snapkv_open, PICKED_OPS};

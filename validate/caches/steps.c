@@ -61,7 +61,7 @@ kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct 
 kvp_err rows_write_as(const struct cache_env *env, struct kb_cache_write w, const struct cache_qkv *x, uint64_t first, uint64_t count,
                       uint64_t slot, uint64_t ring, struct kvp_error *e)
 {
-    w.batch = env->batch;
+    w.batch = x->batch ? x->batch : env->batch;
     w.src_tokens = x->tokens;
     while (count) {
         w.count = ring ? size_min(count, ring - slot) : count;

@@ -91,23 +91,39 @@ uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part)
     return size_of_row(code_of(s, part)->format, dim);
 }
 
-kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
-                    struct kvp_error *e)
+kvp_err store_alloc_all(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
+                        struct kvp_error *e)
 {
     uint64_t bytes;
 
-    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, s->env->batch, store_shape(s, layer, part).heads, slots,
-                         store_row_bytes(s, layer, part)));
+    KVP_TRY(SIZE_PRODUCT(&bytes, "cache rows", e, store_shape(s, layer, part).heads, slots, store_row_bytes(s, layer, part)));
     return led_alloc(s->env->led, part >= STORE_SCORE ? LED_METADATA : LED_CACHE, bytes, out, e);
+}
+
+kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
+                    struct kvp_error *e)
+{
+    uint64_t all;
+
+    KVP_TRY(SIZE_PRODUCT(&all, "cache rows", e, s->env->batch, slots));
+    return store_alloc_all(s, layer, part, all, out, e);
+}
+
+/* Slots of every strip that are not there, being in the head that all sequences share. */
+static uint64_t in_head(const struct store *s, int part)
+{
+    return part < STORE_SCORE && !s->pages ? s->env->hit : 0;
 }
 
 kvp_err store_open_strips(struct store *s, struct kvp_error *e)
 {
     for (uint32_t i = 0; i < s->env->model->layers; i++)
         for (int p = 0; p < STORE_PARTS; p++) {
-            const uint64_t slots = s->fixed ? s->cap[i] : size_min(s->plan.tokens, s->cap[i]);
+            const uint64_t head = in_head(s, p), slots = (s->fixed ? s->cap[i] : size_min(s->plan.tokens, s->cap[i])) - head;
 
             KVP_TRY(store_alloc(s, i, p, slots, &s->layer[i].mem[p], e));
+            if (head)
+                KVP_TRY(store_alloc_all(s, i, p, head, &s->layer[i].head[p], e));
             s->layer[i].slots[p] = slots;
         }
     return KVP_OK;
@@ -121,11 +137,26 @@ static kvp_err open_scales(struct store *s, struct kvp_error *e)
             const struct ledger *l = s->env->led;
             const float one = 1;
 
-            if (s->code[side].scales != KB_SCALES_TENSOR)
+            if (s->code[side].scales != KB_SCALES_TENSOR || !store_shape(s, i, side ? STORE_V : STORE_K).heads)
                 continue;
             KVP_TRY(led_alloc(s->env->led, LED_METADATA, sizeof(one), &s->layer[i].one_scale[side], e));
             KVP_TRY(l->be->write(l->dev, (struct kb_span){s->layer[i].one_scale[side].buf, 0}, &one, sizeof(one), e));
         }
+    return KVP_OK;
+}
+
+/* What sequences share lies in strips made for this run, or in pages, and holds whole numbers of every token. */
+static kvp_err check_head(const struct store *s, struct kvp_error *e)
+{
+    if (!s->env->hit)
+        return KVP_OK;
+    if (s->plan.keeps || s->plan.grows)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: sequences share no rows in it", s->ops->name);
+    if (kvp_stack_on(s->env->stack, KVP_AXIS_ENCODE))
+        return kvp_fail(e, KVP_ENOTSUP, "prefix: the engine shares no encoded rows yet");
+    for (uint32_t i = 0; i < s->env->model->layers; i++)
+        if (s->cap[i] != UINT64_MAX)
+            return kvp_fail(e, KVP_ENOTSUP, "prefix: layer %u keeps a window, which the engine does not share yet", i);
     return KVP_OK;
 }
 
@@ -145,6 +176,7 @@ static kvp_err store_build(struct store *s, const struct store_shape *shape, str
     if (shape->heads)
         memcpy(s->heads, shape->heads, layers * sizeof(*s->heads));
     KVP_TRY(kv_codes(s->code, s->env, e));
+    KVP_TRY(check_head(s, e));
     KVP_TRY(open_scales(s, e));
     return s->ops->open(s, e);
 }
@@ -184,8 +216,10 @@ void store_close(struct store *s)
     for (uint32_t i = 0; s->layer && i < s->env->model->layers; i++) {
         for (int p = 0; p < STORE_PARTS; p++)
             led_free(s->env->led, &s->layer[i].mem[p]);
-        for (int side = 0; side < 2; side++)
+        for (int side = 0; side < 2; side++) {
             led_free(s->env->led, &s->layer[i].one_scale[side]);
+            led_free(s->env->led, &s->layer[i].head[side]);
+        }
     }
     pages_close(s->pages);
     free(s->layer);
@@ -227,7 +261,8 @@ static struct kb_kv view(const struct store *s, uint32_t layer, int part)
     struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = code->format, .heads = shape.heads,
                       .dim = shape.dim, .slots = l->slots[part], .block = s->plan.block, .scales = code->scales,
                       .scale_format = code->scale_format, .group = code->group,
-                      .scale = {l->mem[scale].buf, 0}, .shift = {l->mem[scale + 1].buf, 0}};
+                      .scale = {l->mem[scale].buf, 0}, .shift = {l->mem[scale + 1].buf, 0}, .shared = in_head(s, part),
+                      .head = {l->head[part].buf, 0}};
 
     if (code->scales == KB_SCALES_TENSOR)
         v.scale = (struct kb_span){l->one_scale[part == STORE_V].buf, 0};
@@ -243,6 +278,30 @@ void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct k
     *v = view(s, layer, STORE_V);
 }
 
+/* In pages it is the table's row; in strips, the strip, and what lies beside it. */
+static void skip(const struct store *s, uint32_t layer, int part, uint64_t first, struct kb_kv *v)
+{
+    const uint64_t rows = first * v->heads * v->slots;
+    const int scale = part == STORE_K ? STORE_K_SCALE : STORE_V_SCALE;
+
+    if (s->pages) {
+        v->table.offset += first * v->table_stride * size_of_format(KVP_I32);
+        return;
+    }
+    v->data.offset += rows * store_row_bytes(s, layer, part);
+    if (v->scales == KB_SCALES_TENSOR)
+        return;
+    v->scale.offset += rows * store_row_bytes(s, layer, scale);
+    v->shift.offset += rows * store_row_bytes(s, layer, scale + 1);
+}
+
+void store_view_from(const struct store *s, uint32_t layer, uint64_t first, struct kb_kv *k, struct kb_kv *v)
+{
+    store_view(s, layer, k, v);
+    skip(s, layer, STORE_K, first, k);
+    skip(s, layer, STORE_V, first, v);
+}
+
 struct kb_span store_scores(const struct store *s, uint32_t layer, uint64_t *stride)
 {
     *stride = s->layer[layer].slots[STORE_SCORE];
@@ -253,11 +312,14 @@ struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part 
                          uint32_t head, uint64_t slot)
 {
     const struct store_layer *l = &s->layer[layer];
+    const uint64_t shared = in_head(s, (int)part), bytes = store_row_bytes(s, layer, (int)part);
     const uint64_t block = part == STORE_SCORE || !s->pages ? l->slots[part] : s->plan.block;
     const uint64_t first = part == STORE_SCORE || !s->pages ? b : pages_at(s->pages, layer, b, slot / block);
-    const uint64_t row = (first * store_shape(s, layer, (int)part).heads + head) * block + slot % block;
+    const uint64_t row = (first * store_shape(s, layer, (int)part).heads + head) * block + (slot - shared) % block;
 
-    return (struct kb_span){l->mem[part].buf, row * store_row_bytes(s, layer, (int)part)};
+    if (slot < shared)
+        return (struct kb_span){l->head[part].buf, (head * shared + slot) * bytes};
+    return (struct kb_span){l->mem[part].buf, row * bytes};
 }
 
 kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part,
@@ -271,7 +333,7 @@ static kvp_err poison_run(struct store *s, uint32_t layer, int part, uint64_t b,
                           struct kvp_error *e)
 {
     const struct ledger *l = s->env->led;
-    const uint64_t slots = s->layer[layer].slots[part];
+    const uint64_t slots = s->layer[layer].slots[part] + in_head(s, part);
     const uint64_t block = part == STORE_SCORE || !s->pages ? slots : s->plan.block;
 
     for (uint64_t next; from < slots; from = next) {

@@ -60,6 +60,8 @@ kvp_err store_reserve_both(struct store *a, uint64_t used_a, struct store *b, ui
 
 /* Where a layer's rows are now; valid until the next reserve or reset. */
 void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct kb_kv *v);
+/* The same with sequence `first` as number 0. */
+void store_view_from(const struct store *s, uint32_t layer, uint64_t first, struct kb_kv *k, struct kb_kv *v);
 
 /* Scores of a layer, [batch, kv_heads, *stride]. */
 struct kb_span store_scores(const struct store *s, uint32_t layer, uint64_t *stride);

@@ -10,6 +10,7 @@
 struct store_layer {
     struct led_mem mem[STORE_PARTS];
     uint64_t slots[STORE_PARTS]; /* allocated for each sequence and head; in pages: whole pages */
+    struct led_mem head[2];      /* strips: K and V of the first env->hit slots, which all sequences share */
     struct led_mem one_scale[2]; /* of the whole K, of the whole V */
 };
 
@@ -49,6 +50,9 @@ uint64_t store_row_bytes(const struct store *s, uint32_t layer, int part);
 /* Allocate `slots` slots of one part into *out; the layer is left alone. */
 kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
                     struct kvp_error *e);
+/* The same for `slots` slots of all sequences together. */
+kvp_err store_alloc_all(const struct store *s, uint32_t layer, int part, uint64_t slots, struct led_mem *out,
+                        struct kvp_error *e);
 /* Every layer's parts as strips of min(plan.tokens, cap) slots. */
 kvp_err store_open_strips(struct store *s, struct kvp_error *e);
 

@@ -2,12 +2,13 @@
 #include "validate/caches/caches.h"
 #include "validate/caches/store.h"
 #include "validate/engine/coding.h"
+#include "validate/engine/passes.h"
 #include "validate/engine/rewrite.h"
 
 static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi, &cache_kv,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
-    &cache_quest, &cache_duo, &cache_minicache,
+    &cache_quest, &cache_duo, &cache_minicache, &cache_adakv, &cache_h2o_flexgen,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
@@ -60,6 +61,8 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
         params = cache->params;
     } else if (spec->axis == KVP_AXIS_WEIGHTS) {
         KVP_TRY(wt_coding_params(&params, spec, e));
+    } else if (spec->axis >= KVP_AXIS_REUSE) {
+        KVP_TRY(passes_params(&params, spec, e));
     } else {
         return kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
     }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 enum { TOKENS = 128 };
+static const double POWER = 0.5; /* of SmoothQuant: half the difficulty to the weights, as for OPT and BLOOM */
 
 /* One role of one layer: its input and its matrices, one below the other. */
 struct station {
@@ -19,14 +20,17 @@ struct station {
 
 /* ---- the norm before ------------------------------------------------------------------------------ */
 
-/* The norm whose output is this role's input and nobody else's. */
-static bool norm_of(enum wt_role role, enum wt_role *norm)
+/* The norm whose output is this role's input and nobody else's: one that both halves read is none. */
+static bool norm_of(const struct station *s, enum wt_role *norm)
 {
-    *norm = role == WT_QKV ? WT_ATTN_NORM : WT_MLP_NORM;
-    return role == WT_QKV || role == WT_UP;
+    const struct kvp_model *m = s->to->m;
+
+    *norm = s->role == WT_QKV ? WT_ATTN_NORM : WT_MLP_NORM;
+    return (s->role == WT_QKV || s->role == WT_UP) && !(m->numbers.parallel && m->cls[m->class_of[s->layer]].norms == 1);
 }
 
-static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, const float *by, uint64_t n, struct kvp_error *e)
+/* `base` + the vector is what is divided. */
+static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, const float *by, uint64_t n, float base, struct kvp_error *e)
 {
     const struct kb_span at = weights_of(&g->w, role, layer);
     const enum kvp_format f = g->coding.vectors;
@@ -40,7 +44,7 @@ static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, c
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a norm");
     rc = g->o.backend->read(g->dev, at, v, n * cvt_size(f), e);
     for (uint64_t i = 0; rc == KVP_OK && i < n; i++)
-        cvt_store(f, v + i * cvt_size(f), cvt_load(f, v + i * cvt_size(f)) / by[i]);
+        cvt_store(f, v + i * cvt_size(f), (base + cvt_load(f, v + i * cvt_size(f))) / by[i] - base);
     if (rc == KVP_OK)
         rc = g->o.backend->write(g->dev, at, v, n * cvt_size(f), e);
     free(v);
@@ -52,13 +56,13 @@ static kvp_err move_scales(const struct station *s, enum wt_role norm, const flo
 {
     for (uint64_t i = 0; i < s->rows * s->cols; i++)
         s->m[i] *= by[i % s->cols];
-    KVP_TRY(divide_vector(s->to, norm, s->layer, by, s->cols, e));
-    return divide_vector(s->to, (enum wt_role)(norm + 1), s->layer, by, s->cols, e);
+    KVP_TRY(divide_vector(s->to, norm, s->layer, by, s->cols, s->to->m->numbers.norm_add_one ? 1 : 0, e));
+    return divide_vector(s->to, (enum wt_role)(norm + 1), s->layer, by, s->cols, 0, e);
 }
 
 /* ---- methods -------------------------------------------------------------------------------------- */
 
-/* The codes of one matrix as stored. */
+/* The codes of one matrix as stored: the grid's, or without one those nearest to its numbers. */
 static kvp_err store(const struct station *s, const struct wt_coded *m, const struct grid *g, struct kvp_error *e)
 {
     const struct wt_coding *c = &s->to->coding;
@@ -69,7 +73,10 @@ static kvp_err store(const struct station *s, const struct wt_coded *m, const st
         if (m->part[p].bytes && !(part[p] = malloc(m->part[p].bytes)))
             rc = kvp_fail(e, KVP_ENOMEM, "out of memory for a coded matrix");
     if (rc == KVP_OK) {
-        (c->coding == KB_CODING_GPTQ ? wt_pack_gptq : wt_pack_awq)(part, c, g->code, g->scale, g->zero, m->rows, m->cols);
+        if (!g)
+            wt_encode(part, c, s->m + m->first * s->cols, m->rows, m->cols);
+        else
+            (c->coding == KB_CODING_GPTQ ? wt_pack_gptq : wt_pack_awq)(part, c, g->code, g->scale, g->zero, m->rows, m->cols);
         rc = weights_put(&s->to->w, m, part, e);
     }
     for (int p = 0; p < WT_PARTS; p++)
@@ -118,7 +125,7 @@ static kvp_err by_awq(const struct station *s, struct kvp_error *e)
     float *scales;
     kvp_err rc;
 
-    if (!norm_of(s->role, &norm))
+    if (!norm_of(s, &norm))
         return code_matrices(s, NULL, e);
     scales = malloc(s->cols * sizeof(*scales));
     if (!scales)
@@ -130,6 +137,28 @@ static kvp_err by_awq(const struct station *s, struct kvp_error *e)
         rc = code_matrices(s, NULL, e);
     free(scales);
     return rc;
+}
+
+static kvp_err by_smoothing(const struct station *s, struct kvp_error *e)
+{
+    uint32_t n;
+    const struct wt_coded *m = weights_coded(&s->to->w, s->role, s->layer, &n);
+    enum wt_role norm;
+
+    if (norm_of(s, &norm)) {
+        float *scales = malloc(s->cols * sizeof(*scales));
+        kvp_err rc;
+
+        if (!scales)
+            return kvp_fail(e, KVP_ENOMEM, "out of memory for scales");
+        smooth_scales(scales, s->m, s->rows, s->cols, s->x, s->n, POWER);
+        rc = move_scales(s, norm, scales, e);
+        free(scales);
+        KVP_TRY(rc);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        KVP_TRY(store(s, &m[i], NULL, e));
+    return KVP_OK;
 }
 
 /* ---- the run -------------------------------------------------------------------------------------- */
@@ -145,7 +174,8 @@ static kvp_err read_rows(struct eng *from, struct kb_span at, uint64_t stride, u
 static kvp_err tap(void *self, struct eng *from, enum wt_role role, uint32_t layer, struct kb_span x, uint64_t stride, uint64_t n,
                    struct kvp_error *e)
 {
-    static kvp_err (*const methods[])(const struct station *, struct kvp_error *) = {[WT_GPTQ] = by_gptq, [WT_AWQ] = by_awq};
+    static kvp_err (*const methods[])(const struct station *, struct kvp_error *) = {[WT_GPTQ] = by_gptq, [WT_AWQ] = by_awq,
+                                                                                              [WT_SMOOTH] = by_smoothing};
     struct eng *to = self;
     struct station s = {.to = to, .role = role, .layer = layer, .n = n};
     uint32_t matrices;

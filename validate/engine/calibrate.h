@@ -1,4 +1,4 @@
-/* calibrate.h - weights whose codes depend on activations: GPTQ, AWQ.
+/* calibrate.h - weights whose codes depend on activations: GPTQ, AWQ, SmoothQuant.
  *
  * The same model, whole and in f32, runs a text of random tokens beside the engine's own (docs/techniques/w.md); as a
  * layer's matrices are about to be multiplied there, their input is what the engine's are coded by. Memory for it is

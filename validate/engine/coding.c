@@ -88,19 +88,35 @@ static kvp_err read_w(struct wt_coding *out, const struct kvp_spec *spec, struct
     return read_numbers(out, f, spec, e);
 }
 
+/* int8 weights, a scale a row or one for all, inputs in int8 too. */
+static kvp_err read_smoothquant(struct wt_coding *out, const struct kvp_spec *spec)
+{
+    const struct kvp_param *scale = kvp_spec_param(spec, "scale");
+
+    *out = (struct wt_coding){.on = true, .coding = KB_CODING_W8A8, .format = KVP_INT8, .group = 1, .factor = 1, .method = WT_SMOOTH,
+                              .plain = out->plain, .vectors = out->vectors};
+    if (scale && scale->word && strcmp(scale->word, "tensor") == 0)
+        out->group = 0;
+    return KVP_OK;
+}
+
 kvp_err wt_coding_read(struct wt_coding *out, const struct kvp_stack *s, enum kvp_format plain, struct kvp_error *e)
 {
     const struct kvp_spec *spec = kvp_stack_on(s, KVP_AXIS_WEIGHTS);
 
     *out = (struct wt_coding){.plain = plain, .vectors = plain};
-    return spec ? read_w(out, spec, e) : KVP_OK;
+    if (!spec)
+        return KVP_OK;
+    return strcmp(spec->name, "smoothquant") == 0 ? read_smoothquant(out, spec) : read_w(out, spec, e);
 }
 
 kvp_err wt_coding_params(const char **out, const struct kvp_spec *spec, struct kvp_error *e)
 {
-    *out = "format bits group scale norms";
-    return strcmp(spec->name, "w") == 0 ? KVP_OK
-                                        : kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
+    const bool w = strcmp(spec->name, "w") == 0, smooth = strcmp(spec->name, "smoothquant") == 0;
+
+    *out = w ? "format bits group scale norms" : "scale";
+    return w || smooth ? KVP_OK
+                       : kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", spec->name);
 }
 
 /* ---- bytes ---------------------------------------------------------------------------------------- */
@@ -121,6 +137,7 @@ kvp_err wt_coding_bytes(uint64_t out[WT_PARTS], const struct wt_coding *c, uint6
             return kvp_fail(e, KVP_ENOTSUP, "w: a row of %" PRIu64 " weights is no whole number of %s blocks", cols, kvp_format_name(c->format));
         out[WT_CODE] = rows * kb_row_bytes(c->format, cols);
         break;
+    case KB_CODING_W8A8:
     case KB_CODING_SCALED:
         out[WT_CODE] = n;
         out[WT_SCALE] = sizeof(float) * (c->group == 0 ? 1 : c->group == 1 ? rows : up(rows, c->group) * up(cols, c->group));
@@ -381,7 +398,7 @@ static void encode_blocks(void *const out[WT_PARTS], const struct wt_coding *c, 
 void wt_encode(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)
 {
     static void (*const table[])(void *const[WT_PARTS], const struct wt_coding *, const float *, uint64_t, uint64_t) = {
-        [KB_CODING_NONE] = encode_blocks,  [KB_CODING_SCALED] = encode_scaled, [KB_CODING_NF4] = encode_four_bit,
+        [KB_CODING_NONE] = encode_blocks,  [KB_CODING_SCALED] = encode_scaled, [KB_CODING_W8A8] = encode_scaled, [KB_CODING_NF4] = encode_four_bit,
         [KB_CODING_FP4] = encode_four_bit, [KB_CODING_MLX] = encode_mlx};
 
     table[c->coding](out, c, m, rows, cols);

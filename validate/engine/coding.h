@@ -10,7 +10,7 @@
 #include <kvproof/spec.h>
 
 /* What is done before rounding, from a model's own activations. */
-enum wt_method { WT_ROUND, WT_GPTQ, WT_AWQ };
+enum wt_method { WT_ROUND, WT_GPTQ, WT_AWQ, WT_SMOOTH };
 
 struct wt_coding {
     bool on;                /* linears are coded */

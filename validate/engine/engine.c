@@ -1,6 +1,7 @@
 #include "validate/engine/calibrate.h"
 
 #include "validate/caches/layout.h"
+#include "validate/caches/pool.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -127,7 +128,7 @@ static kvp_err buffer(struct eng *g, enum led_tag tag, uint64_t rows, uint64_t w
 static kvp_err open_activations(struct eng *g, struct kvp_error *e)
 {
     const struct widest *w = &g->widest;
-    const uint64_t n = g->o.batch * g->o.prompt;
+    const uint64_t n = g->rows, all = g->o.batch * g->o.prompt;
     const struct {
         struct led_mem *mem;
         uint64_t rows, width, size;
@@ -144,7 +145,7 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->router, smaller(n, MLP_ROWS), w->experts, sizeof(float)},
         {&g->routed, smaller(n, MLP_ROWS), 2 * w->chosen, sizeof(float)},
         {&g->expert_up, smaller(n, MLP_ROWS), w->expert_up, sizeof(float)},
-        {&g->logits, smaller(g->o.all_logits ? n : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
+        {&g->logits, smaller(g->o.pool ? g->o.pool->seqs : g->o.all_logits ? all : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
         {&g->tokens, n, 1, sizeof(int32_t)},
         {&g->positions, n, 1, sizeof(int32_t)},
     };
@@ -161,10 +162,24 @@ static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
     const uint64_t widest = larger(larger(w->qkv, w->mlp), g->m->vocab);
     const uint64_t elements = g->m->width * widest; /* both below 2^31 */
 
-    if (g->coding.plain == KVP_F32 && !g->coding.on)
+    if (g->coding.plain == KVP_F32 && (!g->coding.on || g->coding.coding == KB_CODING_W8A8))
         return KVP_OK;
     return led_alloc(&g->led, LED_WORKSPACE, smaller(elements, GEMM_SCRATCH / sizeof(float)) * sizeof(float),
                      &g->scratch, e);
+}
+
+/* The widest input of a layer's products as int8: the normed residual, attention's output, the activation. */
+static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
+{
+    const uint64_t n = g->o.batch * g->o.prompt;
+    uint64_t ffn = 0;
+
+    if (g->coding.coding != KB_CODING_W8A8)
+        return KVP_OK;
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        ffn = larger(ffn, g->m->cls[i].ffn_width);
+    KVP_TRY(buffer(g, LED_WORKSPACE, 1, larger(n * larger(g->m->width, g->widest.out), smaller(n, MLP_ROWS) * ffn), 1, &g->input_codes, e));
+    return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
@@ -226,26 +241,35 @@ static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class
     const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
 
     if (!c->experts)
-        return c->ffn_width && !c->shared_width;
+        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
     return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
            c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
            c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
 }
 
-/* What the engine runs is attention and a feed-forward, a pair a layer. A new field of a layer class is 0 where the
- * architecture is absent, so what is left after the known ones are cleared must be 0. */
+/* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
+ * the architecture is absent, so what is left after the known ones are cleared must be 0. */
+/* A norm before each half, or before both at once; another one behind each. */
+static bool runs_norms(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    const uint32_t halves = (c->mixer != KVP_MIX_NONE ? 1u : 0u) + (c->ffn != KVP_FFN_NONE ? 1u : 0u);
+
+    if (m->numbers.parallel)
+        return halves == 2 && (c->norms == 1 || c->norms == 2);
+    return halves && c->norms == (m->numbers.norms_after ? 2 : 1) * halves;
+}
+
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     static const struct kvp_layer_class none;
-    const uint32_t norms = m->numbers.norms_after ? 4 : 2;
+    const bool mixes = c->mixer != KVP_MIX_NONE;
     struct kvp_layer_class left;
 
     if (c->recurrent)
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
-    if ((c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->act == KVP_ACT_RELU2 ||
-        (c->norms != norms && !(m->numbers.parallel && c->norms == 1)) || (c->ffn != KVP_FFN_PLAIN && c->ffn != KVP_FFN_GATED) ||
-        (c->mixer == KVP_MIX_ATTENTION && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
+    if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
         (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
@@ -314,6 +338,8 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
     for (uint32_t l = 0; l < m->layers; l++) {
         uint32_t owner;
 
+        if (m->cls[m->class_of[l]].mixer == KVP_MIX_NONE)
+            continue;
         if (m->position == KVP_POS_ALIBI && m->cls[m->class_of[l]].mixer == KVP_MIX_MLA)
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run ALiBi in latent attention", m->name);
         KVP_TRY(rows_owner(&owner, m, l, e));
@@ -334,14 +360,50 @@ static bool turns_plainly(const struct kvp_model *m)
            m->rope_scaling != KVP_ROPE_YARN;
 }
 
+/* What goes on from where a pass left it: rows that a cache can extend, states of the whole batch. */
+static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
+{
+    const struct passes *p = &g->passes;
+
+    if (g->o.pool || passes_one(p, g->o.batch, g->o.prompt))
+        return KVP_OK;
+    if (!g->cache_ops->extend)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
+    if (g->own.last_only_from < g->m->layers)
+        return kvp_fail(e, KVP_ENOTSUP, "yoco: the engine runs it with a prompt in one pass only");
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_is_softmax(g->m, &g->m->cls[i]))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs class %" PRIu32 "'s kind of attention with a prompt in one pass only",
+                            g->m->name, i);
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].recurrent && (p->width < g->o.batch || p->hit))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs the states of a batch together", g->m->name);
+    return KVP_OK;
+}
+
+static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
+{
+    g->rows = g->o.pool ? g->o.pool->rows : 0;
+    if (g->o.pool)
+        return KVP_OK;
+    KVP_TRY(passes_plan(&g->passes, &g->stack, g->o.batch, g->o.prompt, e));
+    g->rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
+    return KVP_OK;
+}
+
 static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 {
     g->env = (struct cache_env){.led = &g->led, .model = g->m, .stack = &g->stack, .format = g->o.kv, .batch = g->o.batch,
-                                .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .trace = g->o.trace,
+                                .prompt = g->o.prompt, .context = g->o.prompt + g->o.generate, .hit = g->passes.hit, .pool = g->o.pool,
+                                .trace = g->o.trace,
                                 .run = eng_run, .copy = eng_copy, .rope = eng_rope, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
     g->expand = rows_expanded(&g->stack);
-    KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    if (g->o.pool)
+        g->cache_ops = &cache_pool;
+    else
+        KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    KVP_TRY(check_passes(g, e));
     if (g->cache_ops->raw && !turns_plainly(g->m))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with %s's kind of rotation yet", g->cache_ops->name, g->m->name);
     for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)
@@ -354,8 +416,9 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
 
 static kvp_err open_host(struct eng *g, struct kvp_error *e)
 {
-    g->host_ids = malloc((size_t)(g->o.batch * g->o.prompt) * sizeof(*g->host_ids));
-    return g->host_ids ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
+    g->host_ids = malloc((size_t)g->rows * sizeof(*g->host_ids));
+    g->host_tokens = malloc((size_t)g->rows * sizeof(*g->host_tokens));
+    return g->host_ids && g->host_tokens ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
 }
 
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
@@ -365,10 +428,12 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
     g->o.weights = g->coding.plain;
+    KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
+    KVP_TRY(open_inputs(g, e));
     KVP_TRY(open_rope(g, e));
     KVP_TRY(open_slopes(g, e));
     KVP_TRY(open_host(g, e));
@@ -409,8 +474,8 @@ void eng_close(struct eng *g)
         return;
     if (g->dev) {
         struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->lse, &g->mlp, &g->logits, &g->tokens,
-                                       &g->positions, &g->scratch, &g->inv_freq, &g->low_rank, &g->expanded, &g->absorbed,
-                                       &g->router, &g->routed, &g->expert_up, &g->slopes};
+                                       &g->positions, &g->scratch, &g->input_codes, &g->input_scales, &g->inv_freq, &g->low_rank,
+                                       &g->expanded, &g->absorbed, &g->router, &g->routed, &g->expert_up, &g->slopes};
 
         if (g->cache)
             g->cache_ops->close(g->cache);
@@ -422,6 +487,7 @@ void eng_close(struct eng *g)
     }
     rewrite_free(&g->own);
     free(g->host_ids);
+    free(g->host_tokens);
     free(g);
 }
 
@@ -447,45 +513,179 @@ static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
 }
 
-static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, float *all, float *last,
+static kvp_err begin_phase(struct eng *g, int phase, uint64_t *began, struct kvp_error *e)
+{
+    g->phase = phase;
+    memset(g->op[phase], 0, sizeof(g->op[phase]));
+    return g->o.backend->now(g->dev, began, e);
+}
+
+static kvp_err end_phase(struct eng *g, uint64_t began, struct kvp_error *e)
+{
+    uint64_t ended = 0;
+
+    KVP_TRY(g->o.backend->now(g->dev, &ended, e));
+    g->forward_ns[g->phase] = ended - began;
+    return KVP_OK;
+}
+
+static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, float *all, float *last, bool head,
                        struct kvp_error *e)
 {
-    const struct kb_backend *be = g->o.backend;
-    uint64_t began = 0, ended = 0;
+    const uint64_t seen = p->position + p->tokens;
 
-    KVP_TRY(check_tokens(g, tokens, p->rows, e));
-    g->phase = p->prefill ? ENG_PREFILL : ENG_DECODE;
-    memset(g->op[g->phase], 0, sizeof(g->op[g->phase]));
-    KVP_TRY(be->now(g->dev, &began, e));
     KVP_TRY(upload(g, tokens, p, e));
     KVP_TRY(eng_layers(g, p, !all, e));
-    KVP_TRY(eng_head(g, p, all, last, e));
-    KVP_TRY(be->now(g->dev, &ended, e));
-    g->forward_ns[g->phase] = ended - began;
-    g->position = p->position + p->tokens;
+    if (head || all)
+        KVP_TRY(eng_head(g, p, all, last, e));
+    g->position = seen;
+    return KVP_OK;
+}
+
+/* Some sequences' tokens from `from` on, a chunk at a time; logits are the last chunk's. */
+static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, float *all,
+                           float *last, struct kvp_error *e)
+{
+    const uint64_t prompt = g->o.prompt;
+    struct pass p = {.extend = true, .first = first, .batch = batch};
+
+    for (uint64_t at = from; at < prompt; at += p.tokens) {
+        p.tokens = smaller(g->passes.chunk, prompt - at);
+        p.rows = batch * p.tokens;
+        p.position = at;
+        for (uint64_t b = 0; b < batch; b++)
+            memcpy(g->host_tokens + b * p.tokens, tokens + (first + b) * prompt + at, p.tokens * sizeof(*tokens));
+        KVP_TRY(forward(g, &p, g->host_tokens, all, last, at + p.tokens == prompt, e));
+    }
+    return KVP_OK;
+}
+
+static kvp_err check_hit(const struct eng *g, const int32_t *tokens, struct kvp_error *e)
+{
+    for (uint64_t b = 1; b < g->o.batch; b++)
+        if (memcmp(tokens, tokens + b * g->o.prompt, g->passes.hit * sizeof(*tokens)) != 0)
+            return kvp_fail(e, KVP_EINPUT, "prefix: sequence %" PRIu64 " does not begin with the same %" PRIu64 " tokens as sequence 0",
+                            b, g->passes.hit);
+    return KVP_OK;
+}
+
+/* The first sequence alone where the others find its prefix, then as many side by side as a pass holds. */
+static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, float *last, struct kvp_error *e)
+{
+    const struct passes *p = &g->passes;
+
+    KVP_TRY(check_hit(g, tokens, e));
+    for (uint64_t first = 0, n; first < g->o.batch; first += n) {
+        n = p->hit && !first ? 1 : smaller(p->width, g->o.batch - first);
+        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : 0, all, last, e));
+    }
+    for (uint64_t b = 1; all && b < g->o.batch; b++) /* the same tokens behind the same tokens: computed once */
+        memcpy(all + b * g->o.prompt * g->m->vocab, all, p->hit * g->m->vocab * sizeof(*all));
     return KVP_OK;
 }
 
 kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, float *logits, struct kvp_error *e)
 {
-    struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true};
+    struct pass p = {.tokens = g->o.prompt, .rows = g->o.batch * g->o.prompt, .prefill = true, .batch = g->o.batch};
+    uint64_t began = 0;
 
+    if (g->o.pool)
+        return kvp_fail(e, KVP_EINPUT, "an engine that serves runs passes, no prefill");
     g->position = 0;
+    KVP_TRY(check_tokens(g, tokens, p.rows, e));
     KVP_TRY(g->cache_ops->reset(g->cache, e));
     KVP_TRY(mixers_reset(g, e));
-    return forward(g, &p, tokens, all_logits, logits, e);
+    KVP_TRY(begin_phase(g, ENG_PREFILL, &began, e));
+    if (passes_one(&g->passes, g->o.batch, g->o.prompt))
+        KVP_TRY(forward(g, &p, tokens, all_logits, logits, true, e));
+    else
+        KVP_TRY(prefill_lots(g, tokens, all_logits, logits, e));
+    return end_phase(g, began, e);
 }
 
 kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e)
 {
-    struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position};
+    struct pass p = {.tokens = 1, .rows = g->o.batch, .position = g->position, .batch = g->o.batch};
+    uint64_t began = 0;
 
     if (g->position == 0)
         return kvp_fail(e, KVP_EINPUT, "a decode step needs a prefill first");
     if (g->position >= g->o.prompt + g->o.generate)
         return kvp_fail(e, KVP_EINPUT, "position %" PRIu64 " is past the context of %" PRIu64, g->position,
                         g->o.prompt + g->o.generate);
-    return forward(g, &p, tokens, NULL, logits, e);
+    KVP_TRY(check_tokens(g, tokens, p.rows, e));
+    KVP_TRY(begin_phase(g, ENG_DECODE, &began, e));
+    KVP_TRY(forward(g, &p, tokens, NULL, logits, true, e));
+    return end_phase(g, began, e);
+}
+
+/* ---- serving --------------------------------------------------------------------------------------- */
+
+static kvp_err upload_ragged(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, uint64_t rows, struct kvp_error *e)
+{
+    const struct kb_backend *be = g->o.backend;
+    int32_t *at = g->host_ids;
+
+    for (uint64_t s = 0; s < n; s++)
+        for (uint64_t i = 0; i < seq[s].rows; i++)
+            *at++ = (int32_t)(seq[s].before + i);
+    KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, rows * sizeof(int32_t), e));
+    return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, rows * sizeof(int32_t), e);
+}
+
+/* The last rows of the residual that are wanted move to its beginning. */
+static kvp_err gather(struct eng *g, const struct pool_seq *seq, uint64_t n, const bool *wants, uint64_t *wanted, struct kvp_error *e)
+{
+    const uint64_t bytes = g->m->width * sizeof(float);
+    uint64_t end = 0;
+
+    for (uint64_t s = *wanted = 0; s < n; s++) {
+        end += seq[s].rows;
+        if (!wants[s])
+            continue;
+        if (*wanted != end - 1)
+            KVP_TRY(g->o.backend->copy(g->dev, (struct kb_span){g->x.buf, *wanted * bytes}, (struct kb_span){g->x.buf, (end - 1) * bytes},
+                                       bytes, e));
+        ++*wanted;
+    }
+    return KVP_OK;
+}
+
+static kvp_err run_ragged(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, uint64_t rows, const bool *wants,
+                          float *logits, struct kvp_error *e)
+{
+    struct pass p = {.tokens = rows, .rows = rows, .extend = true, .batch = 1}, head = {.tokens = 1};
+
+    KVP_TRY(pool_begin(g->cache, seq, n, e));
+    KVP_TRY(upload_ragged(g, seq, n, tokens, rows, e));
+    KVP_TRY(eng_layers(g, &p, false, e));
+    KVP_TRY(gather(g, seq, n, wants, &head.rows, e));
+    head.batch = head.rows;
+    return head.rows ? eng_head(g, &head, NULL, logits, e) : KVP_OK;
+}
+
+kvp_err eng_pass(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, const bool *wants, float *logits,
+                 struct kvp_error *e)
+{
+    uint64_t rows = 0, began = 0;
+
+    for (uint64_t s = 0; s < n; s++) {
+        rows += seq[s].rows;
+        if (g->m->position == KVP_POS_LEARNED && seq[s].before + seq[s].rows > g->m->max_positions)
+            return kvp_fail(e, KVP_EINPUT, "%s: a sequence of %" PRIu64 " tokens, but its table of learned positions has %" PRIu64 " rows",
+                            g->m->name, seq[s].before + seq[s].rows, g->m->max_positions);
+    }
+    if (!rows || rows > g->rows)
+        return kvp_fail(e, KVP_EINPUT, "a pass of %" PRIu64 " tokens, expected 1 to %" PRIu64, rows, g->rows);
+    KVP_TRY(check_tokens(g, tokens, rows, e));
+    KVP_TRY(begin_phase(g, ENG_DECODE, &began, e));
+    KVP_TRY(run_ragged(g, seq, n, tokens, rows, wants, logits, e));
+    return end_phase(g, began, e);
+}
+
+kvp_err eng_poison_block(struct eng *g, uint32_t block, struct kvp_error *e)
+{
+    return pool_poison(g->cache, block, e);
 }
 
 /* ---- what a run left ------------------------------------------------------------------------------ */

@@ -13,6 +13,8 @@
 #include <kvproof/spec.h>
 
 struct eng; /* opaque */
+struct pool_seq;
+struct pool_shape;
 
 struct eng_options {
     const struct kb_backend *backend;
@@ -22,6 +24,7 @@ struct eng_options {
     uint64_t seed;                 /* random weights and tokens */
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
     bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
+    const struct pool_shape *pool; /* serving (validate/caches/pool.h): passes by eng_pass alone, of any sequences; else NULL */
     bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
 };
 
@@ -50,6 +53,13 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
 /* One decode step with one token per sequence, at the next position. logits as above.
  * KVP_EINPUT past the context. */
 kvp_err eng_decode(struct eng *g, const int32_t *tokens, float *logits, struct kvp_error *e);
+
+/* One pass of an engine that serves: `tokens` are the new ones of seq[0], then of seq[1] and so on. logits: host f32
+ * [n, vocab], of the last row of each sequence that `wants` names, in this order and nothing between. Counted as decode. */
+kvp_err eng_pass(struct eng *g, const struct pool_seq *seq, uint64_t n, const int32_t *tokens, const bool *wants, float *logits,
+                 struct kvp_error *e);
+/* For tests: a block of the pool becomes NaN. */
+kvp_err eng_poison_block(struct eng *g, uint32_t block, struct kvp_error *e);
 
 /* Time of each op in the last forward of `phase`. Timing is per op with a device sync only when
  * switched on, and then the ops' sum is a little more than an untimed step. */

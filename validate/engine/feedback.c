@@ -229,6 +229,21 @@ static void powers(float *s, const float *x, uint64_t n, uint64_t k, double powe
         s[j] = (float)((double)s[j] / middle);
 }
 
+static double channel_max(const float *m, uint64_t rows, uint64_t cols, uint64_t j)
+{
+    double most = 1e-5;
+
+    for (uint64_t i = 0; i < rows; i++)
+        most = fmax(most, fabs((double)m[i * cols + j]));
+    return most;
+}
+
+void smooth_scales(float *scales, const float *m, uint64_t rows, uint64_t cols, const float *x, uint64_t n, double power)
+{
+    for (uint64_t j = 0; j < cols; j++)
+        scales[j] = (float)fmax(1e-5, pow(channel_max(x, n, cols, j), power) / pow(channel_max(m, rows, cols, j), 1 - power));
+}
+
 /* m as it is after scaling, rounding and scaling back. */
 static kvp_err rounded(float *to, const float *m, const float *s, uint64_t rows, uint64_t cols, uint32_t bits, uint32_t group, struct kvp_error *e)
 {

@@ -38,6 +38,10 @@ kvp_err gptq_round(struct grid *g, const float *m, uint64_t rows, uint64_t cols,
 kvp_err awq_scales(float *scales, const float *m, uint64_t rows, uint64_t cols, const float *x, uint64_t n, uint32_t bits, uint32_t group,
                    struct kvp_error *e);
 
+/* SmoothQuant's scales [cols] for matrices whose rows lie one after another in m: max|x|^power / max|m|^(1 - power) of each channel
+ * (Xiao et al. 2023, arXiv:2211.10438, section 4, equation 4; smooth_ln_fcs of mit-han-lab/smoothquant smooth.py). */
+void smooth_scales(float *scales, const float *m, uint64_t rows, uint64_t cols, const float *x, uint64_t n, double power);
+
 /* Sum of squares of x (a - b)^T: what a layer's output is off by. */
 kvp_err output_loss(double *out, const float *a, const float *b, uint64_t rows, uint64_t cols, const float *x, uint64_t n, struct kvp_error *e);
 

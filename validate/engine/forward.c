@@ -75,8 +75,10 @@ static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const
     struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h->stride, .q = at(&g->qkv, 0),
                                 .k = at(&g->qkv, h->k), .v = at(&g->qkv, h->v), .out_stride = h->k,
                                 .out = at(&g->out, 0), .lse = at(&g->lse, 0), .sinks = weight(g, WT_SINKS, layer),
-                          .sink_format = g->w.coding.vectors, .slopes = at(&g->slopes, 0)};
+                                .sink_format = g->w.coding.vectors, .slopes = at(&g->slopes, 0), .first = p->first, .batch = p->batch};
 
+    if (p->extend)
+        return g->cache_ops->extend(g->cache, layer, &a, e);
     if (!h->has_q)
         a.q.buf = NULL;
     if (!h->has_kv && !p->prefill)
@@ -116,7 +118,7 @@ static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, cons
     qkv.w.offset += first * width * size;
     qkv.bias.offset += first * cvt_size(g->w.coding.vectors);
     KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
-    KVP_TRY(linear(g, &qkv, e));
+    KVP_TRY(eng_linear(g, &qkv, e));
     if (h->c->qk_norm)
         KVP_TRY(qk_norm(g, layer, h, p->rows, e));
     if (g->cache_ops->raw)
@@ -161,12 +163,12 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
     if (g->m->numbers.norms_after) {
         o.out = at(&g->h, 0);
         o.residual = false;
-        KVP_TRY(linear(g, &o, e));
+        KVP_TRY(eng_linear(g, &o, e));
         return norm_after(g, KVP_OP_ATTN_NORM, WT_POST_ATTN_NORM, layer, 0, p->rows, e);
     }
     if (g->m->numbers.parallel && h->c->norms == 2) /* the feed-forward reads what attention read */
         KVP_TRY(norm(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, at(&g->x, 0), width, e));
-    return linear(g, &o, e);
+    return eng_linear(g, &o, e);
 }
 
 static kvp_err attention(struct eng *g, uint32_t layer, struct pass *p, struct kvp_error *e)
@@ -202,7 +204,7 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
     h.has_q = false;
     KVP_TRY(attention_with(g, layer, p, &h, e));
     KVP_TRY(keep_last_rows(g, p, e));
-    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .position = p->position + p->tokens - 1};
+    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .batch = g->o.batch, .position = p->position + p->tokens - 1};
     h.has_q = true;
     h.has_kv = false;
     return attention_with(g, layer, p, &h, e);
@@ -213,7 +215,8 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
 static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)
 {
     static const enum kb_act_kind kinds[] = {[KVP_ACT_SILU] = KB_ACT_SILU, [KVP_ACT_GELU_TANH] = KB_ACT_GELU_TANH,
-                                             [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU};
+                                             [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU,
+                                             [KVP_ACT_RELU2] = KB_ACT_RELU2};
     const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
     const bool gated = c->ffn == KVP_FFN_GATED;
     const uint32_t width = g->m->width, wide = (gated ? 2 : 1) * c->ffn_width;
@@ -230,9 +233,9 @@ static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t 
 
     if (c->experts)
         return eng_experts(g, layer, first, rows, e);
-    KVP_TRY(linear(g, &up, e));
+    KVP_TRY(eng_linear(g, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
-    KVP_TRY(linear(g, &down, e));
+    KVP_TRY(eng_linear(g, &down, e));
     return after ? norm_after(g, KVP_OP_MLP_NORM, WT_POST_MLP_NORM, layer, first, rows, e) : KVP_OK;
 }
 
@@ -276,6 +279,8 @@ static kvp_err mix(struct eng *g, uint32_t layer, struct pass *p, bool last_only
 {
     if (g->m->cls[g->m->class_of[layer]].recurrent)
         return mixers_layer(g, layer, p, e);
+    if (g->m->cls[g->m->class_of[layer]].mixer == KVP_MIX_NONE)
+        return KVP_OK;
     return last_only && p->prefill && layer == g->own.last_only_from ? turn_to_last(g, layer, p, e) : attention(g, layer, p, e);
 }
 
@@ -320,29 +325,37 @@ static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *ho
     const struct kb_act cap = {.rows = rows, .width = g->m->vocab, .kind = KB_ACT_SOFTCAP, .in_stride = vocab, .out_stride = vocab,
                                .in = at(&g->logits, 0), .out = at(&g->logits, 0), .limit = (float)g->m->numbers.logit_cap};
 
-    KVP_TRY(linear(g, &l, e));
+    KVP_TRY(eng_linear(g, &l, e));
     if (g->m->numbers.logit_cap > 0)
         KVP_TRY(eng_run(g, KVP_OP_HEAD, KB_ACT, &cap, e));
     return host ? g->o.backend->read(g->dev, at(&g->logits, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
 }
 
-static kvp_err head_blocks(struct eng *g, uint64_t rows, float *host, struct kvp_error *e)
+static kvp_err head_blocks(struct eng *g, uint64_t first, uint64_t rows, float *host, struct kvp_error *e)
 {
     const uint64_t block = g->logits.bytes / (g->m->vocab * sizeof(float));
 
     for (uint64_t r = 0; r < rows; r += block)
-        KVP_TRY(head_rows(g, r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
+        KVP_TRY(head_rows(g, first + r, rows - r < block ? rows - r : block, host ? host + r * g->m->vocab : NULL, e));
     return KVP_OK;
 }
 
+/* `all` and `last` are the whole batch's; the pass has rows of some sequences, from its position on. */
 static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
 {
     const size_t vocab = g->m->vocab;
 
     KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
-    KVP_TRY(head_blocks(g, p->rows, all, e));
-    for (uint64_t b = 0; last && b < g->o.batch; b++)
-        memcpy(last + b * vocab, all + ((b + 1) * p->tokens - 1) * vocab, vocab * sizeof(*last));
+    if (!p->extend)
+        KVP_TRY(head_blocks(g, 0, p->rows, all, e));
+    for (uint64_t b = 0; b < p->batch; b++) {
+        float *rows = all + ((p->first + b) * g->o.prompt + p->position) * vocab;
+
+        if (p->extend)
+            KVP_TRY(head_blocks(g, b * p->tokens, p->tokens, rows, e));
+        if (last)
+            memcpy(last + (p->first + b) * vocab, rows + (p->tokens - 1) * vocab, vocab * sizeof(*last));
+    }
     return KVP_OK;
 }
 
@@ -352,7 +365,7 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
 
     if (all)
         return all_rows(g, p, all, last, e);
-    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, g->o.batch, at(&g->x, (p->tokens - 1) * width),
+    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->batch, at(&g->x, (p->tokens - 1) * width),
                  p->tokens * width, e));
-    return head_blocks(g, g->o.batch, last, e);
+    return head_blocks(g, 0, p->batch, last ? last + p->first * g->m->vocab : NULL, e);
 }

@@ -6,6 +6,7 @@
 #include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
 #include "validate/engine/mixer.h"
+#include "validate/engine/passes.h"
 #include "validate/engine/rewrite.h"
 #include "validate/engine/weights.h"
 
@@ -34,15 +35,18 @@ struct eng {
     struct cache *cache;
     struct cache_env env;
     struct widest widest;
-    /* activations, all f32 but the ids, for N = batch * prompt rows */
+    struct passes passes;
+    uint64_t rows; /* N, of the widest pass */
+    /* activations, all f32 but the ids, for N rows */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
+    struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
     struct led_mem scratch, inv_freq;
     struct led_mem slopes; /* ALiBi: f32 [heads] */
     struct led_mem low_rank, expanded, absorbed;   /* MLA */
     struct led_mem router, routed, expert_up;      /* experts: logits; ids, then weights; what they are wide */
     bool expand; /* MLA stores k and v of every head */
     struct mixers mix;  /* recurrent layers */
-    int32_t *host_ids;  /* [batch * prompt] */
+    int32_t *host_ids, *host_tokens; /* [rows] */
     uint64_t position;  /* tokens seen per sequence */
     bool timed;
     int phase;
@@ -59,7 +63,9 @@ struct eng {
 struct pass {
     uint64_t tokens, rows; /* rows = batch * tokens */
     uint64_t position;
-    bool prefill;
+    bool prefill;          /* all of every prompt at once */
+    bool extend;           /* a part of some prompts */
+    uint64_t first, batch; /* sequences [first, first + batch) */
 };
 
 /* cache_env.run and .copy: `self` is the engine. */

@@ -50,6 +50,27 @@ static kvp_err project_out(struct eng *g, uint32_t layer, const struct pass *p, 
                                                            .out = mixer_at(&g->x, 0), .out_stride = g->m->width, .residual = true}, e);
 }
 
+/* Jamba: RMS norms on dt, B and C. */
+static kvp_err inner_norms(struct eng *g, uint32_t layer, const struct pass *p, const struct one *at, struct kvp_error *e)
+{
+    const struct kvp_layer_class *c = mixer_class(g, layer);
+    const struct {
+        enum wt_role role;
+        uint32_t width;
+        uint64_t column;
+    } parts[] = {{WT_REC_DT_NORM, c->dt_rank, at->low}, {WT_REC_B_NORM, c->state, at->b}, {WT_REC_C_NORM, c->state, at->c}};
+
+    for (int i = 0; c->rec_norm && i < 3; i++) {
+        const struct kb_span x = mixer_at(&g->mix.in, parts[i].column);
+        const struct kb_norm a = {.rows = p->rows, .groups = 1, .width = parts[i].width, .in_stride = g->mix.row, .out_stride = g->mix.row,
+                                  .eps = g->m->norm_eps, .format = g->o.weights, .weight = mixer_weight(g, parts[i].role, layer),
+                                  .in = x, .out = x};
+
+        KVP_TRY(eng_run(g, KVP_OP_REC_IN, KB_NORM, &a, e));
+    }
+    return KVP_OK;
+}
+
 /* dt, B and C of the convolved x. */
 static kvp_err select(struct eng *g, uint32_t layer, const struct pass *p, const struct one *at, struct kvp_error *e)
 {
@@ -59,6 +80,7 @@ static kvp_err select(struct eng *g, uint32_t layer, const struct pass *p, const
     KVP_TRY(mixer_product(g, layer, &(struct mixer_product){.op = KVP_OP_REC_IN, .w = WT_REC_X_PROJ, .bias = -1, .rows = p->rows,
                                                             .n = at->end - at->low, .k = c->inner, .x = mixer_at(&g->mix.in, at->x),
                                                             .x_stride = row, .out = mixer_at(&g->mix.in, at->low), .out_stride = row}, e));
+    KVP_TRY(inner_norms(g, layer, p, at, e));
     return mixer_product(g, layer, &(struct mixer_product){.op = KVP_OP_REC_IN, .w = WT_REC_DT, .bias = WT_REC_DT_BIAS, .rows = p->rows,
                                                            .n = c->inner, .k = c->dt_rank, .x = mixer_at(&g->mix.in, at->low),
                                                            .x_stride = row, .out = mixer_at(&g->mix.in, at->dt), .out_stride = row}, e);

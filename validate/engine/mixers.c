@@ -73,12 +73,11 @@ static bool is_known(const struct kvp_layer_class *c)
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
-/* A model of Mamba layers alone says with hidden_act what follows its convolution; here that is SiLU. FalconMamba
- * norms dt, B and C without weights, which no size shows. */
+/* mamba and mamba2 say with hidden_act what follows the convolution, and here that is SiLU; in hybrids it is the
+ * feed-forward's. FalconMamba norms dt, B and C without weights, which no size shows. */
 static bool is_plain_mamba(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
-    return (c->ffn != KVP_FFN_NONE || c->act == KVP_ACT_SILU) && strcmp(m->model_type, "falcon_mamba") != 0 &&
-           (c->recurrent == KVP_REC_MAMBA2 || !c->rec_norm);
+    return (!wt_is_word_of("mamba mamba2", m->model_type) || c->act == KVP_ACT_SILU) && strcmp(m->model_type, "falcon_mamba") != 0;
 }
 
 bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c)
@@ -87,7 +86,7 @@ bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c)
     const uint32_t norms = c->ffn == KVP_FFN_NONE ? 1 : 2;
 
     return ops_of(c) && is_known(c) && divides(c) && c->norms == norms && mamba == !rwkv && (!mamba || (c->conv && is_plain_mamba(m, c))) &&
-           (rwkv || c->act != KVP_ACT_RELU2) && c->inner <= INT32_MAX / 8;
+           c->inner <= INT32_MAX / 8;
 }
 
 /* ---- states -------------------------------------------------------------------------------------- */
@@ -117,7 +116,7 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
 
 static kvp_err open_activations(struct eng *g, struct kvp_error *e)
 {
-    const uint64_t rows = g->o.batch * g->o.prompt;
+    const uint64_t rows = g->rows;
     uint64_t in, out;
 
     KVP_TRY(product(&in, rows, g->mix.row, sizeof(float), e));

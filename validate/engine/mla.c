@@ -41,10 +41,10 @@ static kvp_err project_q(struct eng *g, uint32_t layer, const struct latent *x, 
                               .out = at(&g->qkv, 0), .out_stride = x->q};
 
     if (rank) {
-        KVP_TRY(linear(g, &down, e));
+        KVP_TRY(eng_linear(g, &down, e));
         KVP_TRY(norm_part(g, WT_Q_A_NORM, layer, rows, x->stride, 0, rank, e));
     }
-    KVP_TRY(linear(g, &up, e));
+    KVP_TRY(eng_linear(g, &up, e));
     return eng_turn(g, x->c, rows, at(&g->qkv, x->c->nope_dim), x->q, x->c->heads, x->c->head_dim, e);
 }
 
@@ -55,7 +55,7 @@ static kvp_err project_latent(struct eng *g, uint32_t layer, const struct latent
                                 .w = weight(g, WT_KV_A, layer), .bias = weight(g, WT_KV_A_BIAS, layer), .x = at(&g->h, 0),
                                 .x_stride = width, .out = at(&g->low_rank, x->latent), .out_stride = x->stride};
 
-    KVP_TRY(linear(g, &down, e));
+    KVP_TRY(eng_linear(g, &down, e));
     KVP_TRY(norm_part(g, WT_KV_A_NORM, layer, rows, x->stride, x->latent, x->c->kv_rank, e));
     return eng_turn(g, x->c, rows, at(&g->low_rank, x->rope), x->stride, 1, x->c->rope_dim, e);
 }
@@ -66,7 +66,7 @@ static kvp_err expand(struct eng *g, uint32_t layer, const struct latent *x, uin
     const struct linear up = {.op = KVP_OP_ABSORB, .rows = rows, .n = (uint32_t)x->kv, .k = x->c->kv_rank, .w = weight(g, WT_KV_B, layer),
                               .x = at(&g->low_rank, x->latent), .x_stride = x->stride, .out = at(&g->expanded, 0), .out_stride = x->kv};
 
-    return linear(g, &up, e);
+    return eng_linear(g, &up, e);
 }
 
 /* q into latent space (W_uk^T q), or the weighted sum of latents out of it (W_uv u). */

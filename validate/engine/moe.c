@@ -3,7 +3,8 @@
 #include "validate/engine/parts.h"
 
 static const enum kb_act_kind kinds[] = {[KVP_ACT_SILU] = KB_ACT_SILU, [KVP_ACT_GELU_TANH] = KB_ACT_GELU_TANH,
-                                         [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU};
+                                         [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU,
+                                         [KVP_ACT_RELU2] = KB_ACT_RELU2};
 
 static kvp_err route(struct eng *g, uint32_t layer, const struct kvp_layer_class *c, uint64_t first, uint64_t rows, struct kvp_error *e)
 {
@@ -22,7 +23,7 @@ static kvp_err route(struct eng *g, uint32_t layer, const struct kvp_layer_class
                                    .logits = at(&g->router, 0), .format = g->w.coding.vectors, .bias = corrects ? bias : none,
                                    .ids = at(&g->routed, 0), .weights = at(&g->routed, rows * c->experts_per_token)};
 
-    KVP_TRY(linear(g, &logits, e));
+    KVP_TRY(eng_linear(g, &logits, e));
     return eng_run(g, KVP_OP_ROUTER, KB_MOE_ROUTE, &a, e);
 }
 
@@ -73,9 +74,9 @@ static kvp_err shared(struct eng *g, uint32_t layer, const struct kvp_layer_clas
                                 .x = at(&g->mlp, 0), .x_stride = wide, .out = at(&g->x, first * width), .out_stride = width,
                                 .residual = true};
 
-    KVP_TRY(linear(g, &up, e));
+    KVP_TRY(eng_linear(g, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
-    return linear(g, &down, e);
+    return eng_linear(g, &down, e);
 }
 
 kvp_err eng_experts(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)

@@ -16,7 +16,7 @@ enum {
 };
 
 enum dim { VEC, D, E, IN, CHANNELS, TAPS, STATE, DT_RANK, X_PROJ, HEADS, FFN, RANK0, RANK1, RANK2, RANK3, MIXES, MIXED, DIMS };
-enum need { ALWAYS, CONV_BIAS, PROJ_BIAS, NORM, FFN_OF_RWKV, V_RANK, NEEDS };
+enum need { ALWAYS, CONV_BIAS, PROJ_BIAS, NORM, INNER_NORMS, FFN_OF_RWKV, V_RANK, NEEDS };
 
 static const struct {
     unsigned kinds;
@@ -34,6 +34,9 @@ static const struct {
     AT(DT_BIAS) = {MAMBA, WF_BIAS, E, VEC, ALWAYS}, /* Mamba-2: one a head */
     AT(A_LOG) = {MAMBA, WF_NORM, E, STATE, ALWAYS}, /* likewise */
     AT(SKIP) = {MAMBA, WF_NORM, E, VEC, ALWAYS},    /* likewise */
+    AT(DT_NORM) = {MAMBA1, WF_NORM, DT_RANK, VEC, INNER_NORMS},
+    AT(B_NORM) = {MAMBA1, WF_NORM, STATE, VEC, INNER_NORMS},
+    AT(C_NORM) = {MAMBA1, WF_NORM, STATE, VEC, INNER_NORMS},
     AT(NORM) = {MAMBA2 | RWKV56 | RWKV7, WF_NORM, E, VEC, NORM},
     AT(NORM_BIAS) = {RWKV56 | RWKV7, WF_BIAS, E, VEC, ALWAYS},
     AT(OUT) = {MAMBA | RWKV, WF_MATRIX, D, E, ALWAYS},
@@ -93,7 +96,8 @@ struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_c
     };
     const bool has[NEEDS] = {
         [ALWAYS] = true, [CONV_BIAS] = c->conv_bias, [PROJ_BIAS] = c->rec_bias,
-        [NORM] = c->recurrent != KVP_REC_MAMBA2 || c->rec_norm, [FFN_OF_RWKV] = c->ffn == KVP_FFN_RWKV,
+        [NORM] = c->recurrent != KVP_REC_MAMBA2 || c->rec_norm, [INNER_NORMS] = c->rec_norm,
+        [FFN_OF_RWKV] = c->ffn == KVP_FFN_RWKV,
         [V_RANK] = c->low_rank[2] != 0,
     };
     struct wt_shape s = {.role = (enum wt_role)(WT_REC_IN + i), .fill = pieces[i].fill};
@@ -144,6 +148,36 @@ static const struct wt_name mamba_ssm_names[] = {
     MAMBA1_MIXER,
 };
 
+/* transformers, models/jamba/modeling_jamba.py: JambaModel, its feed-forwards dense. */
+static const struct wt_name jamba_names[] = {
+    {WP_EMBED, 1, false, "embed_tokens.weight"},
+    {WP_FINAL_NORM, 1, false, "final_layernorm.weight"},
+    {WP_HEAD, 1, false, "lm_head.weight"},
+    {WP_ATTN_NORM, 1, false, "layers.%u.input_layernorm.weight"},
+    {WP_MLP_NORM, 1, false, "layers.%u.pre_ff_layernorm.weight"},
+    {WP_Q, 1, false, "layers.%u.self_attn.q_proj.weight"},
+    {WP_K, 1, false, "layers.%u.self_attn.k_proj.weight"},
+    {WP_V, 1, false, "layers.%u.self_attn.v_proj.weight"},
+    {WP_O, 1, false, "layers.%u.self_attn.o_proj.weight"},
+    {WP_REC_IN, 1, false, "layers.%u.mamba.in_proj.weight"},
+    {WP_REC_IN_BIAS, 1, false, "layers.%u.mamba.in_proj.bias"},
+    {WP_REC_CONV, 1, false, "layers.%u.mamba.conv1d.weight"},
+    {WP_REC_CONV_BIAS, 1, false, "layers.%u.mamba.conv1d.bias"},
+    {WP_REC_X_PROJ, 1, false, "layers.%u.mamba.x_proj.weight"},
+    {WP_REC_DT, 1, false, "layers.%u.mamba.dt_proj.weight"},
+    {WP_REC_DT_BIAS, 1, false, "layers.%u.mamba.dt_proj.bias"},
+    {WP_REC_A_LOG, 1, false, "layers.%u.mamba.A_log"},
+    {WP_REC_SKIP, 1, false, "layers.%u.mamba.D"},
+    {WP_REC_DT_NORM, 1, false, "layers.%u.mamba.dt_layernorm.weight"},
+    {WP_REC_B_NORM, 1, false, "layers.%u.mamba.b_layernorm.weight"},
+    {WP_REC_C_NORM, 1, false, "layers.%u.mamba.c_layernorm.weight"},
+    {WP_REC_OUT, 1, false, "layers.%u.mamba.out_proj.weight"},
+    {WP_REC_OUT_BIAS, 1, false, "layers.%u.mamba.out_proj.bias"},
+    {WP_GATE, 1, false, "layers.%u.feed_forward.gate_proj.weight"},
+    {WP_UP, 1, false, "layers.%u.feed_forward.up_proj.weight"},
+    {WP_DOWN, 1, false, "layers.%u.feed_forward.down_proj.weight"},
+};
+
 /* transformers, models/mamba2/modeling_mamba2.py: Mamba2Model. */
 static const struct wt_name mamba2_names[] = {
     {WP_EMBED, 1, false, "embeddings.weight"},
@@ -178,6 +212,22 @@ static const struct wt_name rwkv4_names[] = {
     {WP_REC_FFN_K, 1, false, "blocks.%u.feed_forward.key.weight"},
     {WP_REC_FFN_R, 1, false, "blocks.%u.feed_forward.receptance.weight"},
     {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"},
+};
+
+/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel, without experts. A layer mixes by Mamba-2, or
+ * attends, or is a feed-forward, and has one norm. */
+static const struct wt_name nemotron_h_names[] = {
+    {WP_EMBED, 1, false, "embeddings.weight"},
+    MAMBA_MIXER,
+    {WP_REC_DT_BIAS, 1, false, "layers.%u.mixer.dt_bias"},
+    {WP_REC_NORM, 1, false, "layers.%u.mixer.norm.weight"},
+    {WP_Q, 1, false, "layers.%u.mixer.q_proj.weight"},
+    {WP_K, 1, false, "layers.%u.mixer.k_proj.weight"},
+    {WP_V, 1, false, "layers.%u.mixer.v_proj.weight"},
+    {WP_O, 1, false, "layers.%u.mixer.o_proj.weight"},
+    {WP_MLP_NORM, 1, false, "layers.%u.norm.weight"},
+    {WP_UP, 1, false, "layers.%u.mixer.up_proj.weight"},
+    {WP_DOWN, 1, false, "layers.%u.mixer.down_proj.weight"},
 };
 
 #define RWKV56_BLOCK                                                                \
@@ -279,7 +329,9 @@ static const struct wt_name rwkv7_names[] = {
 static const struct wt_family families[] = {
     {"mamba", "backbone.", NAMES(mamba_names), NULL, 0},
     {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names), NULL, 0},
+    {"jamba", "model.", NAMES(jamba_names), NULL, 0},
     {"mamba2", "backbone.", NAMES(mamba2_names), NULL, 0},
+    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NULL, 0},
     {"rwkv", "rwkv.", NAMES(rwkv4_names), NULL, 0},
     {"rwkv5", "rwkv.", NAMES(rwkv5_names), NULL, 0},
     {"rwkv6", "rwkv.", NAMES(rwkv6_names), NULL, 0},

@@ -4,7 +4,8 @@
 
 /* Each is a piece (WP_REC_...) and a role (WT_REC_...) of its own. Shapes are rec_shapes.c's. */
 #define REC_MAP(X)                                                                                              \
-    X(IN) X(IN_BIAS) X(CONV) X(CONV_BIAS) X(X_PROJ) X(DT) X(DT_BIAS) X(A_LOG) X(SKIP) /* Mamba */                    \
+    X(IN) X(IN_BIAS) X(CONV) X(CONV_BIAS) X(X_PROJ) X(DT) X(DT_BIAS) X(A_LOG) X(SKIP)                                \
+    X(DT_NORM) X(B_NORM) X(C_NORM)                                               /* Mamba */                    \
     X(NORM) X(NORM_BIAS) X(OUT) X(OUT_BIAS)                                      /* both */                     \
     X(DECAY) X(FIRST) X(MIX_X) X(MIX_R) X(MIX_W) X(MIX_K) X(MIX_V) X(MIX_A) X(MIX_G)                            \
     X(R) X(K) X(V) X(G) X(MIX_DOWN) X(MIX_UP) X(W_DOWN) X(W_UP) X(W_BIAS) X(A_DOWN) X(A_UP) X(A_BIAS)           \

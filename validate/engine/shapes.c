@@ -69,8 +69,10 @@ static bool lacks(const struct kvp_layer_class *c, enum wt_piece p)
 {
     if (p >= WP_Q && p <= WP_O_BIAS)
         return c->mixer == KVP_MIX_NONE;
+    if (p == WP_ATTN_NORM || p == WP_ATTN_NORM_BIAS)
+        return c->mixer == KVP_MIX_NONE && !c->recurrent;
     if (p == WP_MLP_NORM || p == WP_MLP_NORM_BIAS)
-        return c->norms < 2;
+        return c->ffn == KVP_FFN_NONE;
     return p >= WP_GATE && p <= WP_DOWN_BIAS && (c->ffn == KVP_FFN_NONE || c->ffn == KVP_FFN_RWKV);
 }
 
@@ -92,12 +94,13 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2;
     const bool embed_norm = rec_has_pre_norm(m) || (m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0);
     const bool attention = l->mixer == KVP_MIX_ATTENTION, mla = l->mixer == KVP_MIX_MLA, kv = attention && !l->no_kv;
+    const bool two = l->norms != 1 || (l->mixer == KVP_MIX_NONE && !l->recurrent); /* a feed-forward of its own, or by itself */
     const bool has[NEEDS] = {
         [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
         [KV] = kv, [KV_BIAS] = kv && l->qkv_bias, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
-        [TWO_NORMS] = l->norms != 1, [TWO_NORMS_LAYER] = l->norms != 1 && biased,
+        [TWO_NORMS] = two, [TWO_NORMS_LAYER] = two && biased,
         [AFTER] = l->norms == 4, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
         [Q_RANK_BIAS] = mla && l->q_rank && l->qkv_bias, [DENSE] = l->ffn_width, [DENSE_BIAS] = l->ffn_width && l->ffn_bias,
         [EXPERTS] = l->experts, [ROUTER_BIAS] = l->experts && l->router_bias, [EXPERT_BIAS] = l->experts && l->expert_bias,
