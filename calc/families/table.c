@@ -150,7 +150,6 @@ const struct kvp_rule kvp_rules_common[] = {
     {"output_attentions", KVP_KEY_ANY, "what a forward returns, not what it computes"},
     {"cache_implementation", KVP_KEY_ANY, "transformers' own cache class; every layer's window is read"},
     {"_attn_implementation", KVP_KEY_ANY, "which kernel, not what is stored"},
-    {"use_mambapy", KVP_KEY_ANY, "which code computes a scan, not what is stored"},
     {"pruned_heads", KVP_KEY_FALSE, "layers would have different head counts"},
     {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
     {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},

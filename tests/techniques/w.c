@@ -364,15 +364,17 @@ static struct eng *open_eng(const struct kvp_model *m, const char *spec, struct 
     must(kb_find(&o.backend, backend, &err));
     o.device.threads = 1;
     o.batch = 1;
-    o.seed = 7;
+    if (!o.seed)
+        o.seed = 7;
     must(eng_open(&g, m, &s, &o, &err));
     return g;
 }
 
-static void run_text(const struct kvp_model *m, const char *spec, uint64_t prompt, const char *backend, float *logits)
+static void run_seed(const struct kvp_model *m, const char *spec, uint64_t seed, uint64_t prompt, const char *backend, float *logits)
 {
     struct kvp_error err = {0};
-    struct eng *g = open_eng(m, spec, (struct eng_options){.prompt = prompt, .generate = TOKENS - prompt, .all_logits = true}, backend);
+    struct eng *g = open_eng(m, spec, (struct eng_options){.prompt = prompt, .generate = TOKENS - prompt, .seed = seed, .all_logits = true},
+                             backend);
     int32_t ids[TOKENS];
 
     tiny_tokens(ids, TOKENS, m->vocab);
@@ -382,15 +384,23 @@ static void run_text(const struct kvp_model *m, const char *spec, uint64_t promp
     eng_close(g);
 }
 
-/* Bits and how finely they are scaled decide how far logits move; all move, none is lost. In steps on another backend: what
- * rounds the other way there is a code of the weights, where activations decide it. */
+static void run_text(const struct kvp_model *m, const char *spec, uint64_t prompt, const char *backend, float *logits)
+{
+    run_seed(m, spec, 0, prompt, backend, logits);
+}
+
+/* Bits and how finely they are scaled decide how far logits move, on average over a few models; all move, none is lost. */
 static const struct {
     const char *spec;
-    double within, steps;
-} fidelity[] = {{"w:int8", 0.03, 2e-5}, {"w:fp8", 0.15, 2e-5}, {"w:nf4", 0.5, 2e-5}, {"w:fp4", 0.6, 2e-5}, {"w:mlx,group=8", 0.35, 2e-5},
-                {"w:mlx,bits=8,group=8", 0.025, 2e-5}, {"w:gptq,group=8", 0.35, 0.125}, {"w:gptq,bits=8", 0.025, 0.0125},
-                {"w:awq,group=8", 0.3, 0.125}};
-enum { FIDELITY = sizeof(fidelity) / sizeof(fidelity[0]) };
+    double within;
+} fidelity[] = {{"w:int8", 0.02}, {"w:fp8", 0.15}, {"w:nf4", 0.45}, {"w:fp4", 0.55}, {"w:mlx,group=8", 0.3}, {"w:mlx,bits=8,group=8", 0.02},
+                {"w:gptq,group=8", 0.3}, {"w:gptq,bits=8", 0.02}, {"w:awq,group=8", 0.3}};
+enum { FIDELITY = sizeof(fidelity) / sizeof(fidelity[0]), SEEDS = 5 };
+
+static bool is_calibrated(const char *spec)
+{
+    return strstr(spec, "gptq") || strstr(spec, "awq");
+}
 
 START_TEST(logits_move_a_little)
 {
@@ -399,20 +409,23 @@ START_TEST(logits_move_a_little)
     for (int i = 0; i < TINY_MODELS; i++) {
         const char *backend = backends[i % BACKENDS];
         struct kvp_model m;
-        double apart;
+        double apart = 0;
 
         tiny_load(&m, i);
         if (tiny_is_uncoded(&m)) {
             kvp_model_free(&m);
             continue;
         }
-        run_text(&m, NULL, TOKENS, backend, plain);
-        run_text(&m, fidelity[_i].spec, TOKENS, backend, coded);
-        apart = rms_apart(coded, plain, TOKENS * m.vocab);
+        for (uint64_t seed = SEEDS; seed > 0; seed--) {
+            run_seed(&m, NULL, seed, TOKENS, backend, plain);
+            run_seed(&m, fidelity[_i].spec, seed, TOKENS, backend, coded);
+            apart += rms_apart(coded, plain, TOKENS * m.vocab) / SEEDS;
+        }
         ck_assert_msg(apart > 1e-4 && apart < fidelity[_i].within, "%s of %s: apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
-        run_text(&m, fidelity[_i].spec, 5, backends[(i + 1) % BACKENDS], cut);
+        run_seed(&m, fidelity[_i].spec, 1, 5, backends[(i + 1) % BACKENDS], cut);
         apart = far_apart(cut, coded, TOKENS * m.vocab);
-        ck_assert_msg(apart < fidelity[_i].steps, "%s of %s: in steps on another backend apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
+        /* activations of another backend may round a code the other way */
+        ck_assert_msg(apart < (is_calibrated(fidelity[_i].spec) ? fidelity[_i].within / 4 : 2e-5), "%s of %s: in steps on another backend apart by %g", tiny_models[i].name, fidelity[_i].spec, apart);
         kvp_model_free(&m);
     }
 }
