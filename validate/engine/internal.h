@@ -32,6 +32,7 @@ struct eng {
     struct wt_coding coding;
     struct weights w;
     const struct cache_ops *cache_ops;
+    struct cache_ops lots_ops; /* cache_ops, where the batch is prefilled in lots */
     struct cache *cache;
     struct cache_env env;
     struct widest widest;
