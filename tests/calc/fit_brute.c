@@ -147,6 +147,7 @@ START_TEST(fewest)
         struct kvp_device other;
 
         ck_assert_int_eq(kvp_device_load(&other, a.devices[i].name, &e), KVP_OK);
+        other.memory_share = d.memory_share;
         ck_assert_int_eq(try_estimate(&est, &m, fleets[_i].specs, w, o, &other), KVP_OK);
         ck_assert_msg(print_fits(&est, &other) == a.devices[i].fits, "%s", a.devices[i].name);
         kvp_estimate_free(&est);
