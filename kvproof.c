@@ -91,8 +91,8 @@ static const struct option options[] = {
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
     {"", "enable-expert-parallel", "", FLAG, ANSWERS, AT(expert_parallel), NULL, "experts over the tensor parallel ranks"},
     {"", "encoder-tokens", "", COUNT, ANSWERS, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
-    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default f32)"},
-    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "columns of convolutions (default: as the cache)"},
+    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default: f32, or --mamba-cache-dtype)"},
+    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "recurrent state, columns of convolutions too (default: their columns as the weights)"},
     {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},
     {"", "with-vision", "", FLAG, ANSWERS, AT(formats.with_vision), NULL, "count the vision or audio tower's weights"},
     {"", "with-mtp", "", FLAG, ANSWERS, AT(formats.with_mtp), NULL, "count the extra prediction layers' weights"},
@@ -420,6 +420,10 @@ static kvp_err derive(struct args *a, struct kvp_error *e)
         snprintf(a->derived[2], sizeof(a->derived[2]), "paged:%" PRIu64, a->block);
     if (a->chunk)
         snprintf(a->derived[3], sizeof(a->derived[3]), "chunked-prefill:%" PRIu64, a->chunk);
+    if (a->formats.conv_given && !a->formats.ssm_given) { /* as in vLLM: of the whole state, unless the matrices' own is said */
+        a->formats.ssm = a->formats.conv;
+        a->formats.ssm_given = true;
+    }
     if (a->expert_parallel && !a->ep)
         a->ep = a->tp;
     a->formats.tp = (uint32_t)a->tp;
