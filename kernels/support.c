@@ -320,6 +320,15 @@ static bool attn_slots(const void *args)
            (!a->ring || (a->first + a->ring <= a->attn.used && a->turned < a->ring));
 }
 
+static bool attn_low(const void *args)
+{
+    const struct kb_attn_low *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->used && a->k.dim && a->v.dim && is_rows(&a->k, 1, a->k.dim) &&
+           is_rows(&a->v, 1, a->v.dim) && is_float(a->format) && a->k_up.w.buf && (!a->inv_freq.buf || a->head_dim % 2 == 0) &&
+           (!a->ring || (a->first + a->ring <= a->used && a->turned < a->ring));
+}
+
 static bool window_scores(const void *args)
 {
     const struct kb_window_scores *a = args;
