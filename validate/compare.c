@@ -186,10 +186,11 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true,
                                             [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
+    const bool expanded = phase == KVP_PREFILL; /* a step rebuilds inside its attention */
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
-        if (est->ops[i].phase == phase && is_matrix[est->ops[i].op])
+        if (est->ops[i].phase == phase && (is_matrix[est->ops[i].op] || (est->ops[i].op == KVP_OP_REBUILD && expanded)))
             predicted += (double)est->ops[i].flops;
     return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
 }

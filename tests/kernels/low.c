@@ -170,6 +170,29 @@ START_TEST(stored_formats)
 }
 END_TEST
 
+/* Where keys are absorbed: one head of latents for all query heads, values of another width, in any form. */
+START_TEST(absorbed)
+{
+    static const struct kit_out outs[] = {KIT_OUT(kb_attn_decode, out, KVP_F32, 1e-5, false)};
+    static const enum kvp_format formats[] = {KVP_F32, KVP_F16, KVP_INT8, KVP_INT4, KVP_Q8_0};
+    static const uint32_t widths[][2] = {{32, 64}, {96, 32}, {160, 32}};
+    const uint64_t used = 83;
+
+    for (size_t f = 0; f < COUNT(formats); f++) {
+        struct kb_attn_decode a = {.batch = 2, .heads = 6, .kv_heads = 1, .head_dim = widths[_i][0], .v_dim = widths[_i][1], .scale = 0.2f,
+                                   .used = used, .q_stride = 6 * widths[_i][0] + 1, .out_stride = 6 * widths[_i][1] + 2};
+
+        a.k = latents(2, used + 1, a.head_dim, f % 2 ? 16 : 0, formats[f]);
+        a.v = latents(2, used + 1, a.v_dim, f % 2 ? 16 : 0, formats[f]);
+        fill(&a.k, 2, used);
+        fill(&a.v, 2, used);
+        a.q = kit_rows(2, 6 * a.head_dim, a.q_stride);
+        a.out = kit_poison(KVP_F32, 2 * a.out_stride);
+        KIT_CHECK(KB_ATTN_DECODE, a, outs);
+    }
+}
+END_TEST
+
 START_TEST(refused)
 {
     struct kb_attn_low a = {.batch = 1, .heads = 2, .kv_heads = 1, .head_dim = 3, .used = 4};
@@ -199,6 +222,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, latents_attend, 0, (int)COUNT(cases));
     tcase_add_loop_test(t, stored_formats, 0, 2);
+    tcase_add_loop_test(t, absorbed, 0, 3);
     tcase_add_test(t, refused);
     suite_add_tcase(s, t);
     return kit_main(s);

@@ -10,6 +10,8 @@ struct layer_rows layer_rows(const struct cache_env *env, uint32_t layer)
 
     if (c->no_kv)
         return (struct layer_rows){.latent = false};
+    if (c->low_k) /* one for all heads */
+        return (struct layer_rows){.k = {1, c->low_k}, .v = {1, c->low_v}};
     return (struct layer_rows){.k = {c->kv_heads, c->head_dim}, .v = {c->kv_heads, c->v_head_dim ? c->v_head_dim : c->head_dim}};
 }
 
@@ -37,5 +39,5 @@ bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)
     (void)m;
     if (c->mixer == KVP_MIX_NONE) /* a recurrence keeps no rows */
         return true;
-    return c->mixer == KVP_MIX_ATTENTION && !c->no_kv && c->v_head_dim == c->head_dim;
+    return c->mixer == KVP_MIX_ATTENTION && !c->no_kv && !c->low_k && c->v_head_dim == c->head_dim;
 }

@@ -76,6 +76,7 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         w.qkv = larger(w.qkv, ((uint64_t)c->heads + 2ull * c->kv_heads) * c->head_dim);
         w.out = larger(w.out, (uint64_t)c->heads * c->head_dim);
         w.heads = larger(w.heads, c->heads);
+        w.low = larger(w.low, (uint64_t)c->low_k + c->low_v);
         w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
     }
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
@@ -107,6 +108,7 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->h, n, g->m->width, sizeof(float)},
         {&g->qkv, n, w->qkv, sizeof(float)},
         {&g->out, n, w->out, sizeof(float)},
+        {&g->low, n, w->low, sizeof(float)},
         {&g->lse, n, w->heads, sizeof(float)},
         {&g->mlp, smaller(n, MLP_ROWS), w->mlp, sizeof(float)},
         {&g->logits, smaller(g->o.pool ? g->o.pool->seqs : g->o.all_logits ? all : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
@@ -190,6 +192,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
     left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.low_k = left.low_v = 0;
+    left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -310,12 +314,22 @@ static kvp_err open_host(struct eng *g, struct kvp_error *e)
     return g->host_ids && g->host_tokens ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
 }
 
+static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
+{
+    if (!g->widest.low)
+        return KVP_OK;
+    if (g->o.pool)
+        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
+    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
+}
+
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
 {
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
+    KVP_TRY(check_factors(g, e));
     g->o.weights = g->coding.plain;
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
@@ -361,7 +375,7 @@ void eng_close(struct eng *g)
     if (!g)
         return;
     if (g->dev) {
-        struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->lse, &g->mlp, &g->logits, &g->tokens,
+        struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->low, &g->lse, &g->mlp, &g->logits, &g->tokens,
                                        &g->positions, &g->scratch, &g->input_codes, &g->input_scales, &g->inv_freq};
 
         if (g->cache)

@@ -158,6 +158,76 @@ static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const
     return p->prefill ? g->cache_ops->prefill(g->cache, layer, &a, e) : g->cache_ops->decode(g->cache, layer, &a, e);
 }
 
+/* ---- factored projections (Zhang et al. 2024, arXiv:2410.03111, section 3.1) ----------------------- */
+
+/* A layer's latents in rows of their own, k's beside v's, and what leads on from there. */
+static struct cache_low low_of(const struct eng *g, uint32_t layer, const struct kvp_layer_class *c)
+{
+    return (struct cache_low){.stride = (uint64_t)c->low_k + c->low_v, .k = at(&g->low, 0), .v = at(&g->low, c->low_k),
+                              .format = g->w.coding.plain, .k_up = {weight(g, WT_K_UP, layer), weight(g, WT_K_UP_BIAS, layer)},
+                              .v_up = {weight(g, WT_V_UP, layer), weight(g, WT_V_UP_BIAS, layer)}, .k_norm = weight(g, WT_K_NORM, layer)};
+}
+
+/* q and both latents of every row: one matrix, but that only q has a bias. */
+static kvp_err project_low(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
+{
+    const uint32_t width = g->m->width, rows = h->c->low_k + h->c->low_v;
+    const struct linear q = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)h->k, .k = width, .role = WT_QKV, .layer = layer,
+                             .w = weight(g, WT_QKV, layer), .bias = weight(g, WT_QKV_BIAS, layer), .x = at(&g->h, 0), .x_stride = width,
+                             .out = at(&g->qkv, 0), .out_stride = h->stride};
+    struct linear low = q;
+
+    low.n = rows;
+    low.first = h->k;
+    low.w.offset += h->k * width * cvt_size(g->w.coding.plain);
+    low.bias.buf = NULL;
+    low.out = at(&g->low, 0);
+    low.out_stride = rows;
+    KVP_TRY(linear(g, &q, e));
+    return linear(g, &low, e);
+}
+
+/* k and v of a prompt from its latents. */
+static kvp_err expand(struct eng *g, const struct pass *p, const struct heads *h, const struct cache_low *x, struct kvp_error *e)
+{
+    const struct {
+        struct kb_factor up;
+        struct kb_span from;
+        uint32_t rank;
+        uint64_t to;
+    } sides[] = {{x->k_up, x->k, h->c->low_k, h->k}, {x->v_up, x->v, h->c->low_v, h->v}};
+
+    for (size_t i = 0; i < 2; i++) {
+        const struct linear l = {.op = KVP_OP_REBUILD, .rows = p->rows, .n = (uint32_t)(h->v - h->k), .k = sides[i].rank, .w = sides[i].up.w,
+                                 .bias = sides[i].up.bias, .x = sides[i].from, .x_stride = x->stride, .out = at(&g->qkv, sides[i].to),
+                                 .out_stride = h->stride};
+
+        KVP_TRY(linear(g, &l, e));
+    }
+    return KVP_OK;
+}
+
+/* Turned by the cache, which knows what it rebuilds. */
+static kvp_err attention_low(struct eng *g, uint32_t layer, const struct pass *p, struct heads h, const struct linear *o, struct kvp_error *e)
+{
+    const struct cache_low low = low_of(g, layer, h.c);
+    const struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = h.stride, .q = at(&g->qkv, 0), .k = at(&g->qkv, h.k),
+                                .v = at(&g->qkv, h.v), .out_stride = h.k, .out = at(&g->out, 0), .lse = at(&g->lse, 0), .first = p->first,
+                                .batch = p->batch, .low = &low};
+
+    KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), g->m->width, e));
+    KVP_TRY(project_low(g, layer, p, &h, e));
+    if (p->prefill)
+        KVP_TRY(expand(g, p, &h, &low, e));
+    h.has_kv = p->prefill;
+    if (h.c->qk_norm)
+        KVP_TRY(qk_norm(g, layer, &h, p->rows, e));
+    KVP_TRY((p->prefill ? g->cache_ops->prefill : g->cache_ops->decode)(g->cache, layer, &a, e));
+    return linear(g, o, e);
+}
+
+/* ---- whole attention ------------------------------------------------------------------------------ */
+
 /* q, k and v of every row, or the part of them that h says, normed and rotated, in g->qkv. */
 static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
@@ -184,6 +254,8 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
                              .role = WT_O, .layer = layer, .w = weight(g, WT_O, layer), .bias = weight(g, WT_O_BIAS, layer), .x = at(&g->out, 0),
                              .x_stride = h->k, .out = at(&g->x, 0), .out_stride = width, .residual = true};
 
+    if (h->c->low_k)
+        return attention_low(g, layer, p, *h, &o, e);
     KVP_TRY(project(g, layer, p, h, e));
     KVP_TRY(attend(g, layer, p, h, e));
     return h->has_q ? linear(g, &o, e) : KVP_OK;

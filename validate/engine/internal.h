@@ -18,7 +18,7 @@ enum {
 
 /* The largest of each dimension over the layer classes, in elements. */
 struct widest {
-    uint64_t qkv, out, heads, mlp;
+    uint64_t qkv, out, heads, mlp, low;
 };
 
 struct eng {
@@ -37,6 +37,7 @@ struct eng {
     struct passes passes;
     uint64_t rows; /* N, of the widest pass */
     /* activations, all f32 but the ids, for N rows */
+    struct led_mem low; /* latents of k and v, where they are factored */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
     struct led_mem scratch, inv_freq;

@@ -2,8 +2,8 @@
 
 /* ---- shapes ------------------------------------------------------------------------------------- */
 
-enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIMS };
-enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, KV, KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, EMBED_NORM, EMBED_NORM_BIAS, NEEDS };
+enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_K, DIM_V, DIM_LOW_K, DIM_LOW_V, DIM_HEAD, DIM_FFN, DIMS };
+enum need { ALWAYS, LEARNED, UNTIED, LAYER_NORM, QKV_BIAS, QK_NORM, KV, KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LOW, LOW_BIAS, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -21,8 +21,8 @@ static const struct {
     [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
     [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ALWAYS},
-    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
-    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
+    [WP_K] = {WT_QKV, WF_MATRIX, DIM_K, DIM_WIDTH, KV},
+    [WP_V] = {WT_QKV, WF_MATRIX, DIM_V, DIM_WIDTH, KV},
     [WP_Q_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_Q, DIM_VEC, QKV_BIAS},
     [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
     [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
@@ -38,6 +38,10 @@ static const struct {
     [WP_UP_BIAS] = {WT_UP_BIAS, WF_BIAS, DIM_FFN, DIM_VEC, FFN_BIAS},
     [WP_DOWN] = {WT_DOWN, WF_MATRIX, DIM_WIDTH, DIM_FFN, ALWAYS},
     [WP_DOWN_BIAS] = {WT_DOWN_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, FFN_BIAS},
+    [WP_K_UP] = {WT_K_UP, WF_MATRIX, DIM_KV, DIM_LOW_K, LOW},
+    [WP_V_UP] = {WT_V_UP, WF_MATRIX, DIM_KV, DIM_LOW_V, LOW},
+    [WP_K_UP_BIAS] = {WT_K_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
+    [WP_V_UP_BIAS] = {WT_V_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
 };
 
 /* A layer that mixes by a recurrence, or that has no feed-forward of this kind. */
@@ -56,18 +60,21 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
 {
     static const struct kvp_layer_class none;
     const struct kvp_layer_class *l = c ? c : &none;
+    const uint64_t kv = (uint64_t)l->kv_heads * l->head_dim;
     const uint64_t dim[DIMS] = {
         [DIM_WIDTH] = m->width, [DIM_VOCAB] = m->vocab, [DIM_POSITIONS] = m->max_positions,
-        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = (uint64_t)l->kv_heads * l->head_dim,
+        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = kv,
+        [DIM_K] = l->low_k ? l->low_k : kv, [DIM_V] = l->low_v ? l->low_v : kv, [DIM_LOW_K] = l->low_k, [DIM_LOW_V] = l->low_v,
         [DIM_HEAD] = l->head_dim, [DIM_FFN] = l->ffn_width,
     };
     const bool has[NEEDS] = {
         [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [LAYER_NORM] = m->norm == KVP_NORM_LAYER, [QKV_BIAS] = l->qkv_bias, [QK_NORM] = l->qk_norm,
-        [KV] = !l->no_kv, [KV_BIAS] = !l->no_kv && l->qkv_bias, [K_NORM] = !l->no_kv && l->qk_norm,
+        [KV] = !l->no_kv, [KV_BIAS] = !l->no_kv && l->qkv_bias && !l->low_k, [K_NORM] = !l->no_kv && l->qk_norm,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
         [EMBED_NORM] = rec_has_pre_norm(m), [EMBED_NORM_BIAS] = rec_has_pre_norm(m) && m->norm == KVP_NORM_LAYER,
+        [LOW] = l->low_k, [LOW_BIAS] = l->low_k && l->qkv_bias,
     };
 
     if (p >= WP_REC_IN)

@@ -22,8 +22,8 @@ enum wt_role {
     WT_LAYER_ROLES,     /* those below exist once per layer */
     WT_ATTN_NORM = WT_LAYER_ROLES,
     WT_ATTN_NORM_BIAS,
-    WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v */
-    WT_QKV_BIAS,
+    WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v; factored: what leads to their latents */
+    WT_QKV_BIAS,        /* factored: q's */
     WT_Q_NORM,          /* [d] */
     WT_K_NORM,
     WT_O,               /* [D, H * d] */
@@ -34,6 +34,10 @@ enum wt_role {
     WT_UP_BIAS,
     WT_DOWN,            /* [D, I] */
     WT_DOWN_BIAS,
+    WT_K_UP,            /* [Hkv * d, rank]; factored layers only, as those below */
+    WT_V_UP,
+    WT_K_UP_BIAS,
+    WT_V_UP_BIAS,
 #define REC_X(name) WT_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
@@ -62,6 +66,7 @@ struct weights {
  * buffers, a stored copy of a tied head, and layers beyond the model's). path NULL: random, the same for
  * the same seed whatever the format, but for rounding: matrices uniform with variance 1 / in, norm weights
  * in 1 +- 0.1, biases in +- 0.1.
+ * Layers with low_k: k's and v's matrices, whether read or random, are factored (low_rank.h).
  * On failure nothing is held. */
 kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e);
