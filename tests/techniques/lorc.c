@@ -1,7 +1,10 @@
 /* lorc.c - low-rank keys and values: factors against a slow singular value decomposition, whole models at full rank against
  * dense ones, steps against one pass, bytes by hand */
 #include "tests/validate/tiny.h"
+#include "validate/engine/convert.h"
 #include "validate/engine/low_rank.h"
+#include "validate/engine/rewrite.h"
+#include "validate/engine/safetensors.h"
 
 enum { TOKENS = 19, SIDE = 24 };
 
@@ -117,6 +120,94 @@ START_TEST(conditions)
     ck_assert_double_eq_tol(got, log(16), 1e-12);
     must(low_rank_condition(&got, short_of, 2, 2, &err));
     ck_assert_msg(got > log(1e6) && got < log(1e8), "%g", got);
+}
+END_TEST
+
+/* ---- ranks ---------------------------------------------------------------------------------------- */
+
+/* Powers of two: 16 - 14 * (what lies before) / 7. The fourth and fifth: what the last layer has does not count. */
+START_TEST(ranks_by_hand)
+{
+    static const struct {
+        const char *spec;
+        double log2[5];
+        uint32_t ranks[5];
+    } cases[] = {
+        {"lorc:rule=progressive,r_max=16,r_min=2", {2, 4, 0, 1, 9}, {16, 12, 4, 4, 2}},
+        {"lorc:rule=progressive,r_max=16,r_min=4", {3, 3, 3, 3, 3}, {16, 13, 10, 7, 4}},
+        {"lorc:rule=progressive,r_max=16,r_min=16", {1, 2, 3, 4, 5}, {16, 16, 16, 16, 16}},
+        {"lorc:rule=progressive,r_max=9,r_min=2", {0, 0, 0, 7, 0}, {9, 9, 9, 9, 2}},
+        {"lorc:rule=progressive", {0, 0, 0, 0, 1}, {16, 16, 16, 16, 16}}, /* nothing tells them apart */
+        {"lorc:rule=progressive", {1, 0, 0, 0, 0}, {16, 4, 4, 4, 4}},
+    };
+    static const char config[] = "{\"model_type\":\"llama\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":5,"
+                                 "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":40,\"hidden_act\":\"silu\","
+                                 "\"rms_norm_eps\":1e-5,\"max_position_embeddings\":64}";
+    double logs[5];
+    struct kvp_error err = {0};
+    struct kvp_stack s = {0};
+    struct rewritten r;
+    struct kvp_model m;
+
+    must(kvp_model_parse(&m, config, strlen(config), "five layers", &err));
+    must(kvp_stack_add(&s, cases[_i].spec, &err));
+    must(rewrite_model(&r, &m, &s, &err));
+    for (int l = 0; l < 5; l++)
+        logs[l] = cases[_i].log2[l] * log(2);
+    ck_assert(rewrite_wants_conditions(&s));
+    rewrite_ranks(&r, &s, logs);
+    for (int l = 0; l < 5; l++) {
+        ck_assert_msg(r.cls[l].low_k == cases[_i].ranks[l], "%s: layer %d has rank %u, expected %u", cases[_i].spec, l, r.cls[l].low_k,
+                      cases[_i].ranks[l]);
+        ck_assert_uint_eq(r.cls[l].low_v, r.cls[l].low_k);
+    }
+    rewrite_free(&r);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* The condition numbers of a file's matrices, by the slow decomposition; and ranks by them, whatever runs. */
+START_TEST(ranks_of_a_file)
+{
+    static const char *const names[] = {"k_proj", "v_proj"};
+    static float matrix[SIDE * SIDE * 9];
+    const char *root = getenv("KVPROOF_TESTS");
+    struct eng_options o = {.batch = 1, .prompt = 4, .generate = 1, .seed = 1};
+    struct kvp_error err = {0};
+    struct kvp_stack s = {0};
+    struct st_files *files;
+    struct kvp_model m;
+    double *got, values[SIDE * 3];
+    char path[512], name[80];
+
+    snprintf(path, sizeof(path), "%s/golden/llama-gqa", root ? root : "tests");
+    must(kvp_model_load(&m, path, &err));
+    must(kvp_stack_add(&s, "lorc:rule=progressive", &err));
+    o.weights_dir = path;
+    must(eng_conditions(&got, &m, &s, &o, &err));
+    must(st_open(&files, path, &err));
+    for (uint32_t l = 0; l < m.layers; l++) {
+        double want = 0;
+
+        for (int side = 0; side < 2; side++) {
+            const struct st_tensor *t;
+
+            snprintf(name, sizeof(name), "model.layers.%u.self_attn.%s.weight", l, names[side]);
+            t = st_find(files, name);
+            ck_assert_ptr_nonnull(t);
+            cvt_run(KVP_F32, matrix, t->format, t->data, 1, t->count);
+            slow_values(values, matrix, (int)t->shape[0], (int)t->shape[1]);
+            want += log(values[0] / values[t->shape[1] - 1]);
+        }
+        ck_assert_double_eq_tol(got[l], want, 1e-4);
+    }
+    st_close(files);
+    free(got);
+    s = (struct kvp_stack){0};
+    must(kvp_stack_add(&s, "lorc", &err));
+    must(eng_conditions(&got, &m, &s, &o, &err));
+    ck_assert_ptr_null(got);
+    kvp_model_free(&m);
 }
 END_TEST
 
@@ -281,7 +372,7 @@ START_TEST(refusals)
     static const struct {
         const char *specs[2], *says;
     } no[] = {
-        {{"lorc:k_rank=17"}, "k_rank"},           {{"lorc:v_rank=1000"}, "v_rank"},  {{"lorc:rule=progressive"}, "progressive"},
+        {{"lorc:k_rank=17"}, "k_rank"},           {{"lorc:v_rank=1000"}, "v_rank"},  {{"lorc:rule=progressive,r_max=4,r_min=5"}, "r_min"},
         {{"lorc", "w:int8"}, "factored"},         {{"lorc", "smoothquant"}, "factored"}, {{"lorc", "tova:5"}, "tova"},
         {{"lorc", "streaming-llm"}, "streaming"}, {{"lorc", "chunked-prefill:16"}, "one pass"},
     };
@@ -297,7 +388,7 @@ START_TEST(refusals)
         must(kvp_stack_add(&s, no[_i].specs[i], &err));
     must(kb_find(&o.backend, "ref", &err));
     rc = eng_open(&g, &m, &s, &o, &why);
-    ck_assert_int_eq(rc, _i < 2 ? KVP_EINPUT : KVP_ENOTSUP);
+    ck_assert_int_eq(rc, _i < 3 ? KVP_EINPUT : KVP_ENOTSUP);
     ck_assert_ptr_null(g);
     ck_assert_msg(strstr(why.text, no[_i].says), "'%s' does not say %s", why.text, no[_i].says);
     kvp_model_free(&m);
@@ -314,6 +405,8 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, truncated_is_best, 0, SHAPES);
     tcase_add_test(t, conditions);
+    tcase_add_loop_test(t, ranks_by_hand, 0, 6);
+    tcase_add_test(t, ranks_of_a_file);
     tcase_add_loop_test(t, full_rank_is_dense, 0, 2 * TINY_MODELS);
     tcase_add_loop_test(t, steps_are_the_pass, 0, 10 * TINY_MODELS);
     tcase_add_loop_test(t, encoded_latents, 0, 3 * TINY_MODELS);

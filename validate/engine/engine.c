@@ -343,6 +343,49 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
 }
 
+static kvp_err measure_conditions(double **out, const struct kvp_model *m, const struct eng_options *o, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = calloc(m->layers, sizeof(**out));
+    if (!*out)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", m->layers);
+    rc = weights_conditions(*out, m, o->weights_dir, o->seed, e);
+    if (rc != KVP_OK) {
+        free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e)
+{
+    struct rewritten r;
+    kvp_err rc;
+
+    *out = NULL;
+    if (!rewrite_wants_conditions(s))
+        return KVP_OK;
+    KVP_TRY(rewrite_model(&r, m, s, e));
+    rc = check_model(&r.m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = measure_conditions(out, &r.m, o, e);
+    rewrite_free(&r);
+    return rc;
+}
+
+static kvp_err rank_layers(struct eng *g, struct kvp_error *e)
+{
+    double *conditions;
+
+    if (!rewrite_wants_conditions(&g->stack))
+        return KVP_OK;
+    KVP_TRY(measure_conditions(&conditions, g->m, &g->o, e));
+    rewrite_ranks(&g->own, &g->stack, conditions);
+    free(conditions);
+    return KVP_OK;
+}
+
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,
                  struct kvp_error *e)
 {
@@ -360,6 +403,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g->m = &g->own.m;
     if (rc == KVP_OK) /* as the stack leaves it: what is replaced need not run */
         rc = check_model(g->m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = rank_layers(g, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {

@@ -122,7 +122,7 @@ static const struct {
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
     {"recurrent", "kind", rewrite_recurrent},
-    {"lorc", "k_rank v_rank rule form", rewrite_lorc},
+    {"lorc", "k_rank v_rank rule r_max r_min form", rewrite_lorc},
 };
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 

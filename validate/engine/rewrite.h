@@ -21,8 +21,11 @@ struct rewritten {
 kvp_err rewrite_model(struct rewritten *out, const struct kvp_model *m, const struct kvp_stack *s, struct kvp_error *e);
 void rewrite_free(struct rewritten *r); /* zeroed is fine */
 
-/* (rewrite_lorc.c) */
+/* rewrite_lorc.c. Ranks may follow the weights: every layer has the largest then until conditions, [layers] as of
+ * weights_conditions(), say better. */
 kvp_err rewrite_lorc(struct rewritten *r, const struct kvp_spec *s, struct kvp_error *e);
+bool rewrite_wants_conditions(const struct kvp_stack *s);
+void rewrite_ranks(struct rewritten *r, const struct kvp_stack *s, const double *conditions);
 
 /* The parameters that a technique of these axes reads, separated by spaces; KVP_ENOTSUP: it is not here. */
 kvp_err rewrite_params(const char **out, const struct kvp_spec *spec, struct kvp_error *e);

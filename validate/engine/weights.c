@@ -489,6 +489,7 @@ struct projections {
     uint32_t layer;
     uint64_t q, kv;
     float *qkv, *bias;
+    double condition;
 };
 
 /* One role of the layer, whole and in f32, as if nothing were factored. */
@@ -543,7 +544,6 @@ static kvp_err factor(const struct projections *p, bool value, struct kvp_error 
 
 static kvp_err factor_all(struct projections *p, struct kvp_error *e)
 {
-    KVP_TRY(read_whole(p, WT_QKV, &p->qkv, e));
     KVP_TRY(read_whole(p, WT_QKV_BIAS, &p->bias, e));
     KVP_TRY(put_numbers(p, WT_QKV, 0, p->qkv, p->q * p->f->m->width, e));
     if (p->bias)
@@ -552,7 +552,21 @@ static kvp_err factor_all(struct projections *p, struct kvp_error *e)
     return factor(p, true, e);
 }
 
-static kvp_err fill_factored(const struct filling *f, uint32_t layer, struct kvp_error *e)
+/* log of the condition numbers of W_k and W_v, multiplied. */
+static kvp_err condition(struct projections *p, struct kvp_error *e)
+{
+    const uint64_t cols = p->f->m->width;
+    double k, v;
+
+    KVP_TRY(low_rank_condition(&k, p->qkv + p->q * cols, p->kv, cols, e));
+    KVP_TRY(low_rank_condition(&v, p->qkv + (p->q + p->kv) * cols, p->kv, cols, e));
+    p->condition = k + v;
+    return KVP_OK;
+}
+
+/* A layer's projections through `step`. */
+static kvp_err with_projections(const struct filling *f, uint32_t layer, kvp_err (*step)(struct projections *p, struct kvp_error *e),
+                                double *out, struct kvp_error *e)
 {
     struct kvp_layer_class whole = *class_at(f->m, layer);
     uint32_t *all_one = calloc(f->m->layers, sizeof(*all_one));
@@ -565,7 +579,11 @@ static kvp_err fill_factored(const struct filling *f, uint32_t layer, struct kvp
     whole.low_k = whole.low_v = 0;
     p.m.cls = &whole;
     p.m.class_of = all_one;
-    rc = factor_all(&p, e);
+    rc = read_whole(&p, WT_QKV, &p.qkv, e);
+    if (rc == KVP_OK)
+        rc = step(&p, e);
+    if (out)
+        *out = p.condition;
     free(p.qkv);
     free(p.bias);
     free(all_one);
@@ -578,7 +596,7 @@ static kvp_err fill_roles(const struct filling *f, int from, int to, uint32_t la
     for (int r = from; r < to; r++)
         if (is_coded(f, (enum wt_role)r) && f->w->coding.method == WT_ROUND)
             KVP_TRY(fill_coded(f, (enum wt_role)r, layer, e));
-    return from >= WT_LAYER_ROLES && class_at(f->m, layer)->low_k ? fill_factored(f, layer, e) : KVP_OK;
+    return from >= WT_LAYER_ROLES && class_at(f->m, layer)->low_k ? with_projections(f, layer, factor_all, NULL, e) : KVP_OK;
 }
 
 /* All is allocated before anything is read, so that a model that does not fit says so early. */
@@ -638,6 +656,35 @@ kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_mod
     free(f.chunk);
     if (rc != KVP_OK)
         weights_close(w);
+    return rc;
+}
+
+static kvp_err measure(const struct filling *f, double *out, struct kvp_error *e)
+{
+    for (uint32_t l = 0; l < f->m->layers; l++) {
+        out[l] = 0;
+        if (class_at(f->m, l)->mixer == KVP_MIX_ATTENTION && !class_at(f->m, l)->no_kv)
+            KVP_TRY(with_projections(f, l, condition, &out[l], e));
+    }
+    return KVP_OK;
+}
+
+kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *path, uint64_t seed, struct kvp_error *e)
+{
+    struct weights none = {.layers = m->layers, .tied = m->tied};
+    struct filling f = {.w = &none, .m = m, .path = path, .seed = seed, .chunk = malloc(CHUNK_BYTES + longest_row(m) * 4)};
+    kvp_err rc = KVP_OK;
+
+    none.mem = calloc(WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES), sizeof(*none.mem));
+    if (!none.mem || !f.chunk)
+        rc = kvp_fail(e, KVP_ENOMEM, "out of memory for weights");
+    if (rc == KVP_OK && path)
+        rc = open_files(&f, e);
+    if (rc == KVP_OK)
+        rc = measure(&f, out, e);
+    st_close(f.files);
+    free(f.chunk);
+    free(none.mem);
     return rc;
 }
 

@@ -72,6 +72,10 @@ kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_mod
                      const char *path, uint64_t seed, struct kvp_error *e);
 void weights_close(struct weights *w); /* zeroed is fine */
 
+/* For each layer the logarithm of W_k's condition number times W_v's, as the same model's weights have them before anything
+ * is factored; 0 for layers without. Nothing is put on a device. */
+kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *path, uint64_t seed, struct kvp_error *e);
+
 /* buf is NULL when the model has no such tensor, or it is coded. `layer` is ignored for roles of the whole model. */
 struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer);
 
