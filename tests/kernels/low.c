@@ -14,6 +14,7 @@ static const struct {
     {3, 40, 0, 0, 0, 8, 2, 64, 96, 40, 16, KVP_F16, KVP_F32, true, false, true, false},
     {1, 700, 0, 0, 0, 8, 4, 32, 64, 64, 0, KVP_INT8, KVP_F16, false, false, true, true},
     {2, 65, 0, 0, 0, 4, 4, 16, 32, 64, 8, KVP_INT4, KVP_F32, true, true, true, true},
+    {2, 40, 0, 0, 0, 4, 2, 8, 12, 20, 0, KVP_FP8, KVP_BF16, true, false, true, true},
     {1, 300, 0, 0, 0, 4, 2, 16, 32, 32, 0, KVP_Q8_0, KVP_F32, false, false, false, false},
 };
 
@@ -25,7 +26,11 @@ static struct kb_kv latents(uint64_t batch, uint64_t slots, uint32_t dim, uint32
     if (block)
         kv.table = kit_shuffled(batch * pages);
     kv.data = kit_bytes(rows * kb_row_bytes(f, dim), 0xff);
-    if (f == KVP_INT8) {
+    if (f == KVP_FP8) {
+        kv.scales = KB_SCALES_TENSOR;
+        kv.scale = kit_floats(KVP_F32, 1, 0);
+        ((float *)kb_at(kv.scale))[0] = 1.0f / 448;
+    } else if (f == KVP_INT8) {
         kv.scales = KB_SCALES_ROW;
         kv.scale = kit_poison(KVP_F32, rows);
     } else if (f == KVP_INT4) {
@@ -174,7 +179,7 @@ END_TEST
 START_TEST(absorbed)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_attn_decode, out, KVP_F32, 1e-5, false)};
-    static const enum kvp_format formats[] = {KVP_F32, KVP_F16, KVP_INT8, KVP_INT4, KVP_Q8_0};
+    static const enum kvp_format formats[] = {KVP_F32, KVP_F16, KVP_INT8, KVP_FP8, KVP_INT4, KVP_Q8_0};
     static const uint32_t widths[][2] = {{32, 64}, {96, 32}, {160, 32}};
     const uint64_t used = 83;
 

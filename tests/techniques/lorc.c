@@ -6,7 +6,7 @@
 #include "validate/engine/rewrite.h"
 #include "validate/engine/safetensors.h"
 
-enum { TOKENS = 19, SIDE = 24 };
+enum { TOKENS = 19, SIDE = 24, ENCODED = 5 };
 
 /* ---- factors -------------------------------------------------------------------------------------- */
 
@@ -259,6 +259,12 @@ static uint64_t full_rank(const struct kvp_model *m)
     return rows < m->width ? rows : m->width;
 }
 
+/* Capped scores (gemma2) do not go through latents, and MLA has its own. */
+static bool has_low(const struct kvp_model *m)
+{
+    return strcmp(m->model_type, "gemma2") != 0 && strcmp(m->model_type, "deepseek_v3") != 0;
+}
+
 static const char *const forms[] = {"absorbed", "rebuild"};
 
 /* The same seed draws the same matrices, and all of their rank is all of them. */
@@ -271,6 +277,10 @@ START_TEST(full_rank_is_dense)
     double apart;
 
     tiny_load(&m, _i / 2);
+    if (!has_low(&m)) {
+        kvp_model_free(&m);
+        return;
+    }
     snprintf(spec, sizeof(spec), "lorc:k_rank=%u,v_rank=%u,form=%s", (unsigned)full_rank(&m), (unsigned)full_rank(&m), forms[_i % 2]);
     specs[0] = spec;
     run_text(&m, none, 5, "ref", dense);
@@ -294,6 +304,10 @@ START_TEST(steps_are_the_pass)
     double apart;
 
     tiny_load(&m, _i / 10);
+    if (!has_low(&m)) {
+        kvp_model_free(&m);
+        return;
+    }
     snprintf(spec, sizeof(spec), "lorc:k_rank=%u,v_rank=7,form=%s", (unsigned)full_rank(&m) / 3, forms[_i % 2]);
     specs[0] = spec;
     run_text(&m, specs, TOKENS, "ref", whole);
@@ -307,7 +321,7 @@ START_TEST(steps_are_the_pass)
 }
 END_TEST
 
-/* Latents in fewer bits move logits a little. */
+/* Latents in fewer bits move logits a little; a scale for the whole tensor is that of the prompt, which is nearly all of it. */
 START_TEST(encoded_latents)
 {
     static const char *const kv[] = {"kv:int8", "kv:fp8", "kv:int4,group=8"};
@@ -316,12 +330,12 @@ START_TEST(encoded_latents)
     struct kvp_model m;
     double apart;
 
-    tiny_load(&m, _i % TINY_MODELS);
-    run_text(&m, specs, 5, "ref", plain);
-    specs[1] = kv[_i / TINY_MODELS];
-    run_text(&m, specs, 5, "cpu", coded);
+    tiny_load(&m, _i % ENCODED);
+    run_text(&m, specs, TOKENS - 1, "ref", plain);
+    specs[1] = kv[_i / ENCODED];
+    run_text(&m, specs, TOKENS - 1, "cpu", coded);
     apart = far_apart(coded, plain, 2 * TOKENS * m.vocab);
-    ck_assert_msg(apart > 1e-5 && apart < (_i < TINY_MODELS ? 0.03 : 0.3), "%s, %s: apart by %g", tiny_models[_i % TINY_MODELS].name,
+    ck_assert_msg(apart > 1e-5 && apart < (_i < ENCODED ? 0.02 : 0.1), "%s, %s: apart by %g", tiny_models[_i % ENCODED].name,
                   specs[1], apart);
     kvp_model_free(&m);
 }
@@ -371,10 +385,13 @@ START_TEST(refusals)
 {
     static const struct {
         const char *specs[2], *says;
+        int model;
     } no[] = {
-        {{"lorc:k_rank=17"}, "k_rank"},           {{"lorc:v_rank=1000"}, "v_rank"},  {{"lorc:rule=progressive,r_max=4,r_min=5"}, "r_min"},
-        {{"lorc", "w:int8"}, "factored"},         {{"lorc", "smoothquant"}, "factored"}, {{"lorc", "tova:5"}, "tova"},
-        {{"lorc", "streaming-llm"}, "streaming"}, {{"lorc", "chunked-prefill:16"}, "one pass"},
+        {{"lorc"}, "gemma2", 5},
+        {{"lorc"}, "not applicable", 7},
+        {{"lorc:k_rank=17"}, "k_rank", 1},           {{"lorc:v_rank=1000"}, "v_rank", 1},  {{"lorc:rule=progressive,r_max=4,r_min=5"}, "r_min", 1},
+        {{"lorc", "w:int8"}, "factored", 1},         {{"lorc", "smoothquant"}, "factored", 1}, {{"lorc", "tova:5"}, "tova", 1},
+        {{"lorc", "streaming-llm"}, "streaming", 1}, {{"lorc", "chunked-prefill:16"}, "one pass", 1},
     };
     struct eng_options o = {.prompt = 20, .batch = 1};
     struct kvp_error err = {0}, why = {0};
@@ -383,12 +400,12 @@ START_TEST(refusals)
     struct eng *g = NULL;
     kvp_err rc;
 
-    tiny_load(&m, 1);
+    tiny_load(&m, no[_i].model);
     for (int i = 0; i < 2 && no[_i].specs[i]; i++)
         must(kvp_stack_add(&s, no[_i].specs[i], &err));
     must(kb_find(&o.backend, "ref", &err));
     rc = eng_open(&g, &m, &s, &o, &why);
-    ck_assert_int_eq(rc, _i < 3 ? KVP_EINPUT : KVP_ENOTSUP);
+    ck_assert_int_eq(rc, _i >= 2 && _i < 5 ? KVP_EINPUT : KVP_ENOTSUP);
     ck_assert_ptr_null(g);
     ck_assert_msg(strstr(why.text, no[_i].says), "'%s' does not say %s", why.text, no[_i].says);
     kvp_model_free(&m);
@@ -409,9 +426,9 @@ int main(void)
     tcase_add_test(t, ranks_of_a_file);
     tcase_add_loop_test(t, full_rank_is_dense, 0, 2 * TINY_MODELS);
     tcase_add_loop_test(t, steps_are_the_pass, 0, 10 * TINY_MODELS);
-    tcase_add_loop_test(t, encoded_latents, 0, 3 * TINY_MODELS);
+    tcase_add_loop_test(t, encoded_latents, 0, 3 * ENCODED);
     tcase_add_loop_test(t, bytes, 0, 7);
-    tcase_add_loop_test(t, refusals, 0, 8);
+    tcase_add_loop_test(t, refusals, 0, 10);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);
