@@ -834,10 +834,10 @@ static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct 
     uint32_t n = 1;
 
     KVP_TRY(validate_workload(a, m, e));
-    resolve_formats(a, m);
     if (a->all && asks_technique(a))
         return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
     KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, m, &stacks[0], e));
+    resolve_formats(a, m); /* once the stack is read: what nobody gave contradicts nothing */
     if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
         return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
     return val_run(&(struct val_request){.model = m, .stacks = stacks, .n_stacks = n, .workload = a->w,
@@ -875,8 +875,8 @@ static kvp_err serve_requests(struct args *a, const struct kvp_model *m, const s
 {
     struct kvp_stack s = {0};
 
-    resolve_formats(a, m);
     KVP_TRY(read_stack(a, m, &s, e));
+    resolve_formats(a, m);
     KVP_TRY(write_trace(a, t, e));
     return serving_run(&(struct serving_request){.model = m, .stack = &s, .trace = t, .trace_name = a->trace ? a->trace : "generated",
                                                  .serve = {.blocks = a->blocks, .step_s = a->step_s}, .formats = a->formats,

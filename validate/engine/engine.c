@@ -86,6 +86,7 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
         w->expanded = larger(w->expanded, (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim));
         w->absorbed = larger(w->absorbed, 2ull * c->heads * c->kv_rank);
     }
+    w->low_rank = larger(w->low_rank, (uint64_t)c->low_k + c->low_v);
     if (c->experts) {
         w->experts = larger(w->experts, c->experts);
         w->chosen = larger(w->chosen, c->experts_per_token);
@@ -282,6 +283,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
     left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.low_k = left.low_v = 0;
+    left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -421,12 +424,32 @@ static kvp_err open_host(struct eng *g, struct kvp_error *e)
     return g->host_ids && g->host_tokens ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
 }
 
+/* Where keys are rebuilt, nothing but a norm and a rotation follows. */
+static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < g->m->classes; i++) {
+        const struct kvp_layer_class *c = &g->m->cls[i];
+
+        any = any || c->low_k;
+        if (c->low_k && (!cache_is_softmax(g->m, c) || c->no_rope || (c->qk_norm && g->m->numbers.norm_add_one)))
+            return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not run it with the attention of model_type %s yet", g->m->model_type);
+    }
+    if (!any)
+        return KVP_OK;
+    if (g->o.pool)
+        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
+    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
+}
+
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
 {
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
+    KVP_TRY(check_factors(g, e));
     g->o.weights = g->coding.plain;
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
@@ -439,6 +462,49 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_host(g, e));
     KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
+}
+
+static kvp_err measure_conditions(double **out, const struct kvp_model *m, const struct eng_options *o, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = calloc(m->layers, sizeof(**out));
+    if (!*out)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", m->layers);
+    rc = weights_conditions(*out, m, o->weights_dir, o->seed, e);
+    if (rc != KVP_OK) {
+        free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e)
+{
+    struct rewritten r;
+    kvp_err rc;
+
+    *out = NULL;
+    if (!rewrite_wants_conditions(s))
+        return KVP_OK;
+    KVP_TRY(rewrite_model(&r, m, s, e));
+    rc = check_model(&r.m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = measure_conditions(out, &r.m, o, e);
+    rewrite_free(&r);
+    return rc;
+}
+
+static kvp_err rank_layers(struct eng *g, struct kvp_error *e)
+{
+    double *conditions;
+
+    if (!rewrite_wants_conditions(&g->stack))
+        return KVP_OK;
+    KVP_TRY(measure_conditions(&conditions, g->m, &g->o, e));
+    rewrite_ranks(&g->own, &g->stack, conditions);
+    free(conditions);
+    return KVP_OK;
 }
 
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,
@@ -458,6 +524,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g->m = &g->own.m;
     if (rc == KVP_OK) /* as the stack leaves it: what is replaced need not run */
         rc = check_model(g->m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = rank_layers(g, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {
