@@ -256,7 +256,7 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
     return KVP_OK;
 }
 
-/* What goes on from where a pass left it: rows that a cache can extend, states of the whole batch. */
+/* What goes on from where a pass left it: rows that a cache can extend. */
 static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
@@ -267,10 +267,15 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
     if (g->own.last_only_from < g->m->layers)
         return kvp_fail(e, KVP_ENOTSUP, "yoco: the engine runs it with a prompt in one pass only");
-    for (uint32_t i = 0; i < g->m->classes; i++)
-        if (g->m->cls[i].recurrent && (p->width < g->o.batch || p->hit))
-            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs the states of a batch together", g->m->name);
     return KVP_OK;
+}
+
+static bool keeps_states(const struct kvp_model *m)
+{
+    for (uint32_t i = 0; i < m->classes; i++)
+        if (m->cls[i].recurrent)
+            return true;
+    return false;
 }
 
 static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
@@ -279,6 +284,7 @@ static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
     if (g->o.pool)
         return KVP_OK;
     KVP_TRY(passes_plan(&g->passes, &g->stack, g->o.batch, g->o.prompt, e));
+    g->passes.mark = keeps_states(g->m) ? g->passes.mark : 0;
     g->rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
     return KVP_OK;
 }
@@ -429,15 +435,15 @@ static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, flo
     return KVP_OK;
 }
 
-/* Some sequences' tokens from `from` on, a chunk at a time; logits are the last chunk's. */
-static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, float *all,
+/* Some sequences' tokens [from, to), a chunk at a time; logits are the prompt's last chunk's. */
+static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, uint64_t to, float *all,
                            float *last, struct kvp_error *e)
 {
     const uint64_t prompt = g->o.prompt;
     struct pass p = {.extend = true, .first = first, .batch = batch};
 
-    for (uint64_t at = from; at < prompt; at += p.tokens) {
-        p.tokens = smaller(g->passes.chunk, prompt - at);
+    for (uint64_t at = from; at < to; at += p.tokens) {
+        p.tokens = smaller(g->passes.chunk, to - at);
         p.rows = batch * p.tokens;
         p.position = at;
         for (uint64_t b = 0; b < batch; b++)
@@ -456,6 +462,13 @@ static kvp_err check_hit(const struct eng *g, const int32_t *tokens, struct kvp_
     return KVP_OK;
 }
 
+static kvp_err go_on(struct eng *g, uint64_t first, uint64_t n, struct kvp_error *e)
+{
+    for (uint64_t b = first; b < first + n; b++)
+        KVP_TRY(mixers_go_on(g, b, e));
+    return KVP_OK;
+}
+
 /* The first sequence alone where the others find its prefix, then as many side by side as a pass holds. */
 static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, float *last, struct kvp_error *e)
 {
@@ -464,7 +477,10 @@ static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, fl
     KVP_TRY(check_hit(g, tokens, e));
     for (uint64_t first = 0, n; first < g->o.batch; first += n) {
         n = p->hit && !first ? 1 : smaller(p->width, g->o.batch - first);
-        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : 0, all, last, e));
+        if (!first && p->mark)
+            KVP_TRY(prefill_lot(g, tokens, 0, 1, 0, p->mark, all, last, e));
+        KVP_TRY(first ? go_on(g, first, n, e) : mixers_mark(g, 0, e));
+        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : p->mark, g->o.prompt, all, last, e));
     }
     for (uint64_t b = 1; all && b < g->o.batch; b++) /* the same tokens behind the same tokens: computed once */
         memcpy(all + b * g->o.prompt * g->m->vocab, all, p->hit * g->m->vocab * sizeof(*all));
