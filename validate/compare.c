@@ -239,6 +239,25 @@ static kvp_err flop_rows(json_t *res, const struct kvp_estimate *est, const stru
     return decoded ? flop_row(res, "decode matrices", est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
 }
 
+/* {"prefill": {"gemm": {"calls", "bytes_written"}, ...}, "decode": {...}}, of one forward each. */
+static void add_kernels(json_t *res, const struct eng *g)
+{
+    static const char *const phases[ENG_PHASES] = {"prefill", "decode"};
+    json_t *all = json_object();
+
+    for (int phase = 0; phase < ENG_PHASES; phase++) {
+        const struct eng_kernel *ran = eng_kernels(g, phase);
+        json_t *o = json_object();
+
+        for (int k = 0; k < ENG_KERNELS; k++)
+            if (ran[k].calls)
+                json_object_set_new(o, eng_kernel_name(k), json_pack("{s:I, s:I}", "calls", (json_int_t)ran[k].calls, "bytes_written",
+                                                                     (json_int_t)ran[k].written));
+        json_object_set_new(all, phases[phase], o);
+    }
+    json_object_set_new(res, "kernels", all);
+}
+
 /* Kernel calls that ran and bytes that were asked for: what the measured column rests on. */
 static void add_evidence(json_t *res, const struct eng *g)
 {
@@ -431,6 +450,8 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
         rc = dump(g, q->dump_cache, eng_dump_cache, e);
     if (rc == KVP_OK)
         add_evidence(res, g);
+    if (rc == KVP_OK)
+        add_kernels(res, g);
     eng_close(g);
     return rc;
 }

@@ -213,9 +213,53 @@ static void print_fidelity(FILE *f, const json_t *result)
     fprintf(f, "%s\n", note ? note : "");
 }
 
+/* What the kernels of one forward wrote; < 0 where it did not run. */
+static double wrote(const json_t *result, const char *phase)
+{
+    json_t *ran = json_object_get(json_object_get(result, "kernels"), phase), *k;
+    const char *name;
+    double sum = 0;
+
+    json_object_foreach(ran, name, k)
+        sum += json_number_value(json_object_get(k, "bytes_written"));
+    return json_object_size(ran) ? sum : -1;
+}
+
+static void wrote_cell(const json_t *result, const char *phase, char *buf, size_t n)
+{
+    const double sum = wrote(result, phase);
+
+    if (sum < 0)
+        snprintf(buf, n, "-");
+    else
+        human_size(sum, buf, n);
+}
+
+static void print_kernels(FILE *f, const json_t *result)
+{
+    static const char *const phases[][2] = {{"prefill", "kernels of a prefill"}, {"decode", "kernels of a decode step"}};
+    char size[32], sum[32];
+
+    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
+        json_t *ran = json_object_get(json_object_get(result, "kernels"), phases[i][0]), *k;
+        const char *name, *comma = "";
+
+        if (json_object_size(ran) == 0)
+            continue;
+        wrote_cell(result, phases[i][0], sum, sizeof(sum));
+        fprintf(f, "\n%s, which wrote %s: ", phases[i][1], sum);
+        json_object_foreach(ran, name, k) {
+            human_size(json_number_value(json_object_get(k, "bytes_written")), size, sizeof(size));
+            fprintf(f, "%s%s %" JSON_INTEGER_FORMAT "x %s", comma, name, json_integer_value(json_object_get(k, "calls")), size);
+            comma = ", ";
+        }
+        fprintf(f, "\n");
+    }
+}
+
 static const int row_width[] = {-22, 16, 16, 10, 12, 0};
 /* The first column is as wide as the longest name, and at least so wide. */
-static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 14, 14, 0};
+static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 13, 10, 14, 14, 0};
 enum { SUMMARY = sizeof(summary_width) / sizeof(summary_width[0]) };
 
 static bool is_step(const json_t *row)
@@ -277,6 +321,7 @@ static void print_rows(FILE *f, const json_t *result, bool md, bool ops)
         timed = timed || time;
         print_row(f, row, md);
     }
+    print_kernels(f, result);
     print_fidelity(f, result);
 }
 
@@ -327,11 +372,12 @@ static void print_summary(FILE *f, const json_t *results, bool md)
     fprintf(f, "\n");
     print_cells(f, md, width,
                 (const char *const[]){"technique", "rest predicted", "rest measured", "about", "peak predicted",
-                                      "peak measured", "step pred.", "step meas.", "logit error", "KL", "bytes"}, SUMMARY);
+                                      "peak measured", "step pred.", "step meas.", "prefill wrote", "step wrote", "logit error",
+                                      "KL", "bytes"}, SUMMARY);
     if (md)
-        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
     json_array_foreach(results, i, r) {
-        char name[512], size[64], c[6][64], error[32], divergence[32];
+        char name[512], size[64], c[6][64], error[32], divergence[32], prefill[32], step[32];
         const json_t *rest = find_row(r, "cache at rest");
 
         join_techniques(r, name, sizeof(name));
@@ -343,9 +389,11 @@ static void print_summary(FILE *f, const json_t *results, bool md)
             cell(r, columns[k].row, columns[k].field, columns[k].kind, c[k], sizeof(c[k]));
         fidelity_cell(r, "relative_logit_error", error, sizeof(error));
         fidelity_cell(r, "kl_divergence", divergence, sizeof(divergence));
+        wrote_cell(r, "prefill", prefill, sizeof(prefill));
+        wrote_cell(r, "decode", step, sizeof(step));
         human_size(rest ? json_number_value(json_object_get(rest, "measured")) : 0, size, sizeof(size));
         print_cells(f, md, width,
-                    (const char *const[]){name, c[0], c[1], size, c[2], c[3], c[4], c[5], error, divergence,
+                    (const char *const[]){name, c[0], c[1], size, c[2], c[3], c[4], c[5], prefill, step, error, divergence,
                                           res_bytes_agree(r) ? "agree" : "DIFFER"}, SUMMARY);
     }
     fprintf(f, "\nlogit error, KL (nats a row): against the full cache on the same tokens%s\n",

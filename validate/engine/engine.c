@@ -1,5 +1,7 @@
 #include "validate/engine/calibrate.h"
 
+#include "kernels/host.h"
+#include "kernels/written.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
 #include "validate/engine/shapes.h"
@@ -12,6 +14,14 @@
 static kvp_err begin_op(const struct eng *g, uint64_t *t, struct kvp_error *e)
 {
     return g->timed ? g->o.backend->now(g->dev, t, e) : KVP_OK;
+}
+
+static void count_kernel(struct eng *g, int k, uint64_t written)
+{
+    struct eng_kernel *c = &g->kernel[g->phase][k];
+
+    c->calls++;
+    c->written += written;
 }
 
 static kvp_err end_op(struct eng *g, enum kvp_op op, uint64_t began, struct kvp_error *e)
@@ -35,6 +45,7 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
 
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
+    count_kernel(g, (int)k, kb_written(k, args));
     if (k == KB_GEMM)
         g->op[g->phase][op].gemm_flops += 2 * ((const struct kb_gemm *)args)->m * ((const struct kb_gemm *)args)->n *
                                           ((const struct kb_gemm *)args)->k;
@@ -50,6 +61,7 @@ kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pi
     KVP_TRY(begin_op(g, &t, e));
     for (uint64_t i = 0; i < rows; i++, dst.offset += dst_pitch, src.offset += src_pitch)
         KVP_TRY(g->o.backend->copy(g->dev, dst, src, bytes, e));
+    count_kernel(g, ENG_COPY, rows * bytes);
     return end_op(g, op, t, e);
 }
 
@@ -410,6 +422,7 @@ static kvp_err begin_phase(struct eng *g, int phase, uint64_t *began, struct kvp
 {
     g->phase = phase;
     memset(g->op[phase], 0, sizeof(g->op[phase]));
+    memset(g->kernel[phase], 0, sizeof(g->kernel[phase]));
     return g->o.backend->now(g->dev, began, e);
 }
 
@@ -616,6 +629,16 @@ uint64_t eng_forward_ns(const struct eng *g, int phase)
 const uint64_t *eng_calls(const struct eng *g)
 {
     return g->calls;
+}
+
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase)
+{
+    return g->kernel[phase];
+}
+
+const char *eng_kernel_name(int k)
+{
+    return k == ENG_COPY ? "copy" : kb_kernel_name((enum kb_kernel)k);
 }
 
 static kvp_err cannot(const struct eng *g, const char *what, struct kvp_error *e)
