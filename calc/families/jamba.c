@@ -25,7 +25,7 @@ static const struct kvp_rule rules[] = {
     {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-1"},
     {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-1"},
     {"use_mamba_kernels", KVP_KEY_ANY, "which kernel, not what is stored"},
-    {"use_mambapy", KVP_KEY_ANY, "which code runs when there are no kernels"},
+    {"use_mambapy", KVP_KEY_ANY, "which kernel, not what is stored"},
     {0},
 };
 

@@ -140,7 +140,7 @@ static inline void passes_refused(const struct passes_case *c, int model, kvp_er
         for (int i = 0; i < TINY_MODELS; i++) {                                                               \
             tiny_load(&m, i);                                                                                 \
             if (!cases[_i % n].whole_only || i != 2) /* model 2 has windows */                                \
-                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, 1e-5);                 \
+                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, passes_within(&cases[_i % n], passes_backends[_i / n])); \
             kvp_model_free(&m);                                                                               \
         }                                                                                                     \
     }                                                                                                         \
@@ -152,5 +152,11 @@ struct passes_pair {
     const char *plain;
     bool whole_only; /* not where layers have windows */
 };
+
+/* A fast product of other rows rounds elsewhere, and then a number on the edge of two codes goes to the other: 1 of 127. */
+static inline double passes_within(const struct passes_pair *p, const char *backend)
+{
+    return strstr(p->c.stack, "kv:int8") && strcmp(backend, "ref") != 0 ? 5e-4 : 1e-5;
+}
 
 #endif

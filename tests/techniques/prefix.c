@@ -45,7 +45,7 @@ START_TEST(one_state_more)
     static const struct {
         const char *stack;
         uint64_t batch, states;
-    } cases[] = {{"recurrent:mamba", 3, 3}, {"recurrent:mamba prefix:32", 3, 4}, {"recurrent:mamba prefix:32", 1, 2},
+    } cases[] = {{"recurrent:mamba", 3, 3}, {"recurrent:mamba prefix:32", 3, 4}, {"recurrent:mamba prefix:32", 1, 1},
                  {"recurrent:mamba prefix:15", 3, 3}}; /* no whole block, no hit */
     uint64_t one = 0;
     struct kvp_model m;

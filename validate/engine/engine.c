@@ -282,21 +282,12 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
     return KVP_OK;
 }
 
-static bool keeps_states(const struct kvp_model *m)
-{
-    for (uint32_t i = 0; i < m->classes; i++)
-        if (m->cls[i].recurrent)
-            return true;
-    return false;
-}
-
 static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
 {
     g->rows = g->o.pool ? g->o.pool->rows : 0;
     if (g->o.pool)
         return KVP_OK;
     KVP_TRY(passes_plan(&g->passes, &g->stack, g->o.batch, g->o.prompt, e));
-    g->passes.mark = keeps_states(g->m) ? g->passes.mark : 0;
     g->rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
     return KVP_OK;
 }
@@ -486,14 +477,15 @@ static kvp_err go_on(struct eng *g, uint64_t first, uint64_t n, struct kvp_error
 static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, float *last, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
+    const uint64_t cut = g->mix.layer ? p->hit : 0; /* where states are set aside */
 
     KVP_TRY(check_hit(g, tokens, e));
     for (uint64_t first = 0, n; first < g->o.batch; first += n) {
         n = p->hit && !first ? 1 : smaller(p->width, g->o.batch - first);
-        if (!first && p->mark)
-            KVP_TRY(prefill_lot(g, tokens, 0, 1, 0, p->mark, all, last, e));
+        if (!first && cut)
+            KVP_TRY(prefill_lot(g, tokens, 0, 1, 0, cut, all, last, e));
         KVP_TRY(first ? go_on(g, first, n, e) : mixers_mark(g, 0, e));
-        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : p->mark, g->o.prompt, all, last, e));
+        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : cut, g->o.prompt, all, last, e));
     }
     for (uint64_t b = 1; all && b < g->o.batch; b++) /* the same tokens behind the same tokens: computed once */
         memcpy(all + b * g->o.prompt * g->m->vocab, all, p->hit * g->m->vocab * sizeof(*all));

@@ -126,7 +126,7 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
     KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->window, e));
     KVP_TRY(product(&bytes, g->o.batch, s.matrix, cvt_size(g->mix.matrix), e));
     KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e));
-    if (!g->passes.mark)
+    if (!g->passes.hit)
         return KVP_OK;
     KVP_TRY(led_alloc(&g->led, LED_STATE, x->window.bytes / g->o.batch, &x->window_mark, e));
     return led_alloc(&g->led, LED_STATE, x->matrix.bytes / g->o.batch, &x->matrix_mark, e);

@@ -96,7 +96,6 @@ kvp_err passes_plan(struct passes *out, const struct kvp_stack *s, uint64_t batc
     KVP_TRY(read_chunk(out, s, e));
     KVP_TRY(read_budget(out, s, batch, e));
     KVP_TRY(read_prefix(out, s, prompt, e));
-    out->mark = out->hit;
     if (batch == 1)
         out->hit = 0; /* nobody is there to find it */
     return KVP_OK;

@@ -10,7 +10,6 @@ struct passes {
     uint64_t chunk; /* tokens of a sequence, at most */
     uint64_t width; /* sequences, at most */
     uint64_t hit;   /* tokens that all sequences but the first find in the cache */
-    uint64_t mark;  /* tokens behind which a state is set aside for them, and for whoever comes later; 0: none */
 };
 
 /* The parameters that a technique of the REUSE, BATCHING or CHUNKING axis reads, separated by spaces; KVP_ENOTSUP: it
@@ -23,7 +22,7 @@ kvp_err passes_plan(struct passes *out, const struct kvp_stack *s, uint64_t batc
 /* One pass over all of every prompt? */
 static inline bool passes_one(const struct passes *p, uint64_t batch, uint64_t prompt)
 {
-    return p->chunk >= prompt && p->width >= batch && !p->hit && !p->mark;
+    return p->chunk >= prompt && p->width >= batch && !p->hit;
 }
 
 #endif
