@@ -147,7 +147,7 @@ static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
 /* The widest input of a layer's products as int8: the normed residual, attention's output, the activation. */
 static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
 {
-    const uint64_t n = g->o.batch * g->o.prompt;
+    const uint64_t n = g->rows;
     uint64_t ffn = 0;
 
     if (g->coding.coding != KB_CODING_W8A8)
