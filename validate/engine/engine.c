@@ -1,5 +1,7 @@
 #include "validate/engine/calibrate.h"
 
+#include "kernels/host.h"
+#include "kernels/written.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
 #include "validate/engine/shapes.h"
@@ -13,6 +15,14 @@
 static kvp_err begin_op(const struct eng *g, uint64_t *t, struct kvp_error *e)
 {
     return g->timed ? g->o.backend->now(g->dev, t, e) : KVP_OK;
+}
+
+static void count_kernel(struct eng *g, int k, uint64_t written)
+{
+    struct eng_kernel *c = &g->kernel[g->phase][k];
+
+    c->calls++;
+    c->written += written;
 }
 
 static kvp_err end_op(struct eng *g, enum kvp_op op, uint64_t began, struct kvp_error *e)
@@ -50,6 +60,7 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
 
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
+    count_kernel(g, (int)k, kb_written(k, args));
     g->op[g->phase][op].gemm_flops += 2 * products_of(k, args);
     return end_op(g, op, t, e);
 }
@@ -63,6 +74,7 @@ kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pi
     KVP_TRY(begin_op(g, &t, e));
     for (uint64_t i = 0; i < rows; i++, dst.offset += dst_pitch, src.offset += src_pitch)
         KVP_TRY(g->o.backend->copy(g->dev, dst, src, bytes, e));
+    count_kernel(g, ENG_COPY, rows * bytes);
     return end_op(g, op, t, e);
 }
 
@@ -172,7 +184,7 @@ static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
 /* The widest input of a layer's products as int8: the normed residual, attention's output, the activation. */
 static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
 {
-    const uint64_t n = g->o.batch * g->o.prompt;
+    const uint64_t n = g->rows;
     uint64_t ffn = 0;
 
     if (g->coding.coding != KB_CODING_W8A8)
@@ -363,7 +375,7 @@ static bool turns_plainly(const struct kvp_model *m)
            m->rope_scaling != KVP_ROPE_YARN;
 }
 
-/* What goes on from where a pass left it: rows that a cache can extend, states of the whole batch. */
+/* What goes on from where a pass left it: rows that a cache can extend. */
 static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
@@ -378,9 +390,6 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
         if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_is_softmax(g->m, &g->m->cls[i]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs class %" PRIu32 "'s kind of attention with a prompt in one pass only",
                             g->m->name, i);
-    for (uint32_t i = 0; i < g->m->classes; i++)
-        if (g->m->cls[i].recurrent && (p->width < g->o.batch || p->hit))
-            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs the states of a batch together", g->m->name);
     return KVP_OK;
 }
 
@@ -585,6 +594,7 @@ static kvp_err begin_phase(struct eng *g, int phase, uint64_t *began, struct kvp
 {
     g->phase = phase;
     memset(g->op[phase], 0, sizeof(g->op[phase]));
+    memset(g->kernel[phase], 0, sizeof(g->kernel[phase]));
     return g->o.backend->now(g->dev, began, e);
 }
 
@@ -610,15 +620,15 @@ static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, flo
     return KVP_OK;
 }
 
-/* Some sequences' tokens from `from` on, a chunk at a time; logits are the last chunk's. */
-static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, float *all,
+/* Some sequences' tokens [from, to), a chunk at a time; logits are the prompt's last chunk's. */
+static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, uint64_t to, float *all,
                            float *last, struct kvp_error *e)
 {
     const uint64_t prompt = g->o.prompt;
     struct pass p = {.extend = true, .first = first, .batch = batch};
 
-    for (uint64_t at = from; at < prompt; at += p.tokens) {
-        p.tokens = smaller(g->passes.chunk, prompt - at);
+    for (uint64_t at = from; at < to; at += p.tokens) {
+        p.tokens = smaller(g->passes.chunk, to - at);
         p.rows = batch * p.tokens;
         p.position = at;
         for (uint64_t b = 0; b < batch; b++)
@@ -637,15 +647,26 @@ static kvp_err check_hit(const struct eng *g, const int32_t *tokens, struct kvp_
     return KVP_OK;
 }
 
+static kvp_err go_on(struct eng *g, uint64_t first, uint64_t n, struct kvp_error *e)
+{
+    for (uint64_t b = first; b < first + n; b++)
+        KVP_TRY(mixers_go_on(g, b, e));
+    return KVP_OK;
+}
+
 /* The first sequence alone where the others find its prefix, then as many side by side as a pass holds. */
 static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, float *last, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
+    const uint64_t cut = g->mix.layer ? p->hit : 0; /* where states are set aside */
 
     KVP_TRY(check_hit(g, tokens, e));
     for (uint64_t first = 0, n; first < g->o.batch; first += n) {
         n = p->hit && !first ? 1 : smaller(p->width, g->o.batch - first);
-        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : 0, all, last, e));
+        if (!first && cut)
+            KVP_TRY(prefill_lot(g, tokens, 0, 1, 0, cut, all, last, e));
+        KVP_TRY(first ? go_on(g, first, n, e) : mixers_mark(g, 0, e));
+        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : cut, g->o.prompt, all, last, e));
     }
     for (uint64_t b = 1; all && b < g->o.batch; b++) /* the same tokens behind the same tokens: computed once */
         memcpy(all + b * g->o.prompt * g->m->vocab, all, p->hit * g->m->vocab * sizeof(*all));
@@ -781,6 +802,16 @@ uint64_t eng_forward_ns(const struct eng *g, int phase)
 const uint64_t *eng_calls(const struct eng *g)
 {
     return g->calls;
+}
+
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase)
+{
+    return g->kernel[phase];
+}
+
+const char *eng_kernel_name(int k)
+{
+    return k == ENG_COPY ? "copy" : kb_kernel_name((enum kb_kernel)k);
 }
 
 static kvp_err cannot(const struct eng *g, const char *what, struct kvp_error *e)

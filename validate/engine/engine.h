@@ -74,6 +74,15 @@ uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the w
 /* Kernel calls of each op in all forwards since eng_open: what really ran. [KVP_OPS] */
 const uint64_t *eng_calls(const struct eng *g);
 
+/* Kernels of the last forward of `phase`, and what they wrote by their arguments (kernels/written.h). [ENG_KERNELS]; the
+ * last is copies from buffer to buffer. */
+enum { ENG_COPY = KB_KERNELS, ENG_KERNELS };
+struct eng_kernel {
+    uint64_t calls, written;
+};
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase);
+const char *eng_kernel_name(int k);
+
 /* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
  * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */
 kvp_err eng_dump_kept(struct eng *g, FILE *f, struct kvp_error *e);
