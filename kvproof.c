@@ -980,8 +980,8 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
     kvp_err rc;
 
     if (a->n_operands < 1)
-        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate -o jsonl`");
-    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE, e));
+        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate` or `serve` with -o jsonl");
+    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE | RESULTS_SERVE, e));
     rc = print_shown(a, &r, e);
     results_free(&r);
     return rc;
@@ -996,7 +996,7 @@ static const struct command commands[] = {
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},
     {"calibrate", CALIBRATE, "[ROWS.csv...]", "learn times of ops from timings made elsewhere", "kvproof calibrate --from decode_attention.csv -o h100.json", cmd_calibrate},
     {"predict-ops", PREDICT_OPS, "ROWS.csv", "predicted times beside the rows of such a file", "kvproof predict-ops rows.csv -d h100.json -o csv", cmd_predict_ops},
-    {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
+    {"show", SHOW, "RESULTS...", "print results of validate or serve again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
 };

@@ -244,8 +244,6 @@ static uint64_t slot_in_order(const void *self, uint32_t layer, uint64_t i)
 
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
 {
-    if (c->env->hit)
-        return kvp_fail(e, KVP_ENOTSUP, "prefix: rows that sequences share are not dumped yet");
     for (uint32_t i = 0; i < c->env->model->layers; i++)
         KVP_TRY(store_dump(c->store, c->env, i, kept(c, i, c->seen), slot_in_order, c, f, e));
     return dump_done(f, e);
