@@ -2,6 +2,7 @@
 
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
+#include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -89,7 +90,7 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
     if (c->experts) {
         w->experts = larger(w->experts, c->experts);
         w->chosen = larger(w->chosen, c->experts_per_token);
-        w->expert_up = larger(w->expert_up, 2ull * c->experts_per_token * c->expert_width);
+        w->expert_up = larger(w->expert_up, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->experts_per_token * c->expert_width);
     }
 }
 
@@ -105,7 +106,7 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         w.out = larger(w.out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
         w.heads = larger(w.heads, c->heads);
         w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
-        w.shared = larger(w.shared, 2ull * c->shared_width);
+        w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
     }
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
@@ -234,19 +235,6 @@ static kvp_err open_slopes(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* Experts by a route that the engine knows, instead of a dense feed-forward. */
-static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class *c)
-{
-    const struct kvp_numbers *n = &m->numbers;
-    const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
-
-    if (!c->experts)
-        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
-    return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
-           c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
-           c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
-}
-
 /* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
  * the architecture is absent, so what is left after the known ones are cleared must be 0. */
 /* A norm before each half, or before both at once; another one behind each. */
@@ -269,7 +257,7 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
-        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
         (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;

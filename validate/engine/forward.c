@@ -303,9 +303,8 @@ kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_err
                                    .scale = (float)g->m->numbers.embed_scale};
 
     KVP_TRY(run_embed(g, embed, e));
-    if (!rec_has_pre_norm(g->m) && weight(g, WT_EMBED_NORM, 0).buf)
+    if (weight(g, WT_EMBED_NORM, 0).buf)
         KVP_TRY(embed_norm(g, p->rows, e));
-    KVP_TRY(mixers_embedded(g, p, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
         KVP_TRY(mix(g, l, p, last_only, e));
         KVP_TRY(feed_forward(g, l, p, e));

@@ -49,8 +49,6 @@ kvp_err mixers_open(struct eng *g, struct kvp_error *e);
 void mixers_close(struct eng *g);
 kvp_err mixers_reset(struct eng *g, struct kvp_error *e); /* nothing seen */
 
-/* RWKV's norm behind the embedding; does nothing where there is none. */
-kvp_err mixers_embedded(struct eng *g, const struct pass *p, struct kvp_error *e);
 kvp_err mixers_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 /* RWKV's channel mix, the feed-forward of KVP_FFN_RWKV. */
 kvp_err mixers_channels(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);

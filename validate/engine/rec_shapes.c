@@ -148,7 +148,7 @@ static const struct wt_name mamba_ssm_names[] = {
     MAMBA1_MIXER,
 };
 
-/* transformers, models/jamba/modeling_jamba.py: JambaModel, its feed-forwards dense. */
+/* transformers, models/jamba/modeling_jamba.py: JambaModel. */
 static const struct wt_name jamba_names[] = {
     {WP_EMBED, 1, false, "embed_tokens.weight"},
     {WP_FINAL_NORM, 1, false, "final_layernorm.weight"},
@@ -176,6 +176,12 @@ static const struct wt_name jamba_names[] = {
     {WP_GATE, 1, false, "layers.%u.feed_forward.gate_proj.weight"},
     {WP_UP, 1, false, "layers.%u.feed_forward.up_proj.weight"},
     {WP_DOWN, 1, false, "layers.%u.feed_forward.down_proj.weight"},
+    {WP_ROUTER, 1, false, "layers.%u.feed_forward.router.weight"},
+};
+static const struct wt_expert_name jamba_experts[] = {
+    {WP_EXPERT_UP, 0, 2, false, false, "layers.%u.feed_forward.experts.%u.gate_proj.weight"},
+    {WP_EXPERT_UP, 1, 2, false, false, "layers.%u.feed_forward.experts.%u.up_proj.weight"},
+    {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.feed_forward.experts.%u.down_proj.weight"},
 };
 
 /* transformers, models/mamba2/modeling_mamba2.py: Mamba2Model. */
@@ -214,8 +220,8 @@ static const struct wt_name rwkv4_names[] = {
     {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"},
 };
 
-/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel, without experts. A layer mixes by Mamba-2, or
- * attends, or is a feed-forward, and has one norm. */
+/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel. A layer mixes by Mamba-2, or attends, or is a
+ * feed-forward, dense or of experts without gates, and has one norm. */
 static const struct wt_name nemotron_h_names[] = {
     {WP_EMBED, 1, false, "embeddings.weight"},
     MAMBA_MIXER,
@@ -228,6 +234,14 @@ static const struct wt_name nemotron_h_names[] = {
     {WP_MLP_NORM, 1, false, "layers.%u.norm.weight"},
     {WP_UP, 1, false, "layers.%u.mixer.up_proj.weight"},
     {WP_DOWN, 1, false, "layers.%u.mixer.down_proj.weight"},
+    {WP_ROUTER, 1, false, "layers.%u.mixer.gate.weight"},
+    {WP_ROUTER_BIAS, 1, false, "layers.%u.mixer.gate.e_score_correction_bias"},
+    {WP_SHARED_UP, 1, false, "layers.%u.mixer.shared_experts.up_proj.weight"},
+    {WP_SHARED_DOWN, 1, false, "layers.%u.mixer.shared_experts.down_proj.weight"},
+};
+static const struct wt_expert_name nemotron_h_experts[] = {
+    {WP_EXPERT_UP, 0, 1, false, false, "layers.%u.mixer.experts.%u.up_proj.weight"},
+    {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.mixer.experts.%u.down_proj.weight"},
 };
 
 #define RWKV56_BLOCK                                                                \
@@ -329,9 +343,9 @@ static const struct wt_name rwkv7_names[] = {
 static const struct wt_family families[] = {
     {"mamba", "backbone.", NAMES(mamba_names), NULL, 0},
     {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names), NULL, 0},
-    {"jamba", "model.", NAMES(jamba_names), NULL, 0},
+    {"jamba", "model.", NAMES(jamba_names), NAMES(jamba_experts)},
     {"mamba2", "backbone.", NAMES(mamba2_names), NULL, 0},
-    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NULL, 0},
+    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NAMES(nemotron_h_experts)},
     {"rwkv", "rwkv.", NAMES(rwkv4_names), NULL, 0},
     {"rwkv5", "rwkv.", NAMES(rwkv5_names), NULL, 0},
     {"rwkv6", "rwkv.", NAMES(rwkv6_names), NULL, 0},

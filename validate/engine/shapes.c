@@ -6,7 +6,7 @@ enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD
            DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIMS };
 enum need { ALWAYS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
             KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
-            EXPERT_BIAS, SHARED, NEEDS };
+            EXPERT_BIAS, SHARED, SHARED_GATED, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -59,7 +59,7 @@ static const struct {
     [WP_EXPERT_UP_BIAS] = {WT_EXPERT_UP_BIAS, WF_BIAS, DIM_EXPERT_UP, DIM_VEC, EXPERT_BIAS},
     [WP_EXPERT_DOWN] = {WT_EXPERT_DOWN, WF_MATRIX, DIM_EXPERT_DOWN, DIM_EXPERT, EXPERTS},
     [WP_EXPERT_DOWN_BIAS] = {WT_EXPERT_DOWN_BIAS, WF_BIAS, DIM_EXPERT_DOWN, DIM_VEC, EXPERT_BIAS},
-    [WP_SHARED_GATE] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED},
+    [WP_SHARED_GATE] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED_GATED},
     [WP_SHARED_UP] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED},
     [WP_SHARED_DOWN] = {WT_SHARED_DOWN, WF_MATRIX, DIM_WIDTH, DIM_SHARED, SHARED},
 };
@@ -88,7 +88,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [DIM_Q_IN] = l->q_rank ? l->q_rank : m->width, [DIM_KV_RANK] = l->kv_rank,
         [DIM_LATENT] = (uint64_t)l->kv_rank + l->rope_dim,
         [DIM_EXPANDED] = (uint64_t)l->heads * ((uint64_t)l->nope_dim + l->v_head_dim), [DIM_EXPERTS] = l->experts,
-        [DIM_EXPERT_UP] = 2ull * l->experts * l->expert_width, [DIM_EXPERT_DOWN] = (uint64_t)l->experts * m->width,
+        [DIM_EXPERT_UP] = (l->ffn == KVP_FFN_GATED ? 2ull : 1ull) * l->experts * l->expert_width, [DIM_EXPERT_DOWN] = (uint64_t)l->experts * m->width,
         [DIM_EXPERT] = l->expert_width, [DIM_SHARED] = l->shared_width,
     };
     const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2;
@@ -104,7 +104,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [AFTER] = l->norms == 4, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
         [Q_RANK_BIAS] = mla && l->q_rank && l->qkv_bias, [DENSE] = l->ffn_width, [DENSE_BIAS] = l->ffn_width && l->ffn_bias,
         [EXPERTS] = l->experts, [ROUTER_BIAS] = l->experts && l->router_bias, [EXPERT_BIAS] = l->experts && l->expert_bias,
-        [SHARED] = l->experts && l->shared_width,
+        [SHARED] = l->experts && l->shared_width, [SHARED_GATED] = l->experts && l->shared_width && l->ffn == KVP_FFN_GATED,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
