@@ -64,6 +64,15 @@ TRANSFORMERS = {
         n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3, moe_intermediate_size=12,
         moe_shared_expert_intermediate_size=20, n_group=4, topk_group=2, norm_topk_prob=True, routed_scaling_factor=1.5,
         tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # Gated delta nets, two value heads on a key head and other sizes of both, then attention with an output gate, a quarter of whose
+    # heads rotates; norms of 1 + weight; a dense feed-forward, then experts beside a shared one that counts by a gate.
+    "qwen3-next": ("Qwen3Next", 17, dict(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=256, layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12, linear_conv_kernel_dim=4,
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=20, mlp_only_layers=[0],
+        decoder_sparse_step=1, norm_topk_prob=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25})),
     "rwkv4": ("Rwkv", 9, dict(
         vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=72, num_hidden_layers=3,
         context_length=64, rescale_every=0, bos_token_id=0, eos_token_id=1)),

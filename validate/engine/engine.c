@@ -183,17 +183,27 @@ static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
     return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
+/* Of the layers that attend; 0: none does. */
+static uint32_t rotary_dim(const struct kvp_model *m)
+{
+    uint32_t i = 0;
+
+    while (i < m->classes && m->cls[i].mixer == KVP_MIX_NONE)
+        i++;
+    return i < m->classes ? eng_rotary_dim(m, &m->cls[i]) : 0;
+}
+
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 {
-    const uint32_t dim = eng_rotary_dim(g->m, &g->m->cls[0]), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
+    const uint32_t dim = rotary_dim(g->m), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
     const uint64_t bytes = (uint64_t)tables * (dim / 2) * sizeof(float);
     float *table;
     kvp_err rc;
 
-    if (g->m->position != KVP_POS_ROPE)
+    if (g->m->position != KVP_POS_ROPE || !dim)
         return KVP_OK;
-    for (uint32_t i = 1; i < g->m->classes; i++)
-        if (eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
     KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, bytes, &g->inv_freq, e));
     table = malloc(bytes ? bytes : 1);
@@ -258,11 +268,11 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
         (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
+        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
-    left.router_bias = left.expert_bias = left.sinks = left.no_rope = false;
+    left.router_bias = left.expert_bias = left.sinks = left.no_rope = left.shared_gate = left.gated_q = false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = left.chunk = 0;
     left.mixer = KVP_MIX_NONE;

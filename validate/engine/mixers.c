@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4, &mixer_rwkv5, &mixer_rwkv6, &mixer_rwkv7};
+static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4, &mixer_rwkv5, &mixer_rwkv6, &mixer_rwkv7, &mixer_delta};
 enum { KINDS = sizeof(table) / sizeof(table[0]) };
 
 static const struct mixer_ops *ops_of(const struct kvp_layer_class *c)
@@ -54,7 +54,7 @@ static bool divides(const struct kvp_layer_class *c)
         return true;
     if ((uint64_t)c->rec_heads * c->rec_head_dim != c->inner || !c->inner)
         return false;
-    return c->recurrent != KVP_REC_MAMBA2 || (c->groups && c->rec_heads % c->groups == 0);
+    return (c->recurrent != KVP_REC_MAMBA2 && c->recurrent != KVP_REC_DELTA) || (c->groups && c->rec_heads % c->groups == 0);
 }
 
 /* What is left after the known fields are cleared must be 0, as in the layers that attend. */
@@ -86,9 +86,10 @@ static bool is_plain_mamba(const struct kvp_model *m, const struct kvp_layer_cla
 bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     const bool rwkv = c->ffn == KVP_FFN_RWKV, mamba = c->recurrent == KVP_REC_MAMBA1 || c->recurrent == KVP_REC_MAMBA2;
+    const bool convolves = mamba || c->recurrent == KVP_REC_DELTA;
     const uint32_t norms = c->ffn == KVP_FFN_NONE ? 1 : 2;
 
-    return ops_of(c) && is_known(c) && divides(c) && (rwkv || eng_runs_ffn(m, c)) && c->norms == norms && mamba == !rwkv && (!mamba || (c->conv && is_plain_mamba(m, c))) &&
+    return ops_of(c) && is_known(c) && divides(c) && (rwkv || eng_runs_ffn(m, c)) && c->norms == norms && convolves == !rwkv && (!convolves || c->conv) && (!mamba || is_plain_mamba(m, c)) &&
            c->inner <= INT32_MAX / 8;
 }
 

@@ -83,6 +83,19 @@ static kvp_err routed(struct eng *g, uint32_t layer, const struct kvp_layer_clas
     return eng_run(g, KVP_OP_MLP_DOWN, KB_MOE_GEMM, &down, e);
 }
 
+/* What the shared experts count for each row: a router of one expert. */
+static kvp_err share_of(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)
+{
+    const uint32_t width = g->m->width;
+    const struct linear logits = {.op = KVP_OP_ROUTER, .rows = rows, .n = 1, .k = width, .w = weight(g, WT_SHARED_SCALE, layer),
+                                  .x = at(&g->h, first * width), .x_stride = width, .out = at(&g->router, 0), .out_stride = 1};
+    const struct kb_moe_route a = {.rows = rows, .experts = 1, .chosen = 1, .kind = KB_ROUTE_SIGMOID, .stride = 1,
+                                   .logits = at(&g->router, 0), .ids = at(&g->routed, 0), .weights = at(&g->routed, rows)};
+
+    KVP_TRY(eng_linear(g, &logits, e));
+    return eng_run(g, KVP_OP_ROUTER, KB_MOE_ROUTE, &a, e);
+}
+
 static kvp_err shared(struct eng *g, uint32_t layer, const struct kvp_layer_class *c, uint64_t first, uint64_t rows, struct kvp_error *e)
 {
     const uint32_t width = g->m->width, wide = up_width(c, c->shared_width);
@@ -92,10 +105,17 @@ static kvp_err shared(struct eng *g, uint32_t layer, const struct kvp_layer_clas
     const struct linear down = {.op = KVP_OP_MLP_DOWN, .rows = rows, .n = width, .k = c->shared_width, .w = weight(g, WT_SHARED_DOWN, layer),
                                 .x = at(&g->mlp, 0), .x_stride = wide, .out = at(&g->x, first * width), .out_stride = width,
                                 .residual = true};
+    const struct kb_moe_gemm weighed = {.rows = rows, .experts = 1, .chosen = 1, .n = width, .k = c->shared_width,
+                                        .format = g->w.coding.plain, .w = down.w, .ids = at(&g->routed, 0), .x_stride = wide,
+                                        .out_stride = width, .x = down.x, .out = down.out, .weights = at(&g->routed, rows),
+                                        .accumulate = true};
 
     KVP_TRY(eng_linear(g, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
-    return eng_linear(g, &down, e);
+    if (!c->shared_gate)
+        return eng_linear(g, &down, e);
+    KVP_TRY(share_of(g, layer, first, rows, e));
+    return eng_run(g, KVP_OP_MLP_DOWN, KB_MOE_GEMM, &weighed, e);
 }
 
 kvp_err eng_experts(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e)
