@@ -56,14 +56,17 @@ static const struct {
     {"minicache", "continuous-batching", ONE_PASS}, {"kivi", "continuous-batching", ONE_PASS}, {"kivi", "chunked-prefill", ONE_PASS},
     {"yoco", "continuous-batching", ONE_PASS}, {"yoco", "chunked-prefill", ONE_PASS}, {"yoco", "prefix", ONE_PASS},
     /* selections that read or move rows by kernels which know whole numbers only */
-    {"streaming-llm", "kv", NO_ROWS}, {"h2o", "kv", NO_ROWS}, {"adakv", "kv", NO_ROWS}, {"tova", "kv", NO_ROWS}, {"quest", "kv", NO_ROWS},
-    {"duo", "kv", NO_ROWS}, {"minicache", "kv", "the engine does not encode what minicache merges"},
+    {"adakv", "kv", NO_ROWS}, {"duo", "kv", NO_ROWS}, {"minicache", "kv", "the engine does not encode what minicache merges"},
     /* layouts that do not ask the selection which rows are theirs */
     {"pyramidkv", "kivi", NO_ROWS}, {"snapkv", "kivi", NO_ROWS}, {"streaming-llm", "minicache", NO_ROWS},
     /* caches of their own that do not know readers of another layer's rows */
     {"streaming-llm", "cla", NO_READERS}, {"minicache", "cla", NO_READERS}, {"kivi", "cla", NO_READERS}, {"kivi", "yoco", NO_READERS},
     /* rows that several sequences read */
     {"window", "prefix", "a window, which the engine does not share"}, {"prefix", "kv", "shares no encoded rows"},
+    /* latents */
+    {"lorc", "streaming-llm", "does not run it with streaming-llm"}, {"lorc", "tova", "does not run it with tova"},
+    {"lorc", "prefix", ONE_PASS}, {"lorc", "continuous-batching", ONE_PASS}, {"lorc", "chunked-prefill", ONE_PASS},
+    {"lorc", "w", "does not code factored weights"}, {"lorc", "smoothquant", "does not code factored weights"},
     /* the matrices of a recurrence */
     {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES},
 };
