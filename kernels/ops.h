@@ -17,6 +17,7 @@
 #include "kernels/ops/cache_write.h"
 #include "kernels/ops/coded.h"
 #include "kernels/ops/conv.h"
+#include "kernels/ops/delta_scan.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/gate.h"
 #include "kernels/ops/gemm.h"

@@ -263,6 +263,13 @@ static bool wkv7(const void *args)
     return a->heads && a->dim && is_float(a->format) && is_float(a->state_format) && !a->v_first.buf == !a->v_mix.buf;
 }
 
+static bool delta_scan(const void *args)
+{
+    const struct kb_delta_scan *a = args;
+
+    return is_grouped(a->heads, a->groups, a->head_dim) && a->n && is_float(a->format) && is_float(a->state_format);
+}
+
 static bool head_norm(const void *args)
 {
     const struct kb_head_norm *a = args;

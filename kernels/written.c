@@ -364,6 +364,13 @@ static uint64_t wkv7(const void *args)
     return a->batch * a->heads * a->dim * (rows * a->tokens * F32 + a->dim * kb_element(a->state_format));
 }
 
+static uint64_t delta_scan(const void *args)
+{
+    const struct kb_delta_scan *a = args;
+
+    return a->batch * a->heads * a->head_dim * (a->tokens * F32 + a->n * kb_element(a->state_format));
+}
+
 /* ---- all of them: a kernel without a rule does not compile -------------------------------------------------------- */
 
 uint64_t kb_written(enum kb_kernel k, const void *args)

@@ -4,6 +4,7 @@
 #include "kernels/written.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
+#include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -102,7 +103,7 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
     if (c->experts) {
         w->experts = larger(w->experts, c->experts);
         w->chosen = larger(w->chosen, c->experts_per_token);
-        w->expert_up = larger(w->expert_up, 2ull * c->experts_per_token * c->expert_width);
+        w->expert_up = larger(w->expert_up, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->experts_per_token * c->expert_width);
     }
 }
 
@@ -118,7 +119,7 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         w.out = larger(w.out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
         w.heads = larger(w.heads, c->heads);
         w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
-        w.shared = larger(w.shared, 2ull * c->shared_width);
+        w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
     }
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
@@ -195,17 +196,27 @@ static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
     return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
+/* Of the layers that attend; 0: none does. */
+static uint32_t rotary_dim(const struct kvp_model *m)
+{
+    uint32_t i = 0;
+
+    while (i < m->classes && m->cls[i].mixer == KVP_MIX_NONE)
+        i++;
+    return i < m->classes ? eng_rotary_dim(m, &m->cls[i]) : 0;
+}
+
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 {
-    const uint32_t dim = eng_rotary_dim(g->m, &g->m->cls[0]), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
+    const uint32_t dim = rotary_dim(g->m), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
     const uint64_t bytes = (uint64_t)tables * (dim / 2) * sizeof(float);
     float *table;
     kvp_err rc;
 
-    if (g->m->position != KVP_POS_ROPE)
+    if (g->m->position != KVP_POS_ROPE || !dim)
         return KVP_OK;
-    for (uint32_t i = 1; i < g->m->classes; i++)
-        if (eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
     KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, bytes, &g->inv_freq, e));
     table = malloc(bytes ? bytes : 1);
@@ -247,19 +258,6 @@ static kvp_err open_slopes(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* Experts by a route that the engine knows, instead of a dense feed-forward. */
-static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class *c)
-{
-    const struct kvp_numbers *n = &m->numbers;
-    const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
-
-    if (!c->experts)
-        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
-    return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
-           c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
-           c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
-}
-
 /* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
  * the architecture is absent, so what is left after the known ones are cleared must be 0. */
 /* A norm before each half, or before both at once; another one behind each. */
@@ -282,12 +280,12 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
-        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
+        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
-    left.router_bias = left.expert_bias = left.sinks = left.no_rope = false;
+    left.router_bias = left.expert_bias = left.sinks = left.no_rope = left.shared_gate = left.gated_q = false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = left.chunk = 0;
     left.mixer = KVP_MIX_NONE;

@@ -65,7 +65,7 @@ static void to_latent(struct kvp_layer_class *c, const struct kvp_spec *s)
     c->q_rank = given(s, "q_rank");
     c->head_dim = c->nope_dim + c->rope_dim;
     c->kv_heads = 0;
-    c->qk_norm = false;
+    c->qk_norm = c->gated_q = false;
 }
 
 static kvp_err mla(struct rewritten *r, const struct kvp_spec *s, struct kvp_error *e)

@@ -300,7 +300,7 @@ static bool same_but_for_ones(const struct st_tensor *t, uint64_t rows, uint64_t
 
 static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, uint64_t rows, uint64_t cols, struct kvp_error *e)
 {
-    const uint32_t order = n->order == WO_GROUPED ? WO_PLAIN : n->order;
+    const uint32_t order = n->order >= WO_GROUPED ? WO_PLAIN : n->order;
     const uint64_t stacked[3] = {order, cols, order ? rows / order : 0};
     const uint64_t plain[2] = {order ? cols : rows, order ? rows : cols};
     const uint64_t *want = order > 1 ? stacked : plain;
@@ -350,19 +350,30 @@ static struct st_tensor *find_named(const struct filling *f, const char *pattern
     return t;
 }
 
-/* A file's q, k and v by KV head, to q of all heads, then k, then v. */
-static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct kvp_layer_class *c, const struct wt_shape *s,
-                            struct kb_span dst, struct kvp_error *e)
+static uint32_t groups_of(const struct kvp_layer_class *c, uint32_t order)
 {
-    const uint64_t width = s->cols ? s->cols : 1, d = c->head_dim, q = c->heads / c->kv_heads * d, kv = c->kv_heads * d;
+    return order == WO_GROUPED ? c->kv_heads : order == WO_BY_QUERY ? c->heads : c->groups;
+}
 
-    for (uint32_t h = 0; h < c->kv_heads; h++) {
-        const uint64_t from[] = {h * (q + 2 * d), h * (q + 2 * d) + q, h * (q + 2 * d) + q + d};
-        const uint64_t to[] = {h * q, c->heads * d + h * d, c->heads * d + kv + h * d}, rows[] = {q, d, d};
+/* Each group of rows is a share of every piece, one behind the other. */
+static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct wt_name *n, const struct kvp_layer_class *c,
+                            uint32_t layer, struct kvp_error *e)
+{
+    const uint32_t groups = groups_of(c, n->order);
+    uint64_t from = 0;
 
-        for (int i = 0; i < 3; i++)
-            KVP_TRY(copy_tensor(f, t, from[i] * width, rows[i], s->cols, false, format_of(f, s), dst, to[i] * width, e));
-    }
+    for (uint32_t g = 0; g < groups; g++)
+        for (uint32_t i = 0; i < n->count; i++) {
+            const enum wt_piece p = (enum wt_piece)(n->first + i);
+            const struct wt_shape s = wt_shape_of(f->m, c, p);
+            const uint64_t width = s.cols ? s.cols : 1, share = s.rows / groups;
+            uint64_t before;
+
+            KVP_TRY(sum_elements(f, c, s.role, (int)p, &before, e));
+            KVP_TRY(copy_tensor(f, t, from * width, share, s.cols, false, format_of(f, &s), weights_of(f->w, s.role, layer),
+                                before + g * share * width, e));
+            from += share;
+        }
     return KVP_OK;
 }
 
@@ -384,8 +395,8 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
     KVP_TRY(check_tensor(t, n, rows, first.cols, e));
     t->used = true;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
-    if (n->order == WO_GROUPED)
-        return copy_grouped(f, t, c, &first, weights_of(f->w, first.role, layer), e);
+    if (n->order >= WO_GROUPED)
+        return copy_grouped(f, t, n, c, layer, e);
     part = n->order ? rows / n->order : rows;
     for (uint64_t at = 0; at < rows; at += part)
         KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->order, format_of(f, &first), weights_of(f->w, first.role, layer),

@@ -25,6 +25,7 @@ enum wt_role {
     WT_ATTN_NORM_BIAS,
     WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v; factored: what leads to their latents */
     WT_QKV_BIAS,        /* factored: q's */
+    WT_Q_GATE,          /* [H * d, D]: of attention's output (Qwen3-Next) */
     WT_Q_NORM,          /* [d] */
     WT_K_NORM,
     WT_O,               /* [D, H * dv] */
@@ -52,6 +53,7 @@ enum wt_role {
     WT_EXPERT_UP_BIAS,
     WT_EXPERT_DOWN,     /* [E][D, Ie] */
     WT_EXPERT_DOWN_BIAS,
+    WT_SHARED_SCALE,    /* [1, D]: what the shared experts count (Qwen) */
     WT_SHARED_UP,       /* [2 Is, D] gate, then up */
     WT_SHARED_DOWN,     /* [D, Is] */
     WT_K_UP,            /* [Hkv * d, rank]; factored layers only, as those below */
