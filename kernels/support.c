@@ -272,7 +272,7 @@ static bool attn_latent(const void *args)
 {
     const struct kb_attn_latent *a = args;
 
-    return a->heads && a->rank && a->rope_dim && a->used && is_kv(&a->latent, 1, a->rank) && is_kv(&a->rope, 1, a->rope_dim);
+    return a->heads && a->rank && a->rope_dim && a->used && is_rows(&a->latent, 1, a->rank) && is_rows(&a->rope, 1, a->rope_dim);
 }
 
 static bool head_gemm(const void *args)

@@ -222,8 +222,8 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
                         uint64_t measured, struct kvp_error *e)
 {
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
-                                            [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true,
-                                            [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
+                                            [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
+                                            [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
@@ -351,7 +351,9 @@ static uint64_t fold_class(uint64_t hash, const struct kvp_layer_class *c)
     const uint64_t words[] = {c->mixer, c->heads, c->kv_heads, c->head_dim, c->window, c->qkv_bias, c->o_bias, c->qk_norm,
                               c->ffn, c->ffn_width, c->act, c->ffn_bias, c->recurrent, c->inner, c->state, c->conv, c->groups,
                               c->rec_heads, c->rec_head_dim, c->dt_rank, c->low_rank[0], c->low_rank[1], c->low_rank[2],
-                              c->low_rank[3], c->conv_bias, c->rec_bias, c->rec_norm};
+                              c->low_rank[3], c->conv_bias, c->rec_bias, c->rec_norm, c->v_head_dim, c->chunk, c->sinks, c->no_kv, c->no_rope,
+                              c->q_rank, c->kv_rank, c->nope_dim, c->rope_dim, c->experts, c->experts_per_token,
+                              c->expert_width, c->shared_width, c->router_bias, c->expert_bias, c->norms};
 
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         hash = fold(hash, words[i]);
@@ -364,8 +366,18 @@ static void model_digest(const struct kvp_model *m, char *out, size_t n)
     const uint64_t words[] = {m->vocab, m->width, m->layers, m->norm, m->position, m->rope_scaling, m->max_positions, m->tied};
     const double reals[] = {m->norm_eps, m->rope_theta, m->rope_factor, m->rope_low_freq, m->rope_high_freq,
                             m->rope_original_context};
+    const struct kvp_numbers *v = &m->numbers;
+    const uint64_t flags[] = {v->norm_add_one, v->norms_after, v->rope_neighbours, v->parallel, v->route, v->route_normalise,
+                              v->route_pairs, v->route_groups, v->route_groups_kept, v->yarn_whole};
+    const double values[] = {v->embed_scale, v->score_cap, v->logit_cap, v->score_scale, v->window_theta, v->rotary_part,
+                             v->route_scale, v->swiglu_alpha, v->swiglu_limit, v->yarn_fast, v->yarn_slow, v->yarn_mscale,
+                             v->yarn_mscale_all, v->yarn_attention};
     uint64_t hash = 0xcbf29ce484222325u;
 
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+        hash = fold(hash, flags[i]);
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
+        hash = fold_real(hash, values[i]);
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
         hash = fold(hash, words[i]);
     for (size_t i = 0; i < sizeof(reals) / sizeof(reals[0]); i++)

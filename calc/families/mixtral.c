@@ -13,6 +13,13 @@ static kvp_err every_layer(struct kvp_reader *r)
     return moe_layers(r, &moe);
 }
 
+static kvp_err mixtral_layers(struct kvp_reader *r)
+{
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
+    r->m->numbers.route_normalise = true;
+    return every_layer(r);
+}
+
 /* attention_bias is for q, k, v and o; norms are LayerNorm. */
 static kvp_err phimoe_layers(struct kvp_reader *r)
 {
@@ -60,7 +67,7 @@ const struct kvp_dialect family_mixtral[] = {
         .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 131072},
         .bias = KVP_BIAS_NONE,
         .window = KVP_WINDOW_EVERY,
-        .layers = every_layer,
+        .layers = mixtral_layers,
     },
     {
         .model_type = {"phimoe"},

@@ -44,6 +44,8 @@ kvp_err kvp_read_rotary_dim(const struct kvp_reader *r, const char *key, uint32_
 
     KVP_TRY(kvp_read_count(r, key, &dim));
     if (dim != r->proto.head_dim)
+        r->m->numbers.rotary_part = (double)dim / r->proto.head_dim;
+    if (dim > r->proto.head_dim || (dim != r->proto.head_dim && !r->d->partial_rotary))
         kvp_cannot_run(r->m, "only a part of each head is rotated");
     return KVP_OK;
 }

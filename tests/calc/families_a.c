@@ -117,6 +117,9 @@ static const struct {
      "\"intermediate_size\":4,\"partial_rotary_factor\":1.0}", DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), true},
     {"{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
      "\"intermediate_size\":4,\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},\"sliding_attention\":{\"rope_theta\":1e4}}}",
+     DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), true},
+    {"{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
+     "\"intermediate_size\":4,\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},\"other_attention\":{\"rope_theta\":1e4}}}",
      DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), false},
 };
 

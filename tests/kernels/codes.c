@@ -319,6 +319,31 @@ START_TEST(attention_reads_codes)
 }
 END_TEST
 
+/* Latents and rotary keys of every coding, in strips and in pages. */
+START_TEST(latent_attention_reads_codes)
+{
+    static const struct kit_out outs[] = {KIT_OUT(kb_attn_latent, out, KVP_F32, 4e-6, false)};
+    static const struct place latents[] = {{2, 37, 1, 128, 0}, {1, 40, 1, 64, 16}}, keys[] = {{2, 37, 1, 32, 0}, {1, 40, 1, 32, 16}};
+
+    for (size_t i = 0; i < COUNT(latents); i++) {
+        struct kb_cache_write latent = writes(&codings[_i], &latents[i], latents[i].slots), key = writes(&codings[_i], &keys[i], keys[i].slots);
+        struct kb_attn_latent a = {.batch = latents[i].batch, .heads = 5, .rank = latents[i].dim, .rope_dim = keys[i].dim,
+                                   .used = latents[i].slots - 3, .scale = 0.1f, .q_stride = 5ull * latents[i].dim,
+                                   .q_rope_head = keys[i].dim, .q_rope_stride = 5ull * keys[i].dim, .out_stride = 5ull * latents[i].dim + 1};
+
+        kit_run(KB_CACHE_WRITE, &latent);
+        kit_run(KB_CACHE_WRITE, &key);
+        a.latent = latent.dst;
+        a.rope = key.dst;
+        a.q = kit_rows(a.batch, a.q_stride, a.q_stride);
+        a.q_rope = kit_rows(a.batch, a.q_rope_stride, a.q_rope_stride);
+        a.out = kit_poison(KVP_F32, a.batch * a.out_stride);
+        ck_assert(kb_ref.supports(kit_ref, KB_ATTN_LATENT, &a));
+        KIT_CHECK(KB_ATTN_LATENT, a, outs);
+    }
+}
+END_TEST
+
 START_TEST(codes_without_scales_are_refused)
 {
     static const struct place p = {1, 4, 2, 64, 0};
@@ -349,6 +374,7 @@ int main(void)
     tcase_add_loop_test(t, rows_come_back, 0, (int)COUNT(codings));
     tcase_add_test(t, rows_by_hand);
     tcase_add_loop_test(t, attention_reads_codes, 0, (int)COUNT(codings));
+    tcase_add_loop_test(t, latent_attention_reads_codes, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, codes_without_scales_are_refused, 0, (int)COUNT(codings));
     suite_add_tcase(s, t);
     return kit_main(s);

@@ -317,6 +317,26 @@ START_TEST(norm_by_hand)
 }
 END_TEST
 
+/* Without a weight, and rows that are multiplied by what their position says. */
+START_TEST(bare_rows)
+{
+    static const struct kit_out norms[] = {KIT_OUT(kb_norm, out, KVP_F32, 2e-6, false)},
+                                warmed[] = {KIT_OUT(kb_rope, x, KVP_F32, 2e-6, false)};
+    struct kb_norm a = {.rows = 3, .groups = 2, .width = 20, .in_stride = 41, .out_stride = 43, .eps = 1e-6};
+    struct kb_rope b = {.rows = 4, .heads = 2, .head_dim = 6, .stride = 15, .warm_every = 8, .warm_by = 0.1f};
+    float first;
+
+    a.in = kit_rows(a.rows, 40, a.in_stride);
+    a.out = kit_poison(KVP_F32, a.rows * a.out_stride);
+    KIT_CHECK(KB_NORM, a, norms);
+    b.x = kit_rows(b.rows, 12, b.stride);
+    b.positions = kit_ints(b.rows, 0, 23); /* the last is 69: floor(70 / 8) = 8 */
+    first = ((float *)kb_at(b.x))[3 * 15 + 11];
+    KIT_CHECK(KB_ROPE, b, warmed);
+    ck_assert_float_eq_tol(((float *)kb_at(b.x))[3 * 15 + 11], first * (1 + 0.1f * logf(9)), 1e-6f);
+}
+END_TEST
+
 START_TEST(act_cpu)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_act, out, KVP_F32, 2e-6, false)};
@@ -433,6 +453,7 @@ int main(void)
     tcase_add_loop_test(t, head_gemm_cpu, 0, (int)COUNT(products));
     tcase_add_loop_test(t, norm_cpu, 0, 3);
     tcase_add_test(t, norm_by_hand);
+    tcase_add_test(t, bare_rows);
     tcase_add_loop_test(t, act_cpu, 0, 2);
     tcase_add_test(t, swiglu_by_hand);
     tcase_add_loop_test(t, rope_cpu, 0, 8);

@@ -389,18 +389,6 @@ static void run_text(const struct kvp_model *m, const char *spec, uint64_t promp
     run_seed(m, spec, 0, prompt, backend, logits);
 }
 
-/* Of the logits' root mean square. */
-static double rms_apart(const float *a, const float *b, uint64_t n)
-{
-    double apart = 0, all = 0;
-
-    for (uint64_t i = 0; i < n; i++) {
-        apart += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        all += (double)b[i] * b[i];
-    }
-    return sqrt(apart / all);
-}
-
 /* Bits and how finely they are scaled decide how far logits move, on average over a few models; all move, none is lost. */
 static const struct {
     const char *spec;
@@ -424,6 +412,10 @@ START_TEST(logits_move_a_little)
         double apart = 0;
 
         tiny_load(&m, i);
+        if (tiny_is_uncoded(&m)) {
+            kvp_model_free(&m);
+            continue;
+        }
         for (uint64_t seed = SEEDS; seed > 0; seed--) {
             run_seed(&m, NULL, seed, TOKENS, backend, plain);
             run_seed(&m, fidelity[_i].spec, seed, TOKENS, backend, coded);
@@ -538,6 +530,32 @@ START_TEST(plain_words)
 }
 END_TEST
 
+/* The linears of attention and of dense feed-forwards are coded; a model that has others is refused whole. */
+START_TEST(other_matrices_are_refused)
+{
+    int n = 0;
+
+    for (int i = 0; i < TINY_MODELS; i++) {
+        struct eng_options o = {.prompt = 4, .batch = 1};
+        struct kvp_error err = {0}, why = {0};
+        struct kvp_model m;
+        struct kvp_stack s;
+        struct eng *g = NULL;
+
+        tiny_load(&m, i);
+        read_stack(&s, fidelity[_i].spec);
+        must(kb_find(&o.backend, "cpu", &err));
+        if (tiny_is_uncoded(&m)) {
+            ck_assert_int_eq(eng_open(&g, &m, &s, &o, &why), KVP_ENOTSUP);
+            ck_assert_msg(strstr(why.text, "attention and dense feed-forwards only") != NULL, "%s", why.text);
+            n++;
+        }
+        kvp_model_free(&m);
+    }
+    ck_assert_int_eq(n, 2);
+}
+END_TEST
+
 START_TEST(refusals)
 {
     static const struct {
@@ -580,6 +598,7 @@ int main(void)
     tcase_add_loop_test(t, bytes, 0, SIZES);
     tcase_add_loop_test(t, blocks, 0, 5);
     tcase_add_test(t, plain_words);
+    tcase_add_loop_test(t, other_matrices_are_refused, 0, FIDELITY);
     tcase_add_loop_test(t, refusals, 0, 6);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);

@@ -43,8 +43,17 @@ struct cache_qkv {
     uint64_t position; /* of the first */
     uint64_t stride;
     struct kb_span q, k, v; /* q.buf NULL: only store k and v; k.buf NULL: only attend to what is stored, this token's row too */
+    /* MLA: q's heads are nope_dim, then rope_dim wide; k and v are rows of their own (kv_stride), of which each head has
+     * kv_head elements, k without the rotary part. */
+    uint64_t kv_stride, kv_head;
+    uint64_t latent_stride;
+    struct kb_span latent, shared; /* normed latent; rotary key of all heads */
+    struct kb_span q_latent;       /* an absorbed step: q in latent space, [batch, heads, kv_rank], out_stride apart; out is too */
     uint64_t out_stride;
     struct kb_span out; /* f32 [batch*tokens, heads*head_dim] */
+    struct kb_span slopes; /* (optional) f32 [heads], ALiBi */
+    struct kb_span sinks; /* (optional) [heads] in sink_format, gpt-oss */
+    enum kvp_format sink_format;
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
     uint64_t first, batch; /* extend: row 0 is of sequence `first`, and so many sequences follow one another */
 };

@@ -7,6 +7,7 @@
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 /* ---- kernels, timed and counted ------------------------------------------------------------------ */
@@ -38,6 +39,20 @@ static kvp_err end_op(struct eng *g, enum kvp_op op, uint64_t began, struct kvp_
     return KVP_OK;
 }
 
+/* Multiply-adds of a matrix product; 0: it is none. */
+static uint64_t products_of(enum kb_kernel k, const void *args)
+{
+    if (k == KB_GEMM)
+        return ((const struct kb_gemm *)args)->m * ((const struct kb_gemm *)args)->n * ((const struct kb_gemm *)args)->k;
+    if (k == KB_HEAD_GEMM)
+        return ((const struct kb_head_gemm *)args)->m * ((const struct kb_head_gemm *)args)->heads *
+               ((const struct kb_head_gemm *)args)->rows * ((const struct kb_head_gemm *)args)->cols;
+    if (k == KB_MOE_GEMM)
+        return ((const struct kb_moe_gemm *)args)->rows * ((const struct kb_moe_gemm *)args)->chosen *
+               ((const struct kb_moe_gemm *)args)->n * ((const struct kb_moe_gemm *)args)->k;
+    return 0;
+}
+
 kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e)
 {
     struct eng *g = self;
@@ -46,9 +61,7 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
     count_kernel(g, (int)k, kb_written(k, args));
-    if (k == KB_GEMM)
-        g->op[g->phase][op].gemm_flops += 2 * ((const struct kb_gemm *)args)->m * ((const struct kb_gemm *)args)->n *
-                                          ((const struct kb_gemm *)args)->k;
+    g->op[g->phase][op].gemm_flops += 2 * products_of(k, args);
     return end_op(g, op, t, e);
 }
 
@@ -77,6 +90,21 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* What latent attention and experts need besides. */
+static void widen(struct widest *w, const struct kvp_layer_class *c)
+{
+    if (c->mixer == KVP_MIX_MLA) {
+        w->low_rank = larger(w->low_rank, (uint64_t)c->q_rank + c->kv_rank + c->rope_dim);
+        w->expanded = larger(w->expanded, (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim));
+        w->absorbed = larger(w->absorbed, 2ull * c->heads * c->kv_rank);
+    }
+    if (c->experts) {
+        w->experts = larger(w->experts, c->experts);
+        w->chosen = larger(w->chosen, c->experts_per_token);
+        w->expert_up = larger(w->expert_up, 2ull * c->experts_per_token * c->expert_width);
+    }
+}
+
 static kvp_err find_widest(struct eng *g, struct kvp_error *e)
 {
     const struct kvp_model *m = g->m;
@@ -86,9 +114,11 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         const struct kvp_layer_class *c = &m->cls[i];
 
         w.qkv = larger(w.qkv, ((uint64_t)c->heads + 2ull * c->kv_heads) * c->head_dim);
-        w.out = larger(w.out, (uint64_t)c->heads * c->head_dim);
+        w.out = larger(w.out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
         w.heads = larger(w.heads, c->heads);
         w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
+        w.shared = larger(w.shared, 2ull * c->shared_width);
+        widen(&w, c);
     }
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
         return kvp_fail(e, KVP_ERANGE, "%s: a row of more than 2^31 elements", m->name);
@@ -120,7 +150,13 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->qkv, n, w->qkv, sizeof(float)},
         {&g->out, n, w->out, sizeof(float)},
         {&g->lse, n, w->heads, sizeof(float)},
-        {&g->mlp, smaller(n, MLP_ROWS), w->mlp, sizeof(float)},
+        {&g->mlp, smaller(n, MLP_ROWS), larger(w->mlp, w->shared), sizeof(float)},
+        {&g->low_rank, n, w->low_rank, sizeof(float)},
+        {&g->expanded, n, w->expanded, sizeof(float)},
+        {&g->absorbed, g->o.batch, w->absorbed, sizeof(float)},
+        {&g->router, smaller(n, MLP_ROWS), w->experts, sizeof(float)},
+        {&g->routed, smaller(n, MLP_ROWS), 2 * w->chosen, sizeof(float)},
+        {&g->expert_up, smaller(n, MLP_ROWS), w->expert_up, sizeof(float)},
         {&g->logits, smaller(g->o.pool ? g->o.pool->seqs : g->o.all_logits ? all : g->o.batch, LOGIT_ROWS), g->m->vocab, sizeof(float)},
         {&g->tokens, n, 1, sizeof(int32_t)},
         {&g->positions, n, 1, sizeof(int32_t)},
@@ -160,43 +196,99 @@ static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
 
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 {
-    const uint32_t dim = g->m->cls[0].head_dim;
+    const uint32_t dim = eng_rotary_dim(g->m, &g->m->cls[0]), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
+    const uint64_t bytes = (uint64_t)tables * (dim / 2) * sizeof(float);
     float *table;
     kvp_err rc;
 
     if (g->m->position != KVP_POS_ROPE)
         return KVP_OK;
     for (uint32_t i = 1; i < g->m->classes; i++)
-        if (g->m->cls[i].head_dim != dim)
+        if (eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
-    KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, dim / 2 * sizeof(float), &g->inv_freq, e));
-    table = malloc(dim / 2 * sizeof(float));
+    KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, bytes, &g->inv_freq, e));
+    table = malloc(bytes ? bytes : 1);
     if (!table)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the RoPE table");
     g->env.inv_freq = (struct kb_span){g->inv_freq.buf, 0};
     eng_inv_freq(g->m, dim, table);
-    rc = g->o.backend->write(g->dev, (struct kb_span){g->inv_freq.buf, 0}, table, dim / 2 * sizeof(float), e);
+    if (tables == 2)
+        eng_window_freq(g->m, dim, table + dim / 2);
+    rc = g->o.backend->write(g->dev, (struct kb_span){g->inv_freq.buf, 0}, table, bytes, e);
     free(table);
+    return rc;
+}
+
+/* ALiBi's slopes, Press et al. 2021 (arXiv:2108.12409), section 3: the powers of 2^(-8 / n) for a power of two of heads; else
+ * those of the next lower one, then every other of twice that (as BLOOM and MPT have it). */
+static kvp_err open_slopes(struct eng *g, struct kvp_error *e)
+{
+    const uint32_t heads = (uint32_t)g->widest.heads;
+    const double most = g->m->numbers.alibi_max > 0 ? g->m->numbers.alibi_max : 8;
+    uint32_t whole = 1;
+    float *slopes;
+    kvp_err rc;
+
+    if (g->m->position != KVP_POS_ALIBI)
+        return KVP_OK;
+    while (whole <= heads / 2)
+        whole *= 2;
+    KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, heads * sizeof(float), &g->slopes, e));
+    slopes = malloc(heads * sizeof(float));
+    if (!slopes)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for ALiBi's slopes");
+    for (uint32_t h = 0; h < heads; h++)
+        slopes[h] = (float)exp2(h < whole ? -most * (h + 1) / whole : -most * (2 * (h - whole) + 1) / (2.0 * whole));
+    rc = g->o.backend->write(g->dev, (struct kb_span){g->slopes.buf, 0}, slopes, heads * sizeof(float), e);
+    free(slopes);
     return rc;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* What the engine runs is attention and a dense feed-forward, a pair a layer, or one of them. A new field of a layer class is
- * 0 where the architecture is absent, so what is left after the known ones are cleared must be 0. */
+/* Experts by a route that the engine knows, instead of a dense feed-forward. */
+static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    const struct kvp_numbers *n = &m->numbers;
+    const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
+
+    if (!c->experts)
+        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
+    return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
+           c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
+           c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
+}
+
+/* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
+ * the architecture is absent, so what is left after the known ones are cleared must be 0. */
+/* A norm before each half, or before both at once; another one behind each. */
+static bool runs_norms(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    const uint32_t halves = (c->mixer != KVP_MIX_NONE ? 1u : 0u) + (c->ffn != KVP_FFN_NONE ? 1u : 0u);
+
+    if (m->numbers.parallel)
+        return halves == 2 && (c->norms == 1 || c->norms == 2);
+    return halves && c->norms == (m->numbers.norms_after ? 2 : 1) * halves;
+}
+
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     static const struct kvp_layer_class none;
+    const bool mixes = c->mixer != KVP_MIX_NONE;
     struct kvp_layer_class left;
 
     if (c->recurrent)
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
-    if ((c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_NONE) || c->v_head_dim != c->head_dim || c->ffn == KVP_FFN_RWKV ||
-        c->norms != (c->mixer != KVP_MIX_NONE ? 1u : 0u) + (c->ffn != KVP_FFN_NONE ? 1u : 0u) || c->norms == 0)
+    if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
+        (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
         return false;
+    left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
+    left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
+    left.router_bias = left.expert_bias = left.sinks = left.no_rope = false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
-    left.window = 0;
+    left.window = left.chunk = 0;
     left.mixer = KVP_MIX_NONE;
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
@@ -207,12 +299,13 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
 
 static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e)
 {
-    const uint32_t once = m->head_rows + m->encoders + (m->extra[rec_has_pre_norm(m)].name != NULL) + m->no_final_norm + m->no_head + m->head_bias +
+    const uint32_t norm = m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0 ? 1 : rec_has_pre_norm(m);
+    const uint32_t once = m->head_rows + m->encoders + (m->extra[norm].name != NULL) + m->no_final_norm + m->no_head +
                           (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
-    if (once || m->position == KVP_POS_ALIBI || m->norm_vectors != (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+    if (once || m->norm_vectors == 0 || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
         if (!runs_layer(m, &m->cls[c]))
@@ -259,6 +352,8 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
 
         if (m->cls[m->class_of[l]].mixer == KVP_MIX_NONE)
             continue;
+        if (m->position == KVP_POS_ALIBI && m->cls[m->class_of[l]].mixer == KVP_MIX_MLA)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run ALiBi in latent attention", m->name);
         KVP_TRY(rows_owner(&owner, m, l, e));
         if (owner != l && owner != last)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layer %" PRIu32 " reads the keys of layer %" PRIu32 ", but layer %" PRIu32
@@ -266,6 +361,15 @@ static kvp_err check_readers(const struct kvp_model *m, struct kvp_error *e)
         last = owner;
     }
     return KVP_OK;
+}
+
+/* Halves of whole heads, by one table, as a cache that rotates by itself does. */
+static bool turns_plainly(const struct kvp_model *m)
+{
+    const struct kvp_numbers *n = &m->numbers;
+
+    return !n->rope_neighbours && !(n->rotary_part > 0) && !(n->window_theta > 0) && !n->norm_qk_after && !(n->warm_every > 0) &&
+           m->rope_scaling != KVP_ROPE_YARN;
 }
 
 /* What goes on from where a pass left it: rows that a cache can extend. */
@@ -279,6 +383,10 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
     if (g->own.last_only_from < g->m->layers)
         return kvp_fail(e, KVP_ENOTSUP, "yoco: the engine runs it with a prompt in one pass only");
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_is_softmax(g->m, &g->m->cls[i]))
+            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs class %" PRIu32 "'s kind of attention with a prompt in one pass only",
+                            g->m->name, i);
     return KVP_OK;
 }
 
@@ -299,11 +407,14 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
                                 .trace = g->o.trace,
                                 .run = eng_run, .copy = eng_copy, .rope = eng_rope, .self = g};
     KVP_TRY(cache_check(&g->stack, e));
+    g->expand = rows_expanded(&g->stack);
     if (g->o.pool)
         g->cache_ops = &cache_pool;
     else
         KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
     KVP_TRY(check_passes(g, e));
+    if (g->cache_ops->raw && !turns_plainly(g->m))
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with %s's kind of rotation yet", g->cache_ops->name, g->m->name);
     for (uint32_t l = 0; !g->cache_ops->any_attention && l < g->m->layers; l++)
         if (!cache_is_plain(g->m, &g->m->cls[g->m->class_of[l]]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with layer %" PRIu32 "'s kind of attention yet",
@@ -333,6 +444,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_scratch(g, e));
     KVP_TRY(open_inputs(g, e));
     KVP_TRY(open_rope(g, e));
+    KVP_TRY(open_slopes(g, e));
     KVP_TRY(open_host(g, e));
     KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
@@ -371,7 +483,8 @@ void eng_close(struct eng *g)
         return;
     if (g->dev) {
         struct led_mem *const mem[] = {&g->x, &g->h, &g->qkv, &g->out, &g->lse, &g->mlp, &g->logits, &g->tokens,
-                                       &g->positions, &g->scratch, &g->input_codes, &g->input_scales, &g->inv_freq};
+                                       &g->positions, &g->scratch, &g->input_codes, &g->input_scales, &g->inv_freq, &g->low_rank,
+                                       &g->expanded, &g->absorbed, &g->router, &g->routed, &g->expert_up, &g->slopes};
 
         if (g->cache)
             g->cache_ops->close(g->cache);

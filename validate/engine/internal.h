@@ -19,6 +19,7 @@ enum {
 /* The largest of each dimension over the layer classes, in elements. */
 struct widest {
     uint64_t qkv, out, heads, mlp;
+    uint64_t low_rank, expanded, absorbed, experts, chosen, expert_up, shared;
 };
 
 struct eng {
@@ -40,6 +41,10 @@ struct eng {
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
     struct led_mem scratch, inv_freq;
+    struct led_mem slopes; /* ALiBi: f32 [heads] */
+    struct led_mem low_rank, expanded, absorbed;   /* MLA */
+    struct led_mem router, routed, expert_up;      /* experts: logits; ids, then weights; what they are wide */
+    bool expand; /* MLA stores k and v of every head */
     struct mixers mix;  /* recurrent layers */
     int32_t *host_ids, *host_tokens; /* [rows] */
     uint64_t position;  /* tokens seen per sequence */
@@ -82,5 +87,14 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
 
 /* RoPE's inverse frequencies, scaling applied, [head_dim / 2]. Not for KVP_ROPE_OTHER. */
 void eng_inv_freq(const struct kvp_model *m, uint32_t head_dim, float *out);
+
+/* The same for layers with a window that rotate by a base of their own. */
+void eng_window_freq(const struct kvp_model *m, uint32_t head_dim, float *out);
+
+/* What cosines and sines are multiplied by (YaRN); 1 where nothing says so. */
+float eng_rope_amplitude(const struct kvp_model *m);
+
+/* How many elements of a head rotate. */
+uint32_t eng_rotary_dim(const struct kvp_model *m, const struct kvp_layer_class *c);
 
 #endif

@@ -327,15 +327,15 @@ static const struct wt_name rwkv7_names[] = {
 
 #define NAMES(a) a, sizeof(a) / sizeof((a)[0])
 static const struct wt_family families[] = {
-    {"mamba", "backbone.", NAMES(mamba_names)},
-    {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names)},
-    {"jamba", "model.", NAMES(jamba_names)},
-    {"mamba2", "backbone.", NAMES(mamba2_names)},
-    {"nemotron_h", "backbone.", NAMES(nemotron_h_names)},
-    {"rwkv", "rwkv.", NAMES(rwkv4_names)},
-    {"rwkv5", "rwkv.", NAMES(rwkv5_names)},
-    {"rwkv6", "rwkv.", NAMES(rwkv6_names)},
-    {"rwkv7", "model.", NAMES(rwkv7_names)},
+    {"mamba", "backbone.", NAMES(mamba_names), NULL, 0},
+    {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names), NULL, 0},
+    {"jamba", "model.", NAMES(jamba_names), NULL, 0},
+    {"mamba2", "backbone.", NAMES(mamba2_names), NULL, 0},
+    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NULL, 0},
+    {"rwkv", "rwkv.", NAMES(rwkv4_names), NULL, 0},
+    {"rwkv5", "rwkv.", NAMES(rwkv5_names), NULL, 0},
+    {"rwkv6", "rwkv.", NAMES(rwkv6_names), NULL, 0},
+    {"rwkv7", "model.", NAMES(rwkv7_names), NULL, 0},
 };
 #undef NAMES
 

@@ -293,17 +293,18 @@ static bool same_but_for_ones(const struct st_tensor *t, uint64_t rows, uint64_t
 
 static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, uint64_t rows, uint64_t cols, struct kvp_error *e)
 {
-    const uint64_t stacked[3] = {n->transposed, cols, n->transposed ? rows / n->transposed : 0};
-    const uint64_t plain[2] = {n->transposed ? cols : rows, n->transposed ? rows : cols};
-    const uint64_t *want = n->transposed > 1 ? stacked : plain;
-    const uint32_t dims = n->transposed > 1 ? 3 : cols ? 2 : 1;
+    const uint32_t order = n->order == WO_GROUPED ? WO_PLAIN : n->order;
+    const uint64_t stacked[3] = {order, cols, order ? rows / order : 0};
+    const uint64_t plain[2] = {order ? cols : rows, order ? rows : cols};
+    const uint64_t *want = order > 1 ? stacked : plain;
+    const uint32_t dims = order > 1 ? 3 : cols ? 2 : 1;
     char has[128], expected[64];
 
     if (t->format == KVP_FORMATS)
         return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
     if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
         return KVP_OK;
-    if (n->first >= WP_REC_IN && !n->transposed && same_but_for_ones(t, rows, cols))
+    if (n->first >= WP_REC_IN && !order && same_but_for_ones(t, rows, cols))
         return KVP_OK;
     st_shape_text(t->dims, t->shape, has, sizeof(has));
     st_shape_text(dims, want, expected, sizeof(expected));
@@ -328,6 +329,36 @@ static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, u
     return KVP_OK;
 }
 
+/* The first of the pattern's alternatives that the files have; `name` is the last one that was looked for. */
+static struct st_tensor *find_named(const struct filling *f, const char *pattern, uint32_t layer, char *name, size_t n)
+{
+    struct st_tensor *t = NULL;
+    char one[128];
+
+    for (const char *p = pattern; !t && *p; p += strcspn(p, "|"), p += *p == '|') {
+        snprintf(one, sizeof(one), "%.*s", (int)strcspn(p, "|"), p);
+        layer_name(one, layer, name, n);
+        t = find_tensor(f, name);
+    }
+    return t;
+}
+
+/* A file's q, k and v by KV head, to q of all heads, then k, then v. */
+static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct kvp_layer_class *c, const struct wt_shape *s,
+                            struct kb_span dst, struct kvp_error *e)
+{
+    const uint64_t width = s->cols ? s->cols : 1, d = c->head_dim, q = c->heads / c->kv_heads * d, kv = c->kv_heads * d;
+
+    for (uint32_t h = 0; h < c->kv_heads; h++) {
+        const uint64_t from[] = {h * (q + 2 * d), h * (q + 2 * d) + q, h * (q + 2 * d) + q + d};
+        const uint64_t to[] = {h * q, c->heads * d + h * d, c->heads * d + kv + h * d}, rows[] = {q, d, d};
+
+        for (int i = 0; i < 3; i++)
+            KVP_TRY(copy_tensor(f, t, from[i] * width, rows[i], s->cols, false, format_of(f, s), dst, to[i] * width, e));
+    }
+    return KVP_OK;
+}
+
 static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, const struct kvp_layer_class *c,
                               uint32_t layer, struct kvp_error *e)
 {
@@ -340,17 +371,66 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
         rows += wt_shape_of(f->m, c, (enum wt_piece)(n->first + i)).rows;
     if (rows == 0)
         return KVP_OK;
-    layer_name(n->pattern, layer, name, sizeof(name));
-    t = find_tensor(f, name);
+    t = find_named(f, n->pattern, layer, name, sizeof(name));
     if (!t)
         return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
     KVP_TRY(check_tensor(t, n, rows, first.cols, e));
     t->used = true;
-    part = n->transposed ? rows / n->transposed : rows;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
+    if (n->order == WO_GROUPED)
+        return copy_grouped(f, t, c, &first, weights_of(f->w, first.role, layer), e);
+    part = n->order ? rows / n->order : rows;
     for (uint64_t at = 0; at < rows; at += part)
-        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->transposed, format_of(f, &first), weights_of(f->w, first.role, layer),
+        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->order, format_of(f, &first), weights_of(f->w, first.role, layer),
                             before + at * first.cols, e));
+    return KVP_OK;
+}
+
+/* "layers.%u.experts.%u.w" with the layer and the expert filled in. */
+static void expert_name(const char *pattern, uint32_t layer, uint32_t expert, char *buf, size_t n)
+{
+    char once[128];
+
+    layer_name(pattern, layer, once, sizeof(once));
+    layer_name(once, expert, buf, n);
+}
+
+/* All experts' matrices from one tensor: a matrix of its own for each, behind one another. */
+static kvp_err check_stack(const struct st_tensor *t, uint64_t experts, uint64_t rows, uint64_t cols, bool transposed, struct kvp_error *e)
+{
+    const uint64_t want[3] = {experts, transposed ? cols : rows, transposed ? rows : cols};
+    const uint32_t dims = cols ? 3 : 2;
+    char has[128], expected[64];
+
+    if (t->format == KVP_FORMATS)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
+    if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
+        return KVP_OK;
+    st_shape_text(t->dims, t->shape, has, sizeof(has));
+    st_shape_text(dims, want, expected, sizeof(expected));
+    return kvp_fail(e, KVP_EINPUT, "%s: %s: shape %s, the model expects %s", t->file, t->name, has, expected);
+}
+
+static kvp_err fill_experts(const struct filling *f, const struct wt_expert_name *n, const struct kvp_layer_class *c, uint32_t layer,
+                            struct kvp_error *e)
+{
+    const struct wt_shape all = wt_shape_of(f->m, c, n->piece);
+    const struct wt_name plain = {.first = n->piece, .order = n->transposed ? WO_TRANSPOSED : WO_PLAIN};
+    const uint64_t rows = all.rows / c->experts / n->parts, width = all.cols ? all.cols : 1;
+
+    for (uint32_t x = 0; all.rows && x < c->experts; x++) {
+        struct st_tensor *t;
+        char name[128];
+
+        expert_name(n->pattern, layer, x, name, sizeof(name));
+        t = find_tensor(f, name);
+        if (!t)
+            return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
+        KVP_TRY(n->stacked ? check_stack(t, c->experts, rows, all.cols, n->transposed, e) : check_tensor(t, &plain, rows, all.cols, e));
+        t->used = true;
+        KVP_TRY(copy_tensor(f, t, n->stacked ? x * rows * width : 0, rows, all.cols, n->transposed, format_of(f, &all),
+                            weights_of(f->w, all.role, layer), ((uint64_t)x * n->parts + n->part) * rows * width, e));
+    }
     return KVP_OK;
 }
 
@@ -404,6 +484,8 @@ static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t laye
 {
     const struct kvp_layer_class *c = of_layer ? class_at(f->m, layer) : NULL;
 
+    for (uint32_t i = 0; of_layer && f->files && !f->host && c->experts && i < f->family->n_experts; i++)
+        KVP_TRY(fill_experts(f, &f->family->experts[i], c, layer, e));
     for (uint32_t i = 0; f->files && i < f->family->n_names; i++)
         if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer && its_turn(f, wt_shape_of(f->m, c, f->family->names[i].first).role))
             KVP_TRY(fill_from_file(f, &f->family->names[i], c, layer, e));
@@ -496,6 +578,16 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
     return f->files && f->w->coding.method == WT_ROUND ? check_unused(f, e) : KVP_OK;
 }
 
+/* What experts and latent attention multiply by. */
+static uint64_t longest_of(uint64_t longest, const struct kvp_layer_class *c)
+{
+    const uint64_t rows[] = {c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        longest = rows[i] > longest ? rows[i] : longest;
+    return longest;
+}
+
 static uint64_t longest_row(const struct kvp_model *m)
 {
     uint64_t longest = m->width;
@@ -506,6 +598,7 @@ static uint64_t longest_row(const struct kvp_model *m)
         longest = q > longest ? q : longest;
         longest = ffn > longest ? ffn : longest;
         longest = m->cls[i].inner > longest ? m->cls[i].inner : longest;
+        longest = longest_of(longest, &m->cls[i]);
     }
     return longest;
 }

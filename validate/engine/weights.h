@@ -17,7 +17,8 @@ enum wt_role {
     WT_FINAL_NORM,      /* [D] */
     WT_FINAL_NORM_BIAS,
     WT_HEAD,            /* [vocab, D]; asking for it when tied gives the embedding */
-    WT_EMBED_NORM,      /* [D], right behind the embedding (RWKV) */
+    WT_HEAD_BIAS,       /* [vocab] */
+    WT_EMBED_NORM,      /* [D], of the embedding's rows (BLOOM) */
     WT_EMBED_NORM_BIAS,
     WT_LAYER_ROLES,     /* those below exist once per layer */
     WT_ATTN_NORM = WT_LAYER_ROLES,
@@ -26,7 +27,7 @@ enum wt_role {
     WT_QKV_BIAS,
     WT_Q_NORM,          /* [d] */
     WT_K_NORM,
-    WT_O,               /* [D, H * d] */
+    WT_O,               /* [D, H * dv] */
     WT_O_BIAS,
     WT_MLP_NORM,
     WT_MLP_NORM_BIAS,
@@ -34,6 +35,25 @@ enum wt_role {
     WT_UP_BIAS,
     WT_DOWN,            /* [D, I] */
     WT_DOWN_BIAS,
+    WT_POST_ATTN_NORM,  /* of attention's output (Gemma 2) */
+    WT_POST_MLP_NORM,
+    WT_SINKS,           /* [H] */
+    WT_Q_A,             /* MLA: [q_rank, D] */
+    WT_Q_A_BIAS,
+    WT_Q_A_NORM,
+    WT_Q_B,             /* [H * d, q_rank], or [H * d, D] without a rank */
+    WT_KV_A,            /* [kv_rank + rope_dim, D] */
+    WT_KV_A_BIAS,
+    WT_KV_A_NORM,       /* [kv_rank] */
+    WT_KV_B,            /* [H * (nope_dim + dv), kv_rank]: a head's k, then its v */
+    WT_ROUTER,          /* [E, D] */
+    WT_ROUTER_BIAS,
+    WT_EXPERT_UP,       /* [E][2 Ie, D]: an expert's gate, then up; gpt-oss: a row of each in turn */
+    WT_EXPERT_UP_BIAS,
+    WT_EXPERT_DOWN,     /* [E][D, Ie] */
+    WT_EXPERT_DOWN_BIAS,
+    WT_SHARED_UP,       /* [2 Is, D] gate, then up */
+    WT_SHARED_DOWN,     /* [D, Is] */
 #define REC_X(name) WT_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
