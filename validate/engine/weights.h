@@ -86,6 +86,8 @@ struct weights {
 kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e);
 void weights_close(struct weights *w); /* zeroed is fine */
+/* Another ledger of the same device holds them from now on. */
+void weights_move(struct weights *w, struct ledger *to);
 
 /* buf is NULL when the model has no such tensor, or it is coded. `layer` is ignored for roles of the whole model. */
 struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer);
