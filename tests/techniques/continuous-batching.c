@@ -23,7 +23,8 @@ static const struct {
     {"h2o:heavy=4,variant=flexgen", 1}, {"snapkv:cap=12,window=3", 4}, {"pyramidkv:cap=12,window=3,beta=2", 1},
     {"adakv:cap=12,window=3", 1}, {"tova:11", 3}, {"quest:page=5,budget=11,dense=1", 1}, {"duo:0.5,sink=2,recent=7", 1},
     {"minicache:start=0", 1}, {"kivi:group=16,residual=16", 4}, {"kivi:group=16,residual=16 paged:16", 4}, {"snapkv:cap=12,window=3 kv:int8", 4},
-    {"snapkv:cap=12,window=3 contiguous:48", 1}, {"yoco", 1}, {"mla", 1}, {"", 7}, {"paged:4", 7}, {"", 5}, {"", 6},
+    {"snapkv:cap=12,window=3 contiguous:48", 1}, {"yoco", 1}, {"mla", 1}, {"", 7}, {"paged:4", 7}, {"", 5}, {"", 6}, {"lorc", 1},
+    {"lorc:k_rank=6,v_rank=8,form=rebuild paged:4", 3},
 };
 enum { LOTS = sizeof(lots) / sizeof(lots[0]) };
 

@@ -79,8 +79,8 @@ static void skip(struct kb_span *s, uint64_t rows, uint64_t stride)
         s->offset += rows * stride * sizeof(float);
 }
 
-/* What there is of a lot in x, row 0 of which is of sequence x->first. */
-static struct cache_qkv part_of(const struct cache_qkv *x, const struct lot *l)
+/* What there is of a lot in x, row 0 of which is of sequence x->first; *low is where its latents are said. */
+static struct cache_qkv part_of(const struct cache_qkv *x, const struct lot *l, struct cache_low *low)
 {
     const uint64_t rows = (l->first - x->first) * x->tokens, kv = x->kv_stride ? x->kv_stride : x->stride;
     struct cache_qkv part = *x;
@@ -92,6 +92,12 @@ static struct cache_qkv part_of(const struct cache_qkv *x, const struct lot *l)
     skip(&part.shared, rows, x->latent_stride);
     skip(&part.q_latent, rows, x->out_stride);
     skip(&part.out, rows, x->out_stride);
+    if (x->low) {
+        *low = *x->low;
+        skip(&low->k, rows, low->stride);
+        skip(&low->v, rows, low->stride);
+        part.low = low;
+    }
     part.first = 0;
     part.batch = l->env.batch;
     return part;
@@ -100,7 +106,8 @@ static struct cache_qkv part_of(const struct cache_qkv *x, const struct lot *l)
 static kvp_err lots_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     struct lot *l = &c->lot[x->first / c->env->lot];
-    const struct cache_qkv part = part_of(x, l);
+    struct cache_low low;
+    const struct cache_qkv part = part_of(x, l, &low);
 
     if (x->first != l->first || x->batch != l->env.batch)
         return kvp_fail(e, KVP_EINPUT, "a pass of sequences %" PRIu64 " to %" PRIu64 ", which are no lot", x->first, x->first + x->batch);
@@ -112,7 +119,8 @@ static kvp_err lots_prefill(struct cache *c, uint32_t layer, const struct cache_
 static kvp_err lots_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     for (uint64_t i = x->first / c->env->lot; i < c->n && c->lot[i].first < x->first + x->batch; i++) {
-        const struct cache_qkv part = part_of(x, &c->lot[i]);
+        struct cache_low low;
+        const struct cache_qkv part = part_of(x, &c->lot[i], &low);
 
         c->lot[i].env.inv_freq = c->env->inv_freq;
         KVP_TRY(c->ops->decode(c->lot[i].cache, layer, &part, e));
