@@ -19,6 +19,7 @@ static const struct kvp_rule neox_rules[] = {
 };
 static const struct kvp_rule bigcode_rules[] = {
     {"multi_query", KVP_KEY_ANY, "read: one KV head"},
+    {"num_key_value_heads", KVP_KEY_ANY, "what multi_query says"},
     {"pre_allocate_kv_cache", KVP_KEY_ANY, "a runner's choice of when to allocate; the model is the same"},
     {"scale_attn_weights", KVP_KEY_TRUE, "scores would not be divided by sqrt(head size)"},
     {0},
