@@ -7,6 +7,7 @@
 #include "kernels/ops/attn_extend.h"
 #include "kernels/ops/attn_kivi.h"
 #include "kernels/ops/attn_latent.h"
+#include "kernels/ops/attn_low.h"
 #include "kernels/ops/attn_merged.h"
 #include "kernels/ops/attn_pages.h"
 #include "kernels/ops/attn_prefill.h"

@@ -93,7 +93,7 @@ static kvp_err kind_of(const struct kvp_reader *r, const char *pattern, const js
     const char *word = pattern ? letter : kvp_word_at(list, i);
 
     for (int k = 0; k < KINDS; k++)
-        if (pattern ? pattern[i] == letters[k] : strcmp(word, words[k]) == 0) {
+        if (pattern ? pattern[i] == letters[k] : k == 0 ? kvp_is_mamba(word) : k == 1 ? kvp_is_attention(word) : strcmp(word, words[k]) == 0) {
             *out = (enum kind)k;
             return KVP_OK;
         }

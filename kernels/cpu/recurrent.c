@@ -179,20 +179,22 @@ kvp_err cpu_gate(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 /* ---- Mamba ---------------------------------------------------------------------------------------- */
 
-/* Decays and skips of a block of channels serve all sequences. */
+/* Decays and skips of a block of channels serve all sequences, which go together where their states are f32. */
 static void ssm_block(const struct kb_dev *dev, const struct kb_ssm_scan *a, uint64_t c0, float *room)
 {
     const uint32_t width = width_at(c0, a->channels);
-    const uint64_t size = (uint64_t)a->n * width;
-    float *decay = room, *own = decay + size, *d = own + size;
+    const uint64_t size = (uint64_t)a->n * width, together = a->state_format == KVP_F32 ? a->batch : 1;
+    float *decay = room, *own = decay + size, *d = own + size, least;
 
     dev->ops->widen[a->format](decay, place(a->format, a->a_log, c0 * a->n), size);
+    least = -1.001f * expf(dev->ops->max(decay, size));
     dev->ops->rec->decays(decay, size);
     dev->ops->widen[a->format](d, place(a->format, a->d, c0), width);
-    for (uint64_t b = 0; b < a->batch; b++) {
+    for (uint64_t b = 0; b < a->batch; b += together) {
         const uint64_t row = b * a->tokens * a->stride, kept = (b * a->channels + c0) * a->n;
-        struct cpu_ssm x = {.tokens = a->tokens, .width = width, .n = a->n, .stride = a->stride, .out_stride = a->out_stride,
-                            .a = decay, .d = d, .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row),
+        struct cpu_ssm x = {.rows = together * a->tokens, .tokens = a->tokens, .step = (uint64_t)a->channels * a->n, .width = width,
+                            .n = a->n, .least = least, .stride = a->stride, .out_stride = a->out_stride, .a = decay, .d = d,
+                            .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row),
                             .c = floats(a->c, row), .z = floats(a->z, row + c0),
                             .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + c0};
         uint32_t step;

@@ -5,11 +5,13 @@
 
 #include "kernels/cpu/ops.h"
 
-/* Channels [0, width) of one sequence, at most CPU_BLOCK. a is -exp(a_log) and h the state, [width, n] both. */
+/* Channels [0, width) of `rows` rows, at most CPU_BLOCK channels, `tokens` rows a sequence. a is -exp(a_log), least the
+ * least of it or less, and h a state, [width, n] as a is; a sequence's is `step` after the one before. */
 #define CPU_BLOCK 64
 struct cpu_ssm {
-    uint64_t tokens;
+    uint64_t rows, tokens, step;
     uint32_t width, n;
+    float least;
     uint64_t stride, out_stride;
     const float *a, *d, *x, *dt, *b, *c, *z;
     float *h, *out;

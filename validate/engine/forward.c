@@ -189,6 +189,9 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
     if (h->c->mixer == KVP_MIX_MLA) {
         KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
         KVP_TRY(eng_mla(g, layer, p, e));
+    } else if (h->c->low_k) {
+        KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
+        KVP_TRY(eng_low(g, layer, p, e));
     } else {
         KVP_TRY(project(g, layer, p, h, e));
         KVP_TRY(attend(g, layer, p, h, e));

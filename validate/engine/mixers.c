@@ -23,6 +23,20 @@ const struct kvp_layer_class *mixer_class(const struct eng *g, uint32_t layer)
     return &g->m->cls[g->m->class_of[layer]];
 }
 
+struct kb_span mixer_window(const struct eng *g, uint32_t layer, const struct pass *p, uint64_t at)
+{
+    const struct led_mem *m = &g->mix.layer[layer].window;
+
+    return (struct kb_span){m->buf, p->first * (m->bytes / g->o.batch) + at};
+}
+
+struct kb_span mixer_matrix(const struct eng *g, uint32_t layer, const struct pass *p)
+{
+    const struct led_mem *m = &g->mix.layer[layer].matrix;
+
+    return (struct kb_span){m->buf, p->first * (m->bytes / g->o.batch)};
+}
+
 struct kb_span mixer_at(const struct led_mem *m, uint64_t f32_elements)
 {
     return (struct kb_span){m->buf, f32_elements * sizeof(float)};
@@ -115,7 +129,11 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
     KVP_TRY(product(&bytes, g->o.batch, s.window, cvt_size(g->o.weights), e));
     KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->window, e));
     KVP_TRY(product(&bytes, g->o.batch, s.matrix, cvt_size(g->mix.matrix), e));
-    return led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e);
+    KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e));
+    if (!g->passes.hit)
+        return KVP_OK;
+    KVP_TRY(led_alloc(&g->led, LED_STATE, x->window.bytes / g->o.batch, &x->window_mark, e));
+    return led_alloc(&g->led, LED_STATE, x->matrix.bytes / g->o.batch, &x->matrix_mark, e);
 }
 
 static kvp_err open_activations(struct eng *g, struct kvp_error *e)
@@ -161,6 +179,8 @@ void mixers_close(struct eng *g)
     for (uint32_t l = 0; g->mix.layer && l < g->m->layers; l++) {
         led_free(&g->led, &g->mix.layer[l].window);
         led_free(&g->led, &g->mix.layer[l].matrix);
+        led_free(&g->led, &g->mix.layer[l].window_mark);
+        led_free(&g->led, &g->mix.layer[l].matrix_mark);
     }
     led_free(&g->led, &g->mix.in);
     led_free(&g->led, &g->mix.out);
@@ -202,6 +222,35 @@ kvp_err mixers_reset(struct eng *g, struct kvp_error *e)
         KVP_TRY(ops->start ? begin(g, l, ops, e) : zero(g, &g->mix.layer[l].matrix, e));
     }
     return KVP_OK;
+}
+
+/* One sequence's part of `all` to `mark`, or back. */
+static kvp_err move(struct eng *g, const struct led_mem *all, const struct led_mem *mark, uint64_t sequence, bool back, struct kvp_error *e)
+{
+    const struct kb_span a = {all->buf, sequence * mark->bytes}, b = {mark->buf, 0};
+
+    return mark->buf ? g->o.backend->copy(g->dev, back ? a : b, back ? b : a, mark->bytes, e) : KVP_OK;
+}
+
+static kvp_err move_all(struct eng *g, uint64_t sequence, bool back, struct kvp_error *e)
+{
+    for (uint32_t l = 0; g->mix.layer && l < g->m->layers; l++) {
+        const struct mixer_layer *x = &g->mix.layer[l];
+
+        KVP_TRY(move(g, &x->window, &x->window_mark, sequence, back, e));
+        KVP_TRY(move(g, &x->matrix, &x->matrix_mark, sequence, back, e));
+    }
+    return KVP_OK;
+}
+
+kvp_err mixers_mark(struct eng *g, uint64_t sequence, struct kvp_error *e)
+{
+    return move_all(g, sequence, false, e);
+}
+
+kvp_err mixers_go_on(struct eng *g, uint64_t sequence, struct kvp_error *e)
+{
+    return move_all(g, sequence, true, e);
 }
 
 /* ---- layers -------------------------------------------------------------------------------------- */

@@ -7,6 +7,8 @@
 
 /* Latent attention up to its output in g->out (mla.c); g->h holds the normed rows. */
 kvp_err eng_mla(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
+/* The same with factored projections (lorc.c). */
+kvp_err eng_low(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 /* A layer's experts and shared experts over rows [first, first + rows), at most MLP_ROWS; g->h holds them normed, the
  * residual in g->x takes what they yield (moe.c). */
 kvp_err eng_experts(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e);

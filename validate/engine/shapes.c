@@ -3,10 +3,11 @@
 /* ---- shapes ------------------------------------------------------------------------------------- */
 
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIM_OUT, DIM_HEADS, DIM_Q_RANK, DIM_Q_IN,
-           DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIM_ONE, DIMS };
+           DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIM_ONE, DIM_K, DIM_V,
+           DIM_LOW_K, DIM_LOW_V, DIMS };
 enum need { ALWAYS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
             KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, Q_GATE, SHARED_SCALE, NORMS, BEFORE, BEFORE_LAYER, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
-            EXPERT_BIAS, SHARED, SHARED_GATED, NEEDS };
+            EXPERT_BIAS, SHARED, SHARED_GATED, LOW, LOW_BIAS, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -26,8 +27,8 @@ static const struct {
     [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, BEFORE_LAYER},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ATTENTION},
     [WP_Q_GATE] = {WT_Q_GATE, WF_MATRIX, DIM_Q, DIM_WIDTH, Q_GATE},
-    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
-    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
+    [WP_K] = {WT_QKV, WF_MATRIX, DIM_K, DIM_WIDTH, KV},
+    [WP_V] = {WT_QKV, WF_MATRIX, DIM_V, DIM_WIDTH, KV},
     [WP_Q_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_Q, DIM_VEC, QKV_BIAS},
     [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
     [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
@@ -64,6 +65,10 @@ static const struct {
     [WP_SHARED_GATE] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED_GATED},
     [WP_SHARED_UP] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED},
     [WP_SHARED_DOWN] = {WT_SHARED_DOWN, WF_MATRIX, DIM_WIDTH, DIM_SHARED, SHARED},
+    [WP_K_UP] = {WT_K_UP, WF_MATRIX, DIM_KV, DIM_LOW_K, LOW},
+    [WP_V_UP] = {WT_V_UP, WF_MATRIX, DIM_KV, DIM_LOW_V, LOW},
+    [WP_K_UP_BIAS] = {WT_K_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
+    [WP_V_UP_BIAS] = {WT_V_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
 };
 
 /* A layer that mixes by a recurrence, or that has no feed-forward of this kind. */
@@ -82,9 +87,11 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
 {
     static const struct kvp_layer_class none;
     const struct kvp_layer_class *l = c ? c : &none;
+    const uint64_t rows = (uint64_t)l->kv_heads * l->head_dim;
     const uint64_t dim[DIMS] = {
         [DIM_WIDTH] = m->width, [DIM_VOCAB] = m->vocab, [DIM_POSITIONS] = m->position_rows ? m->position_rows : m->max_positions,
-        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = (uint64_t)l->kv_heads * l->head_dim,
+        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = rows,
+        [DIM_K] = l->low_k ? l->low_k : rows, [DIM_V] = l->low_v ? l->low_v : rows, [DIM_LOW_K] = l->low_k, [DIM_LOW_V] = l->low_v,
         [DIM_HEAD] = l->head_dim, [DIM_FFN] = l->ffn_width,
         [DIM_OUT] = (uint64_t)l->heads * l->v_head_dim, [DIM_HEADS] = l->heads, [DIM_Q_RANK] = l->q_rank,
         [DIM_Q_IN] = l->q_rank ? l->q_rank : m->width, [DIM_KV_RANK] = l->kv_rank,
@@ -102,19 +109,19 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
-        [KV] = kv, [KV_BIAS] = kv && l->qkv_bias, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
+        [KV] = kv, [KV_BIAS] = kv && l->qkv_bias && !l->low_k, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
         [TWO_NORMS] = two, [TWO_NORMS_LAYER] = two && biased,
         [NORMS] = norms, [BEFORE] = before, [BEFORE_LAYER] = before && biased,
         [AFTER] = l->norms == 4 || m->numbers.norms_only_after, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
         [Q_RANK_BIAS] = mla && l->q_rank && l->qkv_bias, [DENSE] = l->ffn_width, [DENSE_BIAS] = l->ffn_width && l->ffn_bias,
         [EXPERTS] = l->experts, [ROUTER_BIAS] = l->experts && l->router_bias, [EXPERT_BIAS] = l->experts && l->expert_bias,
-        [SHARED] = l->experts && l->shared_width, [SHARED_GATED] = l->experts && l->shared_width && l->ffn == KVP_FFN_GATED,
+        [LOW] = kv && l->low_k, [LOW_BIAS] = kv && l->low_k && l->qkv_bias, [SHARED] = l->experts && l->shared_width, [SHARED_GATED] = l->experts && l->shared_width && l->ffn == KVP_FFN_GATED,
         [Q_GATE] = attention && l->gated_q, [SHARED_SCALE] = l->experts && l->shared_gate,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
 
-    if (p >= WP_REC_IN)
+    if (p >= WP_REC_IN && p < WP_DRAWN)
         return rec_shape_of(m, l, p);
     if (l->qk_norm_wide && (p == WP_Q_NORM || p == WP_K_NORM)) /* one norm over all heads */
         return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,

@@ -16,6 +16,8 @@ enum wt_piece {
 #define REC_X(name) WP_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
+    WP_DRAWN, /* what follows is no file's, and never drawn by itself: it is made of other pieces */
+    WP_K_UP = WP_DRAWN, WP_V_UP, WP_K_UP_BIAS, WP_V_UP_BIAS,
     WP_PIECES
 };
 
