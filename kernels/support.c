@@ -111,7 +111,7 @@ static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_SOFTCAP && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
+    return a->width && (unsigned)a->kind <= KB_ACT_SCALE && (a->kind != KB_ACT_SCALE || !a->gated) && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
            (a->kind != KB_ACT_SOFTCAP || (!a->gated && a->limit > 0));
 }
 

@@ -268,7 +268,7 @@ static bool runs_norms(const struct kvp_model *m, const struct kvp_layer_class *
 
     if (m->numbers.parallel)
         return halves == 2 && (c->norms == 1 || c->norms == 2);
-    return halves && c->norms == (m->numbers.norms_after ? 2 : 1) * halves;
+    return halves && c->norms == (m->numbers.norms_after && !m->numbers.norms_only_after ? 2 : 1) * halves;
 }
 
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
@@ -282,7 +282,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
         (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
+        (c->qk_norm && m->norm == KVP_NORM_LAYER) || /* a LayerNorm a head */
+        (m->numbers.residual_scale > 0 && (c->o_bias || c->ffn_bias)) || (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
@@ -293,7 +294,7 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
-    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.qkv_bias = left.o_bias = left.qk_norm = left.qk_norm_wide = left.ffn_bias = left.no_kv = false;
     left.low_k = left.low_v = 0;
     left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
@@ -303,11 +304,11 @@ static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e
 {
     const uint32_t norm = m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0 ? 1 : rec_has_pre_norm(m);
     const uint32_t once = m->head_rows + m->encoders + (m->extra[norm].name != NULL) + m->no_final_norm + m->no_head +
-                          (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
+                          (m->position_rows && m->position != KVP_POS_LEARNED) + (m->quant.format != KVP_WF_PLAIN);
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
-    if (once || m->norm_vectors == 0 || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+    if (once || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
         if (!runs_layer(m, &m->cls[c]))
@@ -370,6 +371,9 @@ static bool turns_plainly(const struct kvp_model *m)
 {
     const struct kvp_numbers *n = &m->numbers;
 
+    for (uint32_t i = 0; i < m->classes; i++)
+        if (m->cls[i].no_rope)
+            return false;
     return !n->rope_neighbours && !(n->rotary_part > 0) && !(n->window_theta > 0) && !n->norm_qk_after && !(n->warm_every > 0) &&
            m->rope_scaling != KVP_ROPE_YARN;
 }
@@ -623,13 +627,19 @@ static kvp_err check_tokens(const struct eng *g, const int32_t *tokens, uint64_t
     return KVP_OK;
 }
 
+/* Of the table of learned positions (OPT: 2). */
+static uint64_t first_row(const struct kvp_model *m)
+{
+    return m->position == KVP_POS_LEARNED && m->position_rows ? m->position_rows - m->max_positions : 0;
+}
+
 static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e)
 {
     const struct kb_backend *be = g->o.backend;
     const uint64_t bytes = p->rows * sizeof(int32_t);
 
     for (uint64_t i = 0; i < p->rows; i++)
-        g->host_ids[i] = (int32_t)(p->position + i % p->tokens);
+        g->host_ids[i] = (int32_t)(p->position + i % p->tokens + first_row(g->m));
     KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, bytes, e));
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
 }
@@ -761,7 +771,7 @@ static kvp_err upload_ragged(struct eng *g, const struct pool_seq *seq, uint64_t
 
     for (uint64_t s = 0; s < n; s++)
         for (uint64_t i = 0; i < seq[s].rows; i++)
-            *at++ = (int32_t)(seq[s].before + i);
+            *at++ = (int32_t)(seq[s].before + i + first_row(g->m));
     KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, rows * sizeof(int32_t), e));
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, rows * sizeof(int32_t), e);
 }
