@@ -91,8 +91,8 @@ static const struct option options[] = {
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
     {"", "enable-expert-parallel", "", FLAG, ANSWERS, AT(expert_parallel), NULL, "experts over the tensor parallel ranks"},
     {"", "encoder-tokens", "", COUNT, ANSWERS, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
-    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default f32)"},
-    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "columns of convolutions (default: as the cache)"},
+    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default: f32, or --mamba-cache-dtype)"},
+    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "recurrent state, columns of convolutions too (default: their columns as the weights)"},
     {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},
     {"", "with-vision", "", FLAG, ANSWERS, AT(formats.with_vision), NULL, "count the vision or audio tower's weights"},
     {"", "with-mtp", "", FLAG, ANSWERS, AT(formats.with_mtp), NULL, "count the extra prediction layers' weights"},
@@ -420,6 +420,10 @@ static kvp_err derive(struct args *a, struct kvp_error *e)
         snprintf(a->derived[2], sizeof(a->derived[2]), "paged:%" PRIu64, a->block);
     if (a->chunk)
         snprintf(a->derived[3], sizeof(a->derived[3]), "chunked-prefill:%" PRIu64, a->chunk);
+    if (a->formats.conv_given && !a->formats.ssm_given) { /* as in vLLM: of the whole state, unless the matrices' own is said */
+        a->formats.ssm = a->formats.conv;
+        a->formats.ssm_given = true;
+    }
     if (a->expert_parallel && !a->ep)
         a->ep = a->tp;
     a->formats.tp = (uint32_t)a->tp;
@@ -976,8 +980,8 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
     kvp_err rc;
 
     if (a->n_operands < 1)
-        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate -o jsonl`");
-    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE, e));
+        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate` or `serve` with -o jsonl");
+    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE | RESULTS_SERVE, e));
     rc = print_shown(a, &r, e);
     results_free(&r);
     return rc;
@@ -992,7 +996,7 @@ static const struct command commands[] = {
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},
     {"calibrate", CALIBRATE, "[ROWS.csv...]", "learn times of ops from timings made elsewhere", "kvproof calibrate --from decode_attention.csv -o h100.json", cmd_calibrate},
     {"predict-ops", PREDICT_OPS, "ROWS.csv", "predicted times beside the rows of such a file", "kvproof predict-ops rows.csv -d h100.json -o csv", cmd_predict_ops},
-    {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
+    {"show", SHOW, "RESULTS...", "print results of validate or serve again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
 };

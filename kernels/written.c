@@ -162,6 +162,13 @@ static uint64_t attn_ragged(const void *args)
     return a->batch * a->heads * a->v.dim * F32;
 }
 
+static uint64_t attn_low(const void *args)
+{
+    const struct kb_attn_low *a = args;
+
+    return a->batch * a->heads * (a->v_up.w.buf ? a->head_dim : a->v.dim) * F32;
+}
+
 /* ---- rows of a cache ---------------------------------------------------------------------------------------- */
 
 /* A head's row, or `width` elements of it, with the scales that belong to it. */
@@ -355,6 +362,13 @@ static uint64_t wkv7(const void *args)
     const uint64_t rows = a->v_first.buf ? 3 : 2;
 
     return a->batch * a->heads * a->dim * (rows * a->tokens * F32 + a->dim * kb_element(a->state_format));
+}
+
+static uint64_t delta_scan(const void *args)
+{
+    const struct kb_delta_scan *a = args;
+
+    return a->batch * a->heads * a->head_dim * (a->tokens * F32 + a->n * kb_element(a->state_format));
 }
 
 /* ---- all of them: a kernel without a rule does not compile -------------------------------------------------------- */

@@ -226,10 +226,11 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
                                             [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
+    const bool expanded = phase == KVP_PREFILL; /* a step rebuilds inside its attention */
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
-        if (est->ops[i].phase == phase && is_matrix[est->ops[i].op])
+        if (est->ops[i].phase == phase && (is_matrix[est->ops[i].op] || (est->ops[i].op == KVP_OP_REBUILD && expanded)))
             predicted += (double)est->ops[i].flops;
     return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
 }
@@ -481,6 +482,23 @@ static kvp_err fits(const struct run *r, const struct kvp_estimate *est, struct 
                     need, r->be->name, have);
 }
 
+/* Ranks that follow the weights are predicted from their condition numbers: they belong to what is run, as the config does. */
+static kvp_err estimate(const struct run *r, const struct kvp_stack *s, const struct kvp_options *formats, const struct kvp_device *d,
+                        struct kvp_estimate *est, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    const struct eng_options o = {.prompt = q->workload.prompt, .generate = q->workload.generate, .seed = q->seed, .weights_dir = q->weights_dir};
+    struct kvp_model m = *q->model;
+    double *conditions;
+    kvp_err rc;
+
+    KVP_TRY(eng_conditions(&conditions, q->model, s, &o, e));
+    m.conditions = conditions;
+    rc = kvp_estimate(est, &m, s, &q->workload, formats, d, e);
+    free(conditions);
+    return rc;
+}
+
 static kvp_err run_full(struct run *r, struct kvp_error *e)
 {
     static const struct kvp_stack dense;
@@ -564,7 +582,7 @@ static kvp_err run_stack(struct run *r, const struct kvp_stack *s, json_t *res, 
 
     formats.all_logits = q->dump_logits != NULL;
     val_device(&r->probe, &r->info, &d);
-    KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
+    KVP_TRY(estimate(r, s, &formats, &d, &est, e));
     add_machine(res, r, est.parameters);
     rc = fits(r, &est, e);
     if (rc == KVP_OK)

@@ -7,7 +7,13 @@
 /* Must be equal, or at most. */
 static bool decides(const char *kind)
 {
-    return strcmp(kind, "bytes") == 0 || strcmp(kind, "bound") == 0 || strcmp(kind, "count") == 0;
+    return strcmp(kind, "flops") != 0 && strcmp(kind, "time") != 0;
+}
+
+/* No integer. */
+static bool is_real(const char *kind)
+{
+    return strcmp(kind, "time") == 0 || strcmp(kind, "share") == 0;
 }
 
 static bool is_bytes(const char *kind)
@@ -21,7 +27,7 @@ static json_t *number(const char *kind, double x)
 {
     if (x < 0 || isnan(x))
         return json_null();
-    return strcmp(kind, "time") == 0 ? json_real(x) : json_integer((json_int_t)x);
+    return is_real(kind) ? json_real(x) : json_integer((json_int_t)x);
 }
 
 kvp_err res_row(json_t *result, const char *row, const char *kind, double predicted, double measured,
@@ -32,7 +38,7 @@ kvp_err res_row(json_t *result, const char *row, const char *kind, double predic
                     : measured == 0 && predicted == 0 ? json_real(0) : json_null();
     json_t *o;
 
-    if (strcmp(kind, "time") != 0 && (predicted > 0x1p53 || measured > 0x1p53)) {
+    if (!is_real(kind) && (predicted > 0x1p53 || measured > 0x1p53)) {
         json_decref(error);
         return kvp_fail(e, KVP_ERANGE, "%s: more than 2^53, which results cannot hold exactly", row);
     }
@@ -51,6 +57,8 @@ static bool row_holds(const json_t *row)
 
     if (strcmp(kind, "bytes") == 0 || strcmp(kind, "count") == 0)
         return p == m;
+    if (strcmp(kind, "share") == 0) /* of integers that are equal or not */
+        return json_equal(json_object_get(row, "predicted"), json_object_get(row, "measured"));
     return strcmp(kind, "bound") != 0 || m <= p;
 }
 
@@ -138,6 +146,8 @@ static void human(const char *kind, const json_t *v, char *buf, size_t n)
         snprintf(buf, n, "-");
     else if (strcmp(kind, "time") == 0)
         human_time(json_number_value(v), buf, n);
+    else if (strcmp(kind, "share") == 0)
+        snprintf(buf, n, "%.2f %%", 100 * json_number_value(v));
     else
         snprintf(buf, n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
 }

@@ -14,6 +14,11 @@ static const struct passes_pair same[] = {
     {{"prefix:32 chunked-prefill:16", 3, 37, 3, 32}, "", true},
     {{"prefix:32 continuous-batching:40 chunked-prefill:16 paged:4", 5, 37, 2, 32}, "", true},
     {{"prefix:32", 1, 37, 3, 0}, "", false}, /* nobody to share with */
+    /* Whoever comes later reads the prefix as it is stored: as the second of two chunks does. */
+    {{"prefix:32 chunked-prefill:32 kv:int8", 3, 37, 3, 32}, "chunked-prefill:32 kv:int8", true},
+    {{"prefix:32 chunked-prefill:16 kv:int4,group=8", 3, 37, 3, 32}, "chunked-prefill:16 kv:int4,group=8", true},
+    {{"prefix:16 chunked-prefill:16 kv:fp8,scale=token-head paged:4", 3, 37, 3, 16}, "chunked-prefill:16 kv:fp8,scale=token-head", true},
+    {{"prefix:35,granularity=token chunked-prefill:35 kv:k=f16,v=int8", 2, 37, 3, 35}, "chunked-prefill:35 kv:k=f16,v=int8", true},
 };
 
 PASSES_SAME(sharers_are_alone, same)
@@ -96,7 +101,6 @@ START_TEST(refusals)
     passes_refused(&(struct passes_case){"prefix:32 contiguous:48", 2, 37, 3, 0}, 1, KVP_ENOTSUP, "share");
     passes_refused(&(struct passes_case){"prefix:32 growing", 2, 37, 3, 0}, 1, KVP_ENOTSUP, "share");
     passes_refused(&(struct passes_case){"prefix:32", 2, 37, 3, 0}, 2, KVP_ENOTSUP, "window");
-    passes_refused(&(struct passes_case){"prefix:32 kv:int8", 2, 37, 3, 0}, 1, KVP_ENOTSUP, "encoded");
 }
 END_TEST
 

@@ -4,6 +4,7 @@
 #include "kernels/written.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
+#include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -98,10 +99,11 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
         w->expanded = larger(w->expanded, (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim));
         w->absorbed = larger(w->absorbed, 2ull * c->heads * c->kv_rank);
     }
+    w->low_rank = larger(w->low_rank, (uint64_t)c->low_k + c->low_v);
     if (c->experts) {
         w->experts = larger(w->experts, c->experts);
         w->chosen = larger(w->chosen, c->experts_per_token);
-        w->expert_up = larger(w->expert_up, 2ull * c->experts_per_token * c->expert_width);
+        w->expert_up = larger(w->expert_up, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->experts_per_token * c->expert_width);
     }
 }
 
@@ -117,7 +119,7 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         w.out = larger(w.out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
         w.heads = larger(w.heads, c->heads);
         w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
-        w.shared = larger(w.shared, 2ull * c->shared_width);
+        w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
     }
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
@@ -194,17 +196,27 @@ static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
     return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
+/* Of the layers that attend; 0: none does. */
+static uint32_t rotary_dim(const struct kvp_model *m)
+{
+    uint32_t i = 0;
+
+    while (i < m->classes && m->cls[i].mixer == KVP_MIX_NONE)
+        i++;
+    return i < m->classes ? eng_rotary_dim(m, &m->cls[i]) : 0;
+}
+
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 {
-    const uint32_t dim = eng_rotary_dim(g->m, &g->m->cls[0]), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
+    const uint32_t dim = rotary_dim(g->m), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
     const uint64_t bytes = (uint64_t)tables * (dim / 2) * sizeof(float);
     float *table;
     kvp_err rc;
 
-    if (g->m->position != KVP_POS_ROPE)
+    if (g->m->position != KVP_POS_ROPE || !dim)
         return KVP_OK;
-    for (uint32_t i = 1; i < g->m->classes; i++)
-        if (eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
     KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, bytes, &g->inv_freq, e));
     table = malloc(bytes ? bytes : 1);
@@ -246,19 +258,6 @@ static kvp_err open_slopes(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* Experts by a route that the engine knows, instead of a dense feed-forward. */
-static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class *c)
-{
-    const struct kvp_numbers *n = &m->numbers;
-    const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
-
-    if (!c->experts)
-        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
-    return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
-           c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
-           c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
-}
-
 /* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
  * the architecture is absent, so what is left after the known ones are cleared must be 0. */
 /* A norm before each half, or before both at once; another one behind each. */
@@ -281,12 +280,12 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
-        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
+        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
-    left.router_bias = left.expert_bias = left.sinks = left.no_rope = false;
+    left.router_bias = left.expert_bias = left.sinks = left.no_rope = left.shared_gate = left.gated_q = false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = left.chunk = 0;
     left.mixer = KVP_MIX_NONE;
@@ -294,6 +293,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
     left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.low_k = left.low_v = 0;
+    left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -451,12 +452,32 @@ static kvp_err open_weights(struct eng *g, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* Where keys are rebuilt, nothing but a norm and a rotation follows. */
+static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < g->m->classes; i++) {
+        const struct kvp_layer_class *c = &g->m->cls[i];
+
+        any = any || c->low_k;
+        if (c->low_k && (!cache_is_softmax(g->m, c) || c->no_rope || (c->qk_norm && g->m->numbers.norm_add_one)))
+            return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not run it with the attention of model_type %s yet", g->m->model_type);
+    }
+    if (!any)
+        return KVP_OK;
+    if (g->o.pool)
+        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
+    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
+}
+
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
 {
     KVP_TRY(open_device(g, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
+    KVP_TRY(check_factors(g, e));
     g->o.weights = g->coding.plain;
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
@@ -469,6 +490,49 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_host(g, e));
     KVP_TRY(open_weights(g, e));
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
+}
+
+static kvp_err measure_conditions(double **out, const struct kvp_model *m, const struct eng_options *o, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = calloc(m->layers, sizeof(**out));
+    if (!*out)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", m->layers);
+    rc = weights_conditions(*out, m, o->weights_dir, o->seed, e);
+    if (rc != KVP_OK) {
+        free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e)
+{
+    struct rewritten r;
+    kvp_err rc;
+
+    *out = NULL;
+    if (!rewrite_wants_conditions(s))
+        return KVP_OK;
+    KVP_TRY(rewrite_model(&r, m, s, e));
+    rc = check_model(&r.m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = measure_conditions(out, &r.m, o, e);
+    rewrite_free(&r);
+    return rc;
+}
+
+static kvp_err rank_layers(struct eng *g, struct kvp_error *e)
+{
+    double *conditions;
+
+    if (!rewrite_wants_conditions(&g->stack))
+        return KVP_OK;
+    KVP_TRY(measure_conditions(&conditions, g->m, &g->o, e));
+    rewrite_ranks(&g->own, &g->stack, conditions);
+    free(conditions);
+    return KVP_OK;
 }
 
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,
@@ -489,6 +553,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g->m = &g->own.m;
     if (rc == KVP_OK) /* as the stack leaves it: what is replaced need not run */
         rc = check_model(g->m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = rank_layers(g, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {

@@ -44,6 +44,10 @@ struct eng_op_time {
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 void eng_close(struct eng *g); /* NULL is fine */
 
+/* What the stack's ranks follow, for each layer (weights_conditions()), to be freed by the caller; NULL: nothing does. A
+ * property of the weights that `o` names, as the dimensions are of the model. */
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
+
 const struct ledger *eng_ledger(const struct eng *g);
 
 /* Run the prompt: tokens is [batch, prompt]. `all_logits` (may be NULL): host f32 [batch, prompt, vocab],
