@@ -431,6 +431,25 @@ static kvp_err open_host(struct eng *g, struct kvp_error *e)
     return g->host_ids && g->host_tokens ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
 }
 
+/* Where keys are rebuilt, nothing but a norm and a rotation follows. */
+static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < g->m->classes; i++) {
+        const struct kvp_layer_class *c = &g->m->cls[i];
+
+        any = any || c->low_k;
+        if (c->low_k && (!cache_is_softmax(g->m, c) || c->no_rope || (c->qk_norm && g->m->numbers.norm_add_one)))
+            return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not run it with the attention of model_type %s yet", g->m->model_type);
+    }
+    if (!any)
+        return KVP_OK;
+    if (g->o.pool)
+        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
+    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
+}
+
 static kvp_err open_device(struct eng *g, struct kvp_error *e)
 {
     if (!g->o.shelf)
@@ -450,25 +469,6 @@ static kvp_err open_weights(struct eng *g, struct kvp_error *e)
     if (shelved)
         g->shelved = key;
     return KVP_OK;
-}
-
-/* Where keys are rebuilt, nothing but a norm and a rotation follows. */
-static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
-{
-    bool any = false;
-
-    for (uint32_t i = 0; i < g->m->classes; i++) {
-        const struct kvp_layer_class *c = &g->m->cls[i];
-
-        any = any || c->low_k;
-        if (c->low_k && (!cache_is_softmax(g->m, c) || c->no_rope || (c->qk_norm && g->m->numbers.norm_add_one)))
-            return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not run it with the attention of model_type %s yet", g->m->model_type);
-    }
-    if (!any)
-        return KVP_OK;
-    if (g->o.pool)
-        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
-    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
 }
 
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
