@@ -335,7 +335,7 @@ START_TEST(encoded_latents)
     specs[1] = kv[_i / ENCODED];
     run_text(&m, specs, TOKENS - 1, "cpu", coded);
     apart = far_apart(coded, plain, 2 * TOKENS * m.vocab);
-    ck_assert_msg(apart > 1e-5 && apart < (_i < ENCODED ? 0.02 : 0.1), "%s, %s: apart by %g", tiny_models[_i % ENCODED].name,
+    ck_assert_msg(apart > 1e-5 && apart < (_i < ENCODED ? 0.03 : 0.3), "%s, %s: apart by %g", tiny_models[_i % ENCODED].name,
                   specs[1], apart);
     kvp_model_free(&m);
 }

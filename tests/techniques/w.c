@@ -87,6 +87,7 @@ static const struct {
     {"w:fp8", 0, false, 0.0359},              {"w:mlx", 64, true, 0.5 / 15 + 1e-3}, {"w:mlx,bits=8,group=32", 32, true, 0.5 / 255 + 1e-3},
     {"w:mlx,bits=2,group=16", 16, true, 0.5 / 3 + 1e-3},
     {"w:q8_0", 32, false, 0.5 / 127 + 6e-4},  {"w:q4_0", 32, false, 1.0 / 8 + 1e-3}, {"w:q4_1", 32, true, 0.5 / 15 + 1e-3},
+    {"w:mxfp4", 32, false, 0.25 + 1e-6}, /* between 4 and 6 of 8, or beyond 6 */
     {"w:q5_0", 32, false, 1.0 / 16 + 1e-3},   {"w:q5_1", 32, true, 0.5 / 31 + 1e-3},
 };
 enum { CODINGS = sizeof(codings) / sizeof(codings[0]) };
@@ -509,6 +510,67 @@ START_TEST(blocks)
 }
 END_TEST
 
+/* Blocks of 32 in the linears alone; what is not coded is as it was. */
+START_TEST(mxfp4)
+{
+    static float plain[TOKENS * TINY_VOCAB], coded[TOKENS * TINY_VOCAB], cut[TOKENS * TINY_VOCAB];
+    /* as in `blocks`: vectors, embedding and positions in 16 bits, 17 bytes for 32 of the rest */
+    const uint64_t whole = 128 + 2 * 672 + 109 * 64, linears = 2 * 28672;
+    struct kvp_error err = {0};
+    struct kvp_model m;
+    struct eng *g;
+    double apart;
+
+    must(kvp_model_parse(&m, blocks_config, strlen(blocks_config), "blocks", &err));
+    g = open_eng(&m, "w:mxfp4", (struct eng_options){.prompt = 4, .generate = 1, .weights = KVP_F16}, "ref");
+    ck_assert_uint_eq(eng_ledger(g)->now[LED_WEIGHTS], whole * 2 + linears / 32 * 17);
+    eng_close(g);
+    run_text(&m, NULL, TOKENS, "cpu", plain);
+    run_text(&m, "w:mxfp4", TOKENS, "cpu", coded);
+    run_text(&m, "w:mxfp4", 6, "ref", cut);
+    apart = far_apart(coded, plain, TOKENS * m.vocab);
+    ck_assert_msg(apart > 1e-3 && apart < 0.7, "apart by %g", apart);
+    ck_assert(far_apart(cut, coded, TOKENS * m.vocab) < 2e-5);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* The codes of one block, worked by hand: 5.5 of a largest 5.5 stays under the exponent 2^2, so the scale is 1 and codes are
+ * the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6; twice as large, the scale is 2. */
+START_TEST(mxfp4_by_hand)
+{
+    static const float x[] = {5.5f, -0.2f, 0.3f, 2.4f, -3.6f, 0.8f, 0, 1}, back[] = {6, 0, 0.5f, 2, -4, 1, 0, 1};
+    static float m[ROWS * COLS], out[ROWS * COLS];
+    struct kvp_error err = {0};
+    uint64_t room[WT_PARTS];
+    void *part[WT_PARTS] = {NULL};
+    struct wt_coding c;
+    struct kvp_stack s;
+
+    for (int i = 0; i < 8; i++) {
+        m[i] = x[i];
+        m[32 + i] = 2 * x[i];
+        m[COLS + i] = x[i] / 1024;
+    }
+    read_stack(&s, "w:mxfp4");
+    must(wt_coding_read(&c, &s, KVP_F32, &err));
+    must(wt_coding_bytes(room, &c, ROWS, COLS, &err));
+    ck_assert_uint_eq(room[WT_CODE], ROWS * COLS / 32 * 17);
+    part[WT_CODE] = malloc(room[WT_CODE]);
+    wt_encode(part, &c, m, ROWS, COLS);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[0], 127);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[17], 128);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[34], 0); /* all zeros */
+    decode(&c, part, room, out);
+    for (int i = 0; i < 8; i++) {
+        ck_assert_float_eq(out[i], back[i]);
+        ck_assert_float_eq(out[32 + i], 2 * back[i]);
+        ck_assert_float_eq(out[COLS + i], back[i] / 1024);
+    }
+    free(part[WT_CODE]);
+}
+END_TEST
+
 /* w:f16 is the model in f16. */
 START_TEST(plain_words)
 {
@@ -597,6 +659,8 @@ int main(void)
     tcase_add_loop_test(t, logits_move_a_little, 0, FIDELITY);
     tcase_add_loop_test(t, bytes, 0, SIZES);
     tcase_add_loop_test(t, blocks, 0, 5);
+    tcase_add_test(t, mxfp4);
+    tcase_add_test(t, mxfp4_by_hand);
     tcase_add_test(t, plain_words);
     tcase_add_loop_test(t, other_matrices_are_refused, 0, FIDELITY);
     tcase_add_loop_test(t, refusals, 0, 6);
