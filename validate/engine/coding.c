@@ -25,6 +25,8 @@ static const struct {
     {"mxfp4", {.on = true, .format = KVP_MXFP4}, false, false, false},
     {"mlx", {.on = true, .all = true, .coding = KB_CODING_MLX, .format = KVP_INT4, .bits = 4, .group = 64}, true, true, false},
     {"q8_0", {.on = true, .all = true, .format = KVP_Q8_0}, false, false, false},
+    {"q6_k", {.on = true, .all = true, .format = KVP_Q6_K}, false, false, false},
+    {"q4_k", {.on = true, .all = true, .format = KVP_Q4_K}, false, false, false},
     {"q5_1", {.on = true, .all = true, .format = KVP_Q5_1}, false, false, false},
     {"q5_0", {.on = true, .all = true, .format = KVP_Q5_0}, false, false, false},
     {"q4_1", {.on = true, .all = true, .format = KVP_Q4_1}, false, false, false},
@@ -415,10 +417,16 @@ static void encode_block(enum kvp_format f, unsigned char *to, const float *x)
 
 static void encode_blocks(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)
 {
-    const uint64_t bytes = kb_unit_of(c->format).bytes;
+    const struct kb_unit u = kb_unit_of(c->format);
 
-    for (uint64_t b = 0; b < rows * cols / 32; b++)
-        encode_block(c->format, (unsigned char *)out[WT_CODE] + b * bytes, m + b * 32);
+    for (uint64_t b = 0; b < rows * cols / u.elements; b++) {
+        unsigned char *to = (unsigned char *)out[WT_CODE] + b * u.bytes;
+
+        if (u.elements == 256)
+            (c->format == KVP_Q4_K ? wt_encode_q4_k : wt_encode_q6_k)(to, m + b * 256);
+        else
+            encode_block(c->format, to, m + b * 32);
+    }
 }
 
 void wt_encode(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)
