@@ -111,7 +111,7 @@ static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_SOFTCAP && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
+    return a->width && (unsigned)a->kind <= KB_ACT_SCALE && (a->kind != KB_ACT_SCALE || !a->gated) && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
            (a->kind != KB_ACT_SOFTCAP || (!a->gated && a->limit > 0));
 }
 
@@ -138,8 +138,8 @@ static bool attn_extend(const void *args)
     const struct kb_attn_extend *a = args;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
-           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf &&
-           (!a->ring || (a->window && a->ring + 1 >= a->window));
+           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf && !a->k.buf == !a->v.buf &&
+           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window));
 }
 
 static bool cache_write(const void *args)
