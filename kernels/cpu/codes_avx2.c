@@ -279,6 +279,8 @@ const struct cpu_code_ops cpu_code_avx2 = {
     .look_up = look_up_avx2,
     .dots8 = dots8_avx2,
     .affine = affine_avx2,
+    .row_dots = {[KVP_INT8] = cpu_dots_int8, [KVP_INT4] = cpu_dots_int4},
+    .row_mix = {[KVP_INT8] = cpu_mix_int8, [KVP_INT4] = cpu_mix_int4},
 };
 
 #endif
