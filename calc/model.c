@@ -144,6 +144,13 @@ static kvp_err read_window(const struct kvp_reader *r, uint64_t *window)
     return kvp_json_u64(&r->j, "sliding_window", 1, max_window, window, NULL);
 }
 
+/* No window: attention to everything, or to what an indexer chooses of everything. */
+static bool is_full(const struct kvp_reader *r, const char *type)
+{
+    return strcmp(type, "full_attention") == 0 ||
+           (r->d->indexed && (strcmp(type, "deepseek_sparse_attention") == 0 || strcmp(type, "indexed_attention") == 0));
+}
+
 static kvp_err windows_from_types(const struct kvp_reader *r, const json_t *types, uint64_t window, uint64_t *of)
 {
     if (!json_is_array(types) || json_array_size(types) != r->m->layers)
@@ -154,7 +161,7 @@ static kvp_err windows_from_types(const struct kvp_reader *r, const json_t *type
         const char *type = json_string_value(json_array_get(types, i));
         char word[64];
 
-        if (type && strcmp(type, "full_attention") == 0) {
+        if (type && is_full(r, type)) {
             of[i] = 0;
         } else if (type && strcmp(type, "sliding_attention") == 0) {
             if (!window)
@@ -390,13 +397,11 @@ static kvp_err read_llama3(const struct kvp_json *j, struct kvp_model *m)
     if (m->rope_high_freq < m->rope_low_freq)
         return kvp_fail(j->e, KVP_EINPUT, "%s: high_freq_factor %g is below low_freq_factor %g",
                         j->origin, m->rope_high_freq, m->rope_low_freq);
-    if (m->rope_high_freq == m->rope_low_freq) /* Llama-4-Scout: a step, where the engine's formula divides by 0 */
-        m->rope_scaling = KVP_ROPE_OTHER;
     return KVP_OK;
 }
 
-/* Which part of a head rotates changes no size, but the engine rotates all of it. */
-static kvp_err read_partial(const struct kvp_json *j, struct kvp_model *m)
+/* Which part of a head rotates changes no size. */
+static kvp_err read_partial(const struct kvp_reader *r, const struct kvp_json *j)
 {
     static const char *const keys[] = {"partial_rotary_factor", "rotary_pct", "rope_pct"};
 
@@ -405,7 +410,9 @@ static kvp_err read_partial(const struct kvp_json *j, struct kvp_model *m)
 
         KVP_TRY(kvp_json_real(j, keys[i], &partial, NULL));
         if (partial != 1)
-            kvp_cannot_run(m, "only a part of each head is rotated");
+            r->m->numbers.rotary_part = partial;
+        if (partial != 1 && !r->d->partial_rotary)
+            kvp_cannot_run(r->m, "only a part of each head is rotated");
     }
     return KVP_OK;
 }
@@ -424,8 +431,60 @@ static bool is_per_layer_type(const json_t *object)
 
 static const struct kvp_rule rope_rules[] = {
     {"mscale_all_dim", KVP_KEY_ANY, "a factor of the scores"},
+    {"sliding_attention", KVP_KEY_ANY, "read: rotation of layers with a window"},
     {0},
 };
+
+/* A number, where 0 is as good as absent. */
+static kvp_err read_if_any(const struct kvp_json *j, const char *key, double *out)
+{
+    const json_t *v = kvp_json_get(j, key);
+
+    return v && json_is_number(v) && json_number_value(v) == 0 ? KVP_OK : kvp_json_real(j, key, out, NULL);
+}
+
+/* Peng et al. 2023 (arXiv:2309.00071); the keys are those of transformers' _compute_yarn_parameters. */
+static kvp_err read_yarn(const struct kvp_json *j, struct kvp_model *m)
+{
+    struct kvp_numbers *n = &m->numbers;
+    bool truncate = true;
+
+    m->rope_original_context = (double)m->max_positions;
+    KVP_TRY(need_real(j, "factor", &m->rope_factor));
+    KVP_TRY(kvp_json_real(j, "original_max_position_embeddings", &m->rope_original_context, NULL));
+    KVP_TRY(read_if_any(j, "beta_fast", &n->yarn_fast));
+    KVP_TRY(read_if_any(j, "beta_slow", &n->yarn_slow));
+    KVP_TRY(read_if_any(j, "mscale", &n->yarn_mscale));
+    KVP_TRY(read_if_any(j, "mscale_all_dim", &n->yarn_mscale_all));
+    KVP_TRY(read_if_any(j, "attention_factor", &n->yarn_attention));
+    KVP_TRY(kvp_json_bool(j, "truncate", &truncate, NULL));
+    n->yarn_whole = !truncate;
+    if (m->rope_factor <= 0 || m->rope_original_context < 1 || m->rope_theta <= 1)
+        m->rope_scaling = KVP_ROPE_OTHER; /* its logarithms have no value */
+    return KVP_OK;
+}
+
+static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, const json_t *object);
+
+/* One set for layers that see all keys, one for those with a window. */
+static kvp_err read_rope_by_type(const struct kvp_reader *r, const char *key, const json_t *object)
+{
+    const json_t *full = json_object_get(object, "full_attention"), *sliding = json_object_get(object, "sliding_attention");
+    struct kvp_json j = {sliding, r->j.origin, r->j.e};
+    const char *type = "default";
+
+    if (!json_is_object(full) || !json_is_object(sliding) || json_object_size(object) != 2) {
+        kvp_cannot_run(r->m, "layers differ in their rotary embedding");
+        return KVP_OK;
+    }
+    KVP_TRY(kvp_check_part(&j, key, rope_rules));
+    KVP_TRY(kvp_json_text(&j, "rope_type", &type, NULL));
+    KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->numbers.window_theta, NULL));
+    KVP_TRY(read_partial(r, &j));
+    if (strcmp(type, "default") != 0 || r->m->numbers.window_theta <= 0)
+        kvp_cannot_run(r->m, "layers with a window scale their rotary embedding");
+    return read_rope_object(r, key, full);
+}
 
 /* rope_parameters (newer, holds the base too) or rope_scaling; the type under rope_type or type. */
 static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, const json_t *object)
@@ -439,15 +498,13 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     if (!json_is_object(object))
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: expected an object", origin);
     KVP_TRY(kvp_check_part(&j, key, rope_rules));
-    if (is_per_layer_type(object)) {
-        kvp_cannot_run(r->m, "layers differ in their rotary embedding");
-        return KVP_OK;
-    }
+    if (is_per_layer_type(object))
+        return read_rope_by_type(r, key, object);
     KVP_TRY(kvp_json_text(&j, "rope_type", &type, &found));
     if (!found)
         KVP_TRY(kvp_json_text(&j, "type", &type, NULL));
     KVP_TRY(kvp_json_real(&j, "rope_theta", &r->m->rope_theta, NULL));
-    KVP_TRY(read_partial(&j, r->m));
+    KVP_TRY(read_partial(r, &j));
     kvp_json_word(r->m->rope_type, sizeof(r->m->rope_type), type);
     if (strcmp(type, "default") == 0)
         return KVP_OK;
@@ -458,6 +515,10 @@ static kvp_err read_rope_object(const struct kvp_reader *r, const char *key, con
     if (strcmp(type, "linear") == 0) {
         r->m->rope_scaling = KVP_ROPE_LINEAR;
         return need_real(&j, "factor", &r->m->rope_factor);
+    }
+    if (strcmp(type, "yarn") == 0) {
+        r->m->rope_scaling = KVP_ROPE_YARN;
+        return read_yarn(&j, r->m);
     }
     r->m->rope_scaling = KVP_ROPE_OTHER; /* no effect on sizes; who computes with it refuses it */
     return KVP_OK;
@@ -485,7 +546,7 @@ static kvp_err read_positions(const struct kvp_reader *r)
     r->m->rope_theta = 10000;
     KVP_TRY(kvp_json_real(&r->j, "rotary_emb_base", &r->m->rope_theta, NULL));
     KVP_TRY(read_theta(r));
-    KVP_TRY(read_partial(&r->j, r->m));
+    KVP_TRY(read_partial(r, &r->j));
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         const json_t *object = kvp_json_get(&r->j, keys[i]);
 
@@ -626,8 +687,8 @@ static kvp_err read_model(struct kvp_reader *r)
     if (r->d->eps_key)
         KVP_TRY(kvp_json_real(&r->j, r->d->eps_key, &m->norm_eps, NULL));
     m->tied = r->d->tied;
-    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
+    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &m->tied, NULL)); /* the head is the outer class's */
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
     if (r->d->not_run)

@@ -281,7 +281,7 @@ static void add_state(struct plan *p, struct plan_class *c)
 
     plan_add_state(p, c);
     end = c->n_parts;
-    for (uint32_t i = before; i < end && p->hit; i++) {
+    for (uint32_t i = before; i < end && p->hit && p->w.batch > 1; i++) {
         struct part *x = plan_add_part(c, "state_checkpoint");
 
         *x = c->parts[i];

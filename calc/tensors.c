@@ -110,27 +110,27 @@ kvp_err tensors_err(const struct tensors *t, struct kvp_error *e)
 
 enum { FFN_ROWS = 1024, LOGIT_ROWS = 64, GEMM_SCRATCH = 32 << 20 };
 
-/* Experts: each token's input once for every expert that it goes to, gate and up, and the router's scores;
+/* Experts: the router's scores, which experts each token goes to and what each counts, gate and up of all of them;
  * in the blocks of rows that the dense feed-forward has. Shared experts count with the dense one. */
 static void moe_activations(struct tensors *t, const struct kvp_model *m, uint64_t rows)
 {
-    uint64_t in = 0, up = 0, experts = 0;
+    uint64_t choice = 0, up = 0, experts = 0;
 
     for (uint32_t i = 0; i < m->classes; i++) {
         const struct kvp_layer_class *c = &m->cls[i];
         const uint64_t k = c->experts ? c->experts_per_token : 0;
 
         experts = num_max(experts, c->experts);
-        in = num_max(in, k * (c->expert_in ? c->expert_in : m->width));
+        choice = num_max(choice, 2 * k);
         up = num_max(up, k * c->expert_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
     }
     TENSOR(t, "router_scores", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, experts);
-    TENSOR(t, "expert_in", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, in);
+    TENSOR(t, "expert_choice", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, choice);
     TENSOR(t, "expert_up", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, rows, up);
 }
 
 /* MLA: the low-rank q and latent of a prompt, k and v expanded from it; in a decode step q and the output in
- * latent space (DeepSeek-V4 expands nothing, and its output is low-rank too; its residual has streams). An indexer:
+ * latent space, as where LoRC's factors are absorbed (DeepSeek-V4 expands nothing, and its output is low-rank too; its residual has streams). An indexer:
  * its queries, and which tokens it chose. */
 static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t n)
 {
@@ -140,9 +140,11 @@ static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64
         const struct kvp_layer_class *c = &m->cls[i];
         const bool mla = c->mixer == KVP_MIX_MLA;
 
+        low = num_max(low, (uint64_t)c->low_k + c->low_v);
+        absorbed = num_max(absorbed, (uint64_t)c->heads * ((c->absorb_k ? c->low_k : 0) + (uint64_t)(c->absorb_v ? c->low_v : 0)));
         low = num_max(low, mla ? (uint64_t)c->q_rank + c->kv_rank + c->rope_dim + (uint64_t)c->o_groups * c->o_rank : 0);
         expanded = num_max(expanded, mla && !c->o_groups ? (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim) : 0);
-        absorbed = num_max(absorbed, mla && !c->o_groups ? (uint64_t)c->heads * (2 * (uint64_t)c->kv_rank + c->rope_dim) : 0);
+        absorbed = num_max(absorbed, mla && !c->o_groups ? 2 * (uint64_t)c->heads * c->kv_rank : 0);
         index = num_max(index, ((uint64_t)c->index_heads + 1) * c->index_dim);
         topk = num_max(topk, c->index_dim ? c->index_topk : 0);
         streams = num_max(streams, c->streams);
@@ -210,7 +212,7 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
 
         heads = num_max(heads, c->heads);
         qkv = num_max(qkv, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
-        out = num_max(out, (uint64_t)c->heads * c->head_dim);
+        out = num_max(out, (uint64_t)c->heads * num_max(c->head_dim, c->v_head_dim));
         ffn = num_max(ffn, ((uint64_t)c->ffn_width + c->shared_width) * (c->ffn == KVP_FFN_GATED ? 2 : 1));
     }
     TENSOR(t, "residual", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
@@ -228,16 +230,25 @@ void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t b
     TENSOR(t, "position_ids", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_I32, n);
 }
 
+/* Elements of a head that rotate. */
+static uint64_t rotary_dim(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    if (c->mixer == KVP_MIX_MLA)
+        return c->rope_dim;
+    return m->numbers.rotary_part > 0 ? (uint64_t)(c->head_dim * m->numbers.rotary_part) : c->head_dim;
+}
+
 /* A matrix product unpacks weights that are not f32, at most this much at once; q, k, v are one matrix to it, and
  * gate and up are. */
 void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format weights)
 {
-    uint64_t head_dim = 0, rows = m->vocab;
+    uint64_t turned = 0, heads = 0, rows = m->vocab;
 
     for (uint32_t i = 0; i < m->classes; i++) {
         const struct kvp_layer_class *c = &m->cls[i];
 
-        head_dim = num_max(head_dim, c->head_dim);
+        turned = num_max(turned, rotary_dim(m, c));
+        heads = num_max(heads, c->heads);
         rows = num_max(rows, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
         rows = num_max(rows, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
         rows = num_max(rows, recurrent_in(c));
@@ -245,6 +256,8 @@ void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_fo
     if (weights != KVP_F32)
         TENSOR(t, "gemm_scratch", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32,
                num_min(GEMM_SCRATCH / 4, num_mul(&t->over, rows, m->width)));
+    if (m->position == KVP_POS_ALIBI)
+        TENSOR(t, "alibi_slopes", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32, heads);
     if (m->position == KVP_POS_ROPE)
-        TENSOR(t, "rope_frequencies", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32, head_dim / 2);
+        TENSOR(t, "rope_frequencies", KVP_TAG_WORKSPACE, WHOLE_MODEL, m->numbers.window_theta > 0 ? 2 : 1, KVP_F32, turned / 2);
 }

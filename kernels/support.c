@@ -18,18 +18,22 @@ static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf) && !kv->shared;
 }
 
-/* Rows of codes and blocks too, and whole ones that sequences share. */
+/* Rows of codes and blocks too, and such as sequences share. */
 static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
-    const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+    const bool places = kv->heads == heads && kv->dim == dim && (kv->block ? kv->table.buf && !kv->shared : true);
 
-    if (kv->shared)
-        return places && is_float(kv->format) && !kv->block && kv->head.buf;
     if (!kb_is_code(kv->format))
-        return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
+        return places && (is_float(kv->format) || (kb_is_row_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0));
     if (kv->scales == KB_SCALES_GROUP)
         return places && kv->group && dim % kv->group == 0 && is_float(kv->scale_format) && kv->scale.buf && kv->shift.buf;
     return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
+}
+
+/* Rows in any form that belong to one sequence, so that it may write and move them. */
+static bool is_own(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
+{
+    return is_rows(kv, heads, dim) && !kv->shared;
 }
 
 static bool is_kivi(uint32_t bits, uint32_t group, uint32_t head_dim)
@@ -107,7 +111,7 @@ static bool act(const void *args)
 {
     const struct kb_act *a = args;
 
-    return a->width && (unsigned)a->kind <= KB_ACT_SOFTCAP && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
+    return a->width && (unsigned)a->kind <= KB_ACT_SCALE && (a->kind != KB_ACT_SCALE || !a->gated) && (a->kind != KB_ACT_SWIGLU_CLAMPED || a->gated) &&
            (a->kind != KB_ACT_SOFTCAP || (!a->gated && a->limit > 0));
 }
 
@@ -124,11 +128,9 @@ static bool attn_decode(const void *args)
     const struct kb_attn_decode *a = args;
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
-    const bool plain = is_float(a->k.format) && is_float(a->v.format);
-
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
            is_rows(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
-           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format)) && (plain || !a->v_dim || a->v_dim == a->head_dim);
+           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool attn_extend(const void *args)
@@ -136,8 +138,8 @@ static bool attn_extend(const void *args)
     const struct kb_attn_extend *a = args;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
-           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf &&
-           (!a->ring || (a->window && a->ring + 1 >= a->window));
+           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf && !a->k.buf == !a->v.buf &&
+           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window));
 }
 
 static bool cache_write(const void *args)
@@ -175,7 +177,7 @@ static bool h2o_step(const void *args)
 
     return a->heavy && a->recent && !__builtin_add_overflow(a->heavy, a->recent, &room) && a->used <= room &&
            a->position >= a->used && is_score(a->score_format) && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
-           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool kivi_pack_k(const void *args)
@@ -261,6 +263,13 @@ static bool wkv7(const void *args)
     return a->heads && a->dim && is_float(a->format) && is_float(a->state_format) && !a->v_first.buf == !a->v_mix.buf;
 }
 
+static bool delta_scan(const void *args)
+{
+    const struct kb_delta_scan *a = args;
+
+    return is_grouped(a->heads, a->groups, a->head_dim) && a->n && is_float(a->format) && is_float(a->state_format);
+}
+
 static bool head_norm(const void *args)
 {
     const struct kb_head_norm *a = args;
@@ -272,14 +281,14 @@ static bool attn_latent(const void *args)
 {
     const struct kb_attn_latent *a = args;
 
-    return a->heads && a->rank && a->rope_dim && a->used && is_kv(&a->latent, 1, a->rank) && is_kv(&a->rope, 1, a->rope_dim);
+    return a->heads && a->rank && a->rope_dim && a->used && is_rows(&a->latent, 1, a->rank) && is_rows(&a->rope, 1, a->rope_dim);
 }
 
 static bool head_gemm(const void *args)
 {
     const struct kb_head_gemm *a = args;
 
-    return a->heads && a->rows && a->cols && is_float(a->format);
+    return a->heads && a->rows && a->cols && is_float(a->format) && !(a->transposed && a->bias.buf);
 }
 
 static bool moe_route(const void *args)
@@ -320,6 +329,15 @@ static bool attn_slots(const void *args)
            (!a->ring || (a->first + a->ring <= a->attn.used && a->turned < a->ring));
 }
 
+static bool attn_low(const void *args)
+{
+    const struct kb_attn_low *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->used && a->k.dim && a->v.dim && is_rows(&a->k, 1, a->k.dim) &&
+           is_rows(&a->v, 1, a->v.dim) && is_float(a->format) && a->k_up.w.buf && (!a->inv_freq.buf || a->head_dim % 2 == 0) &&
+           (!a->ring || (a->first + a->ring <= a->used && a->turned < a->ring));
+}
+
 static bool window_scores(const void *args)
 {
     const struct kb_window_scores *a = args;
@@ -340,7 +358,7 @@ static bool tova_step(const void *args)
     const struct kb_tova_step *a = args;
 
     return a->budget && a->used <= a->budget && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
-           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool page_bounds(const void *args)
@@ -404,7 +422,7 @@ static bool h2o_promote(const void *args)
     const struct kb_h2o_promote *a = args;
 
     return a->heavy >= 2 && a->heavy <= INT32_MAX && a->used < 2 * a->heavy && a->position >= a->used && is_score(a->score_format) &&
-           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool is_ragged(const struct kb_ragged *r)

@@ -10,7 +10,11 @@ static const struct kvp_rule bloom_rules[] = {
 
 static kvp_err bloom_layers(struct kvp_reader *r)
 {
-    kvp_cannot_run(r->m, "ALiBi");
+    bool after = false;
+
+    KVP_TRY(kvp_read_flag(r, "apply_residual_connection_post_layernorm", &after));
+    if (after)
+        kvp_cannot_run(r->m, "the residual is taken after the norm");
     return kvp_add_extra(r, r->m->extra, "embedding_norm", r->m->width, 1, 2, false);
 }
 

@@ -101,6 +101,35 @@ static kvp_err add_indexers(struct kvp_reader *r)
 
 /* ---- layers --------------------------------------------------------------------------------------------- */
 
+/* DeepseekV2TopkRouter and DeepseekV3TopkRouter: V2 chooses by softmax, a group by its best expert, or without groups
+ * (greedy); V3 by sigmoid with a correction bias, a group by its two best. */
+static kvp_err read_route(struct kvp_reader *r, bool sigmoid)
+{
+    const char *scoring = sigmoid ? "sigmoid" : "softmax", *method = sigmoid ? "noaux_tc" : "greedy";
+    struct kvp_numbers *n = &r->m->numbers;
+    const bool with_groups = sigmoid;
+
+    n->route_normalise = sigmoid;
+    n->route_scale = sigmoid ? 2.5 : 1;
+    n->rope_neighbours = true;
+    KVP_TRY(kvp_json_text(&r->j, "scoring_func", &scoring, NULL));
+    KVP_TRY(kvp_json_text(&r->j, "topk_method", &method, NULL));
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &n->route_normalise));
+    KVP_TRY(kvp_read_flag(r, "rope_interleave", &n->rope_neighbours));
+    KVP_TRY(kvp_json_real(&r->j, "routed_scaling_factor", &n->route_scale, NULL));
+    KVP_TRY(kvp_read_count(r, "n_group", &n->route_groups));
+    KVP_TRY(kvp_read_count(r, "topk_group", &n->route_groups_kept));
+    n->route_pairs = sigmoid;
+    if (!with_groups && strcmp(method, "group_limited_greedy") != 0)
+        n->route_groups = n->route_groups_kept = 0;
+    if (strcmp(scoring, sigmoid ? "sigmoid" : "softmax") != 0 ||
+        strcmp(method, sigmoid ? "noaux_tc" : n->route_groups ? "group_limited_greedy" : "greedy") != 0 ||
+        (!sigmoid && n->route_normalise))
+        return KVP_OK; /* another way of choosing: the route stays unknown */
+    n->route = sigmoid ? KVP_ROUTE_SIGMOID : KVP_ROUTE_SOFTMAX;
+    return KVP_OK;
+}
+
 static kvp_err fill(struct kvp_reader *r, bool correction)
 {
     struct kvp_layer_class x = r->proto;
@@ -110,6 +139,9 @@ static kvp_err fill(struct kvp_reader *r, bool correction)
     KVP_TRY(moe_read(r, &x));
     KVP_TRY(moe_shared(r, &x));
     KVP_TRY(moe_router_bias(r, correction, &x.router_bias));
+    KVP_TRY(read_route(r, correction));
+    if (x.mixer != KVP_MIX_MLA)
+        kvp_cannot_run(r->m, "plain attention in a DeepSeek model");
     KVP_TRY(moe_need_layout(r));
     KVP_TRY(kvp_read_size(r, KVP_SIZE_FFN, &ffn));
     for (uint32_t i = 0; i < r->m->layers; i++) {
@@ -282,6 +314,7 @@ static const struct kvp_rule mla_rules[] = {
     {"qk_nope_head_dim", KVP_KEY_ANY, "read: MLA"},
     {"qk_rope_head_dim", KVP_KEY_ANY, "read: MLA"},
     {"v_head_dim", KVP_KEY_ANY, "read: MLA"},
+    {"use_mla", KVP_KEY_ANY, "read: MLA, or plain attention"},
     {"qk_head_dim", KVP_KEY_ANY, "qk_nope_head_dim + qk_rope_head_dim, said again"},
     {"lm_head", KVP_KEY_TRUE, "there would be no head"},
     {"rm_head", KVP_KEY_FALSE, "there would be a second head"},
@@ -296,6 +329,7 @@ static const struct kvp_rule no_index_rules[] = {
 static const struct kvp_rule index_rules[] = {
     {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
+    {"indexer_rope_interleave", KVP_KEY_ANY, "which elements rotate; no size"},
     {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
     {"index_topk_pattern", KVP_KEY_ANY, "read: which layers have an indexer"},
     {0},
@@ -346,13 +380,13 @@ const struct kvp_dialect family_deepseek[] = {
         .model_type = {"deepseek_v32"},
         .rules = {kvp_rules_moe, mla_rules, index_rules},
         .architectures = {"DeepseekV32ForCausalLM"},
-        MLA_LIKE(KVP_BIAS_ATTN, v32_layers),
+        MLA_LIKE(KVP_BIAS_ATTN, v32_layers), .indexed = true,
     },
     {
         .model_type = {"glm_moe_dsa"},
         .rules = {kvp_rules_moe, mla_rules, index_rules},
         .architectures = {"GlmMoeDsaForCausalLM"},
-        MLA_LIKE(KVP_BIAS_ATTN, glm_layers),
+        MLA_LIKE(KVP_BIAS_ATTN, glm_layers), .indexed = true,
     },
     {
         .model_type = {"deepseek_v4"},

@@ -28,8 +28,7 @@ static kvp_err read_norms(struct kvp_reader *r, bool grouped)
     r->proto.norms = parallel ? norms : 2;
     if (norms != 1 && norms != 2)
         return kvp_key_fail(r, KVP_EINPUT, "num_ln_in_parallel_attn", "expected 1 or 2");
-    if (parallel)
-        kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    r->m->numbers.parallel = parallel;
     return KVP_OK;
 }
 
@@ -45,7 +44,7 @@ static kvp_err falcon_layers(struct kvp_reader *r)
         r->proto.kv_heads = multi_query ? 1 : r->proto.heads;
     if (alibi) {
         r->m->position = KVP_POS_ALIBI;
-        kvp_cannot_run(r->m, "ALiBi");
+        kvp_cannot_run(r->m, "ALiBi, divided by the square root of the head size");
     }
     r->proto.qkv_bias = r->proto.o_bias = r->proto.ffn_bias = bias;
     KVP_TRY(read_norms(r, grouped));

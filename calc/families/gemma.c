@@ -4,6 +4,8 @@
 #include "calc/families/llama_like.h"
 #include "calc/families/vision.h"
 
+#include <math.h>
+
 static const struct kvp_rule gemma_rules[] = {
     {"sliding_window_size", KVP_KEY_ANY, "what another loader calls sliding_window"},
     {"sliding_window_pattern", KVP_KEY_ANY, "read where layer_types is absent: every how manieth layer sees all keys"},
@@ -25,13 +27,44 @@ static kvp_err every(struct kvp_reader *r, uint32_t pattern)
     return KVP_OK;
 }
 
+/* The embedding's rows are scaled, in the checkpoint's dtype; q.k by query_pre_attn_scalar, not by the head's size. */
+static kvp_err numbers(struct kvp_reader *r, double score_cap, double logit_cap, double query_scalar)
+{
+    struct kvp_numbers *n = &r->m->numbers;
+
+    n->embed_scale = sqrt((double)r->m->width);
+    n->norm_add_one = true;
+    n->norms_after = r->d->norms == 4;
+    if (query_scalar <= 0)
+        return KVP_OK;
+    n->score_cap = json_object_get(r->j.object, "attn_logit_softcapping") ? 0 : score_cap; /* null: not capped */
+    n->logit_cap = json_object_get(r->j.object, "final_logit_softcapping") ? 0 : logit_cap;
+    KVP_TRY(kvp_json_real(&r->j, "attn_logit_softcapping", &n->score_cap, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "final_logit_softcapping", &n->logit_cap, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "query_pre_attn_scalar", &query_scalar, NULL));
+    n->score_scale = 1 / sqrt(query_scalar);
+    return KVP_OK;
+}
+
+static kvp_err gemma1_layers(struct kvp_reader *r)
+{
+    return numbers(r, 0, 0, 0);
+}
+
 static kvp_err gemma2_layers(struct kvp_reader *r)
 {
+    KVP_TRY(numbers(r, 50, 30, 256));
     return every(r, 2);
 }
 
 static kvp_err gemma3_layers(struct kvp_reader *r)
 {
+    double local = 10000;
+
+    KVP_TRY(numbers(r, 0, 0, 256));
+    KVP_TRY(kvp_json_real(&r->j, "rope_local_base_freq", &local, NULL));
+    if (!r->m->numbers.window_theta)
+        r->m->numbers.window_theta = local;
     if (!kvp_json_get(&r->j, "rope_theta") && !kvp_json_get(&r->j, "rope_parameters"))
         r->m->rope_theta = 1e6;
     return every(r, 6);
@@ -63,8 +96,7 @@ const struct kvp_dialect family_gemma[] = {
         .model_type = {"gemma"},
         .rules = {gemma_rules, kvp_rules_llama},
         .architectures = {"GemmaForCausalLM", "GemmaModel"},
-        GEMMA(256000, 3072, 24576, 28, 16, 16, 8192),
-        .not_run = "embeddings are scaled, and norms multiply by 1 + weight",
+        GEMMA(256000, 3072, 24576, 28, 16, 16, 8192), .layers = gemma1_layers,
     },
     {
         .model_type = {"gemma2"},
@@ -72,7 +104,6 @@ const struct kvp_dialect family_gemma[] = {
         .architectures = {"Gemma2ForCausalLM", "Gemma2Model"},
         GEMMA(256000, 2304, 9216, 26, 8, 4, 8192), .norms = 4,
         .window = KVP_WINDOW_EVERY, .window_absent = 4096, .layers = gemma2_layers,
-        .not_run = "soft-capped scores and logits, scaled embeddings",
     },
     {
         .model_type = {"gemma3_text"},
@@ -80,7 +111,6 @@ const struct kvp_dialect family_gemma[] = {
         .architectures = {"Gemma3ForCausalLM", "Gemma3TextModel"},
         GEMMA(262208, 2304, 9216, 26, 8, 4, 131072), .norms = 4, .qk_norm = true,
         .window = KVP_WINDOW_EVERY, .window_absent = 4096, .layers = gemma3_layers,
-        .not_run = "scaled embeddings, and another rotation in sliding layers",
     },
     {
         .model_type = {"gemma3"},

@@ -19,6 +19,7 @@ static const struct kvp_rule neox_rules[] = {
 };
 static const struct kvp_rule bigcode_rules[] = {
     {"multi_query", KVP_KEY_ANY, "read: one KV head"},
+    {"num_key_value_heads", KVP_KEY_ANY, "read: multi_query again"},
     {"pre_allocate_kv_cache", KVP_KEY_ANY, "a runner's choice of when to allocate; the model is the same"},
     {"scale_attn_weights", KVP_KEY_TRUE, "scores would not be divided by sqrt(head size)"},
     {0},
@@ -26,7 +27,7 @@ static const struct kvp_rule bigcode_rules[] = {
 
 static kvp_err gptj_layers(struct kvp_reader *r)
 {
-    kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    r->m->numbers.parallel = r->m->numbers.rope_neighbours = true;
     r->m->head_bias = true;
     r->proto.ffn_bias = true;
     kvp_spread(r);
@@ -41,11 +42,10 @@ static kvp_err neox_layers(struct kvp_reader *r)
     KVP_TRY(kvp_read_flag(r, "use_parallel_residual", &parallel));
     r->proto.qkv_bias = r->proto.o_bias = bias;
     kvp_spread(r);
-    if (parallel)
-        kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    r->m->numbers.parallel = parallel;
     if (!json_object_get(r->j.object, "rotary_pct") && !json_object_get(r->j.object, "partial_rotary_factor") &&
         !json_object_get(r->j.object, "rope_parameters"))
-        kvp_cannot_run(r->m, "only a part of each head is rotated"); /* class default 0.25 */
+        r->m->numbers.rotary_part = 0.25; /* class default */
     return KVP_OK;
 }
 
@@ -61,10 +61,15 @@ static kvp_err reward_layers(struct kvp_reader *r)
 static kvp_err bigcode_layers(struct kvp_reader *r)
 {
     bool multi_query = true;
+    uint32_t again;
 
     KVP_TRY(kvp_read_flag(r, "multi_query", &multi_query));
     if (multi_query)
         r->proto.kv_heads = 1;
+    again = r->proto.kv_heads;
+    KVP_TRY(kvp_read_count(r, "num_key_value_heads", &again));
+    if (again != r->proto.kv_heads)
+        return kvp_key_fail(r, KVP_EINPUT, "num_key_value_heads", "expected 1 with multi_query, else as many as heads");
     kvp_spread(r);
     return KVP_OK;
 }
@@ -80,7 +85,7 @@ static kvp_err bigcode_layers(struct kvp_reader *r)
             [KVP_SIZE_FFN] = {"intermediate_size"}, [KVP_SIZE_POSITIONS] = {"max_position_embeddings"}},      \
     .absent = {[KVP_SIZE_POSITIONS] = 2048}, .act_key = "hidden_act", .act = "gelu",                          \
     .eps_key = "layer_norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER, .position = KVP_POS_ROPE,               \
-    .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL
+    .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL, .partial_rotary = true
 
 const struct kvp_dialect family_gpt[] = {
     {
@@ -88,7 +93,7 @@ const struct kvp_dialect family_gpt[] = {
         .rules = {gptj_rules, kvp_rules_layer_norm}, GPT_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 2048},
         .ffn_per_width = 4, .act_key = "activation_function", .act = "gelu_new",
         .eps_key = "layer_norm_epsilon", .eps = 1e-5, .norm = KVP_NORM_LAYER, .norms = 1,
-        .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_NONE, .layers = gptj_layers,
+        .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_NONE, .layers = gptj_layers, .partial_rotary = true,
     },
     {.model_type = {"gpt_neox"}, .architectures = {"GPTNeoXForCausalLM", "GPTNeoXModel", "GPTNeoXForSequenceClassification"}, NEOX,
      .layers = neox_layers},

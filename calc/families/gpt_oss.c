@@ -29,6 +29,11 @@ static kvp_err layers(struct kvp_reader *r)
     struct kvp_layer_class moe = r->proto;
     uint32_t window = 128;
 
+    r->m->numbers.route = KVP_ROUTE_CHOSEN;
+    r->m->numbers.swiglu_alpha = 1.702;
+    r->m->numbers.swiglu_limit = 7;
+    KVP_TRY(kvp_json_real(&r->j, "swiglu_alpha", &r->m->numbers.swiglu_alpha, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "swiglu_limit", &r->m->numbers.swiglu_limit, NULL));
     KVP_TRY(moe_read(r, &moe));
     moe.router_bias = moe.expert_bias = true;
     KVP_TRY(kvp_read_count(r, "sliding_window", &window));

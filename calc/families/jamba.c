@@ -25,6 +25,7 @@ static const struct kvp_rule rules[] = {
     {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-1"},
     {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-1"},
     {"use_mamba_kernels", KVP_KEY_ANY, "which kernel, not what is stored"},
+    {"use_mambapy", KVP_KEY_ANY, "which kernel, not what is stored"},
     {0},
 };
 
@@ -67,6 +68,7 @@ static kvp_err layers(struct kvp_reader *r)
     KVP_TRY(read_every(r, "expert_layer_period", "expert_layer_offset", moe));
     KVP_TRY(kvp_read_count(r, "num_experts", &experts));
     KVP_TRY(kvp_read_count(r, "num_experts_per_tok", &per_token));
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
     memcpy(&mamba, &r->proto, sizeof(mamba));
     kvp_drop_attention(&mamba);
     KVP_TRY(read_mamba(r, &mamba));

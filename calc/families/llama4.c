@@ -93,6 +93,25 @@ static kvp_err add_vision(struct kvp_reader *r)
     return tower_add(r, "vision.projector", r->m->width, x.last, 1);
 }
 
+static kvp_err numbers(struct kvp_reader *r)
+{
+    struct kvp_numbers *n = &r->m->numbers;
+    bool qk_norm = true, tuned = true;
+
+    KVP_TRY(kvp_read_flag(r, "use_qk_norm", &qk_norm));
+    KVP_TRY(kvp_read_flag(r, "attn_temperature_tuning", &tuned));
+    n->rope_neighbours = true;
+    n->norm_qk_after = qk_norm;
+    n->route = KVP_ROUTE_SIGMOID;
+    n->route_first = true;
+    if (!tuned)
+        return KVP_OK;
+    n->warm_every = 8192;
+    n->warm_by = 0.1;
+    KVP_TRY(kvp_json_real(&r->j, "floor_scale", &n->warm_every, NULL));
+    return kvp_json_real(&r->j, "attn_scale", &n->warm_by, NULL);
+}
+
 static kvp_err layers(struct kvp_reader *r)
 {
     struct kvp_layer_class moe = r->proto;
@@ -113,7 +132,7 @@ static kvp_err layers(struct kvp_reader *r)
         if (experts)
             moe_set_ffn(&r->layer[i], &moe);
     }
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "q and k are normalised without weights, and scaled by position");
+    KVP_TRY(numbers(r));
     return add_vision(r);
 }
 

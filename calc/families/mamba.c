@@ -21,6 +21,7 @@ static const struct kvp_rule rules[] = {
     {"use_conv_bias", KVP_KEY_ANY, "read: the convolution"},
     {"intermediate_size", KVP_KEY_ANY, "read: channels"},
     {"chunk_size", KVP_KEY_ANY, "how a scan is computed"},
+    {"use_mambapy", KVP_KEY_ANY, "which kernel, not what is stored"},
     {"pad_vocab_size_multiple", KVP_KEY_ANY, "vocab_size is padded already"},
     {0},
 };

@@ -45,6 +45,10 @@ static kvp_err read_attn(const struct kvp_reader *r, struct mpt_attn *a)
     KVP_TRY(kvp_json_bool(&j, "rope", &a->rope, NULL));
     KVP_TRY(kvp_json_bool(&j, "qk_ln", &a->qk_ln, NULL));
     KVP_TRY(kvp_json_text(&j, "attn_type", &type, NULL));
+    KVP_TRY(kvp_json_real(&j, "alibi_bias_max", &r->m->numbers.alibi_max, NULL));
+    KVP_TRY(kvp_json_real(&j, "softmax_scale", &r->m->numbers.score_scale, NULL));
+    if (kvp_json_get(&j, "clip_qkv"))
+        kvp_cannot_run(r->m, "q, k and v are clipped");
     KVP_TRY(kvp_json_u64(&j, "kv_n_heads", 1, 1 << 16, &a->kv_heads, NULL));
     if (strcmp(type, "multiquery_attention") == 0)
         a->kv_heads = 1;
@@ -70,8 +74,6 @@ static kvp_err mpt_layers(struct kvp_reader *r)
     r->proto.qkv_bias = r->proto.o_bias = r->proto.ffn_bias = !no_bias;
     r->m->norm_vectors = no_bias ? 1 : 2;
     r->m->position = a.alibi ? KVP_POS_ALIBI : a.rope ? KVP_POS_ROPE : learned ? KVP_POS_LEARNED : KVP_POS_NONE;
-    if (a.alibi)
-        kvp_cannot_run(r->m, "ALiBi");
     kvp_spread(r);
     for (uint32_t i = 0; i < r->m->layers; i++)
         r->layer[i].window = a.window;

@@ -41,8 +41,14 @@ static const struct kvp_rule small_rules[] = {
 
 static kvp_err phi_layers(struct kvp_reader *r)
 {
+    const bool said = json_object_get(r->j.object, "partial_rotary_factor") || json_object_get(r->j.object, "rope_parameters");
+
     r->m->head_bias = true;
-    kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    r->m->numbers.parallel = true;
+    if (!said && json_object_get(r->j.object, "rotary_dim"))
+        return kvp_read_rotary_dim(r, "rotary_dim", 32);
+    if (!said)
+        r->m->numbers.rotary_part = 0.5; /* class default */
     return KVP_OK;
 }
 
@@ -91,7 +97,7 @@ static kvp_err phi3_v_towers(struct kvp_reader *r)
 #define PHI_BLOCK                                                                                            \
     .rules = {phi_rules, kvp_rules_layer_norm}, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .ffn_per_width = 4, \
     .act = "gelu_new", .eps = 1e-5, .norm = KVP_NORM_LAYER, .norms = 1, .position = KVP_POS_ROPE,            \
-    .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL, .layers = phi_layers
+    .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_ALL, .layers = phi_layers, .partial_rotary = true
 
 const struct kvp_dialect family_phi[] = {
     {.model_type = {"phi"}, .architectures = {"PhiModel"}, .key = LLAMA_KEYS, .act_key = "hidden_act",
@@ -105,7 +111,7 @@ const struct kvp_dialect family_phi[] = {
     },
     {.model_type = {"phi3", "phi3_v"}, .architectures = {"Phi3ForCausalLM", "Phi3VForCausalLM", "Phi3Model"},
      .rules = {kvp_rules_llama, phi3_rules}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 4096},
-     .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_EVERY, .layers = phi3_layers, .towers = phi3_v_towers},
+     .bias = KVP_BIAS_NONE, .window = KVP_WINDOW_EVERY, .layers = phi3_layers, .towers = phi3_v_towers, .partial_rotary = true},
     {
         .model_type = {"phi3small"}, .architectures = {"Phi3SmallForCausalLM"},
         .rules = {small_rules, kvp_rules_layer_norm},

@@ -13,6 +13,8 @@ static kvp_err qwen2_layers(struct kvp_reader *r)
     KVP_TRY(moe_read(r, &moe));
     KVP_TRY(kvp_need_count(r, "shared_expert_intermediate_size", &moe.shared_width));
     moe.shared_gate = true;
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &r->m->numbers.route_normalise));
     return moe_layers(r, &moe);
 }
 
@@ -20,6 +22,8 @@ static kvp_err qwen3_layers(struct kvp_reader *r)
 {
     struct kvp_layer_class moe = r->proto;
 
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &r->m->numbers.route_normalise));
     KVP_TRY(moe_read(r, &moe));
     return moe_layers(r, &moe);
 }

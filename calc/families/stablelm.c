@@ -28,18 +28,19 @@ static kvp_err stablelm_layers(struct kvp_reader *r)
     r->proto.qk_norm = r->proto.qk_norm_wide = norms; /* every head has a norm of its own: as many weights */
     if (parallel) {
         r->proto.norms = 1;
-        kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+        r->m->numbers.parallel = true;
     }
-    if (!json_object_get(r->j.object, "rope_pct") && !json_object_get(r->j.object, "partial_rotary_factor"))
-        kvp_cannot_run(r->m, "only a part of each head is rotated"); /* class default 0.25 */
+    if (!json_object_get(r->j.object, "rope_pct") && !json_object_get(r->j.object, "partial_rotary_factor") &&
+        !json_object_get(r->j.object, "rope_parameters"))
+        r->m->numbers.rotary_part = 0.25; /* class default */
     kvp_spread(r);
     return KVP_OK;
 }
 
 static kvp_err nemotron_layers(struct kvp_reader *r)
 {
-    kvp_cannot_run(r->m, "its norms add one to their weight");
-    return KVP_OK;
+    r->m->numbers.norm_add_one = true;
+    return kvp_rotary_absent(r, 0.5);
 }
 
 const struct kvp_dialect family_stablelm[] = {
@@ -48,12 +49,14 @@ const struct kvp_dialect family_stablelm[] = {
         .rules = {stablelm_rules, kvp_rules_layer_norm}, .key = LLAMA_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 4096},
         .act_key = "hidden_act", .act = "silu", .eps_key = "layer_norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER,
         .position = KVP_POS_ROPE, .ffn = KVP_FFN_GATED, .bias = KVP_BIAS_NONE, .layers = stablelm_layers,
+        .partial_rotary = true,
     },
     {
         .model_type = {"nemotron"}, .architectures = {"NemotronForCausalLM"},
         .rules = {nemotron_rules, kvp_rules_layer_norm}, .key = LLAMA_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 4096},
         .act_key = "hidden_act", .act = "relu2", .eps_key = "norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER,
         .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_KEYS, .layers = nemotron_layers,
+        .partial_rotary = true,
     },
     {.model_type = {0}},
 };

@@ -5,7 +5,7 @@
  *
  * The last token of a prompt is always computed, for its logits. The first sequence computes the prefix; the
  * others begin behind the hit and attend to it. A layer with a window shares what it still sees; a recurrence
- * keeps one copy more of its state, at the hit (plan.c). In pages only whole pages are shared, and `block` is the pages'.
+ * keeps one copy more of its state, at the hit, for the others (plan.c). In pages only whole pages are shared, and `block` is the pages'.
  * vLLM v1/core/kv_cache_manager.py; SGLang arXiv:2312.07104. */
 #include "calc/technique.h"
 

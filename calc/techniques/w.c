@@ -3,7 +3,7 @@
  * Which tensors a matrix becomes: weights/formats.c. Defaults: GPTQ and AWQ groups of 128, MLX of 64; int8,
  * nf4, gptq, awq, fp8 and nvfp4 leave the embedding and the head plain, MLX and ggml quantize both, and ggml
  * keeps vectors and routers in f32. */
-#include "calc/technique.h"
+#include "calc/techniques/smoothquant.h"
 
 #include <inttypes.h>
 
@@ -122,10 +122,32 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     return KVP_OK;
 }
 
+static bool is_w8a8(const struct kvp_spec *s)
+{
+    return wformat(kvp_spec_param(s, "format")->word) == KVP_WF_W8A8;
+}
+
+static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    (void)e;
+    if (is_w8a8(s))
+        int8_inputs(p);
+    return KVP_OK;
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    if (is_w8a8(s))
+        int8_inputs_ops(o, p, cls, phase);
+}
+
+static const char *const others[] = {"nf4", "gptq", "awq", NULL};
+
 const struct technique technique_w = {
     .info = {.name = "w", .axis = KVP_AXIS_WEIGHTS, .summary = "linear weights quantized, in the stored form of a public checkpoint format",
              .source = "arXiv:2208.07339 (int8), 2305.14314 (nf4), 2210.17323 (gptq), 2306.00978 (awq); OCP MX 1.0; ggml-common.h",
              .params = "format=int8,bits=4,group=0,double_quant=off,scale=channel,head=auto,embed=auto,experts=auto,norms=auto"},
+    .variants = others,
     .n_params = 9,
     .params = {{.key = "format", .kind = KVP_PARAM_WORD, .positional = true, .words = words},
                {.key = "bits", .kind = KVP_PARAM_INT, .i = 4, .min = 2, .max = 8},
@@ -137,4 +159,6 @@ const struct technique technique_w = {
                {.key = "experts", .kind = KVP_PARAM_WORD, .words = where},
                {.key = "norms", .kind = KVP_PARAM_WORD, .words = vectors}},
     .store_rewrite = store_rewrite,
+    .cache_rewrite = cache_rewrite,
+    .extra_ops = extra_ops,
 };

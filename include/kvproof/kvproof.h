@@ -52,6 +52,7 @@ struct kvp_device {
     double launch_s;      /* floor of one op */
     uint64_t context_bytes;
     char source[256];     /* what the numbers rest on, in words */
+    char memory_source[256]; /* whose word memory_bytes is: the driver's, or "nominal: ..." */
     char basis[48];       /* "datasheet roofline", "probed roofline" */
     double interval;      /* half-width as a fraction: a time t is printed with [t*(1-i), t*(1+i)] ... */
     double interval_high; /* ... upper side, as a fraction (a roofline is a floor, so it is wider) */
@@ -194,6 +195,10 @@ const struct kvp_technique_info *kvp_technique_at(uint32_t i);
  * over all of them: its own words, `window:128` say. Always terminated. KVP_EINPUT past the end. */
 kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n,
                               struct kvp_error *e);
+
+/* The k-th further variant of technique `i` that a run over all of them has a row for ("w:nf4" beside w's example). Always
+ * terminated; false when there are no more. */
+bool kvp_technique_variant(uint32_t i, uint32_t k, char *buf, size_t n);
 
 /* One row of the composition table: a pair, whether it is allowed, and why. */
 struct kvp_pair {

@@ -121,7 +121,37 @@ struct kvp_layer_class {
     unsigned kept; /* roles (1 << enum kvp_role) that a quantized checkpoint leaves in the model's dtype in these layers */
 };
 
-enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER };
+enum kvp_rope_scaling { KVP_ROPE_PLAIN, KVP_ROPE_LINEAR, KVP_ROPE_LLAMA3, KVP_ROPE_OTHER, KVP_ROPE_YARN };
+
+/* How a router's logits become experts: softmax of all, sigmoid of each, softmax of the chosen. */
+enum kvp_route { KVP_ROUTE_UNKNOWN, KVP_ROUTE_SOFTMAX, KVP_ROUTE_SIGMOID, KVP_ROUTE_CHOSEN };
+
+/* What changes numbers and no size: the engine reads it, the prediction does not. 0 is the plain way. */
+struct kvp_numbers {
+    double embed_scale;   /* what the embedding's rows are multiplied by */
+    bool norm_add_one;    /* norms multiply by 1 + weight (Gemma) */
+    bool norm_qk_after;   /* q and k of layers with RoPE have norms without weights, after it (Llama 4) */
+    double warm_every, warm_by; /* q of layers without RoPE is multiplied by 1 + by * log(1 + floor((position + 1) / every)) */
+    bool route_first;     /* what an expert counts multiplies its input, not its output (Llama 4) */
+    bool norms_after;     /* with 4 norms: attention's and the feed-forward's output have one each (Gemma 2) */
+    bool norms_only_after; /* with norms_after and 2 norms: the halves read the residual as it is (OLMo 2) */
+    double residual_scale, logit_scale; /* what the halves' outputs, and the logits, are multiplied by; 0: 1 */
+    double score_cap, logit_cap; /* cap * tanh(x / cap) */
+    double score_scale;   /* what q.k is multiplied by; 0: 1 / sqrt(head_dim) */
+    double window_theta;  /* layers with a window rotate by this base, without scaling; 0: as the others */
+    bool rope_neighbours; /* rotation pairs (x[2i], x[2i + 1]); the halves of a head otherwise */
+    double rotary_part;   /* the share of a head that rotates, its leading elements; 0: all */
+    double alibi_max;     /* what ALiBi's slopes are powers of: 2^(-max i / heads); 0: 8 */
+    bool parallel;        /* attention and feed-forward read the same residual; with 1 norm the same norm */
+    enum kvp_route route;
+    bool route_normalise; /* the chosen experts' weights are divided by their sum */
+    bool route_pairs;     /* a group is worth its two best experts; its best otherwise */
+    double route_scale;
+    uint32_t route_groups, route_groups_kept;
+    double swiglu_alpha, swiglu_limit; /* the experts' activation is gpt-oss's clamped SwiGLU */
+    double yarn_fast, yarn_slow, yarn_mscale, yarn_mscale_all, yarn_attention; /* as the config says; 0: it does not */
+    bool yarn_whole;      /* truncate is false: the ramp's ends are not rounded */
+};
 
 /* One way of storing a matrix. */
 struct kvp_quant_kind {
@@ -161,6 +191,9 @@ struct kvp_model {
     uint32_t classes;
     struct kvp_layer_class *cls; /* [classes] */
     uint32_t *class_of;          /* [layers] index into cls */
+    /* [layers] log of the condition numbers of W_k and W_v, multiplied, where the weights were looked at; not the model's
+     * own. NULL: unknown */
+    const double *conditions;
     enum kvp_norm norm;
     uint32_t norm_vectors; /* learned vectors of one norm: 1 weight, 2 weight and bias, 0 none (OLMo-1) */
     double norm_eps;
@@ -169,7 +202,7 @@ struct kvp_model {
     double rope_theta;
     enum kvp_rope_scaling rope_scaling;
     char rope_type[24]; /* the config's word, for messages when scaling is OTHER */
-    double rope_factor, rope_low_freq, rope_high_freq, rope_original_context; /* LLAMA3, LINEAR */
+    double rope_factor, rope_low_freq, rope_high_freq, rope_original_context; /* LLAMA3, LINEAR, YARN */
     uint64_t max_positions; /* the trained context; with LEARNED a hard limit; 0: none said (RWKV, T5) */
     uint64_t position_rows; /* rows of the table when LEARNED and not max_positions (OPT: 2 more); 0: those */
     bool tied;              /* lm_head shares the embedding */
@@ -203,6 +236,7 @@ struct kvp_model {
 
     /* What the engine cannot run yet although every size is known: the reason, or "". */
     char not_run[96];
+    struct kvp_numbers numbers;
 
     enum kvp_format state; /* of recurrent matrices, where the config says (mamba_ssm_cache_dtype); F32: it does not */
 

@@ -66,7 +66,7 @@ static void code_scores(const struct kb_dev *dev, const struct kb_attn_decode *a
 static void code_values(const struct kb_dev *dev, const struct kb_attn_decode *a, uint64_t b, uint32_t g, uint64_t t, uint64_t n,
                         const float *p, uint64_t stride, float *o, float *tile)
 {
-    uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
+    uint32_t group = a->heads / a->kv_heads, d = value_dim(a);
     float *weights = tile + n * d;
 
     for (uint32_t h = 0; h < group; h++)
@@ -146,7 +146,7 @@ kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = value_dim(a),
         .end = a->used + (a->tail_k.buf != NULL), .tile = tile, .args = a,
-        .extra = codes ? (uint64_t)tile * (a->head_dim + group) : 0, .scores = scores,
+        .extra = codes ? (uint64_t)tile * ((a->head_dim > value_dim(a) ? a->head_dim : value_dim(a)) + group) : 0, .scores = scores,
         .values = values, .out_stride = a->out_stride, .out = kb_at(a->out), .probs = kb_at(a->probs), .sinks = a->sinks,
         .sink_format = a->sink_format,
     };

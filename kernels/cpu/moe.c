@@ -138,12 +138,13 @@ static void take_rows(const struct kb_dev *dev, const struct group *s, uint64_t 
     }
     for (uint64_t i = 0; i < s->n; i++) {
         const uint64_t c = s->choice[i];
-        float *out = (float *)kb_at(a->out) + (weights ? c / a->chosen : c) * a->out_stride + j0;
+        float *out = (float *)kb_at(a->out) + (a->accumulate ? c / a->chosen : c) * a->out_stride + j0;
 
         for (uint64_t j = 0; j < j1 - j0; j++) {
             float v = y[i * ROWS_OF_W + j] + (a->bias.buf ? kb_load(a->format, kb_at(a->bias), row + j) : 0.0f);
 
-            out[j] = weights ? out[j] + weights[c] * v : v;
+            v *= weights ? weights[c] : 1;
+            out[j] = a->accumulate ? out[j] + v : v;
         }
     }
 }

@@ -53,6 +53,16 @@ struct cpu_wkv7 {
 };
 
 /* One head of one row. */
+struct cpu_delta {
+    uint64_t tokens, stride, out_stride;
+    uint32_t dim, n;
+    float a, bias; /* -exp(a_log), dt_bias */
+    const float *q, *k, *v, *dt, *beta;
+    float *s;      /* [n, dim] */
+    float *room;   /* [2 * n + dim] */
+    float *out;
+};
+
 struct cpu_head_norm {
     uint32_t dim;
     bool rms, silu;
@@ -67,13 +77,14 @@ struct cpu_rec_ops {
                  uint64_t n);
     /* out = x + (before - x) * (m + more) */
     void (*blend)(float *out, const float *x, const float *before, const float *m, const float *more, uint64_t n);
-    void (*gate)(float *out, const float *gate, const float *value, uint64_t n); /* out += sigmoid(gate) * value */
+    void (*gate)(float *out, const float *gate, const float *value, uint64_t n); /* out += sigmoid(gate) * value, or *= without */
     void (*decays)(float *x, uint64_t n);                                       /* x = -exp(x) */
     void (*ssm)(const struct cpu_ssm *a);
     void (*ssd)(const struct cpu_ssd *a);
     void (*wkv4)(const struct cpu_wkv4 *a);
     void (*wkv6)(const struct cpu_wkv6 *a);
     void (*wkv7)(const struct cpu_wkv7 *a);
+    void (*delta)(const struct cpu_delta *a);
     void (*head_norm)(const struct cpu_head_norm *a);
 };
 

@@ -137,6 +137,12 @@ LOOP void blend(float *out, const float *x, const float *before, const float *m,
 
 LOOP void gate(float *out, const float *by, const float *value, uint64_t n)
 {
+    if (!value) {
+#pragma omp simd
+        for (uint64_t i = 0; i < n; i++)
+            out[i] *= sigmoid_of(by[i]);
+        return;
+    }
 #pragma omp simd
     for (uint64_t i = 0; i < n; i++)
         out[i] += sigmoid_of(by[i]) * value[i];
@@ -500,6 +506,66 @@ LOOP void wkv7(const struct cpu_wkv7 *a)
     }
 }
 
+/* x over its length, times `by`. */
+INLINE void unit(float *to, const float *x, float by, uint32_t n)
+{
+    float square = 1e-6f;
+
+#pragma omp simd reduction(+ : square)
+    for (uint32_t i = 0; i < n; i++)
+        square += x[i] * x[i];
+    by /= sqrtf(square);
+#pragma omp simd
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = x[i] * by;
+}
+
+/* One token of a head: what k finds is taken out of v, and what is left is written; two passes over the state. */
+INLINE void delta_one(float *s, float *y, float *rest, const float *q, const float *k, const float *v, float decay, float beta, uint32_t n,
+                      uint32_t d)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const float *row = s + (uint64_t)i * d, by = k[i] * decay;
+
+#pragma omp simd
+        for (uint32_t j = 0; j < d; j++)
+            rest[j] += row[j] * by;
+    }
+#pragma omp simd
+    for (uint32_t j = 0; j < d; j++)
+        rest[j] = beta * (v[j] - rest[j]);
+    for (uint32_t i = 0; i < n; i++) {
+        const float ki = k[i], qi = q[i];
+        float *row = s + (uint64_t)i * d;
+
+#pragma omp simd
+        for (uint32_t j = 0; j < d; j++) {
+            const float next = decay * row[j] + ki * rest[j];
+
+            row[j] = next;
+            y[j] += next * qi;
+        }
+    }
+}
+
+LOOP void delta(const struct cpu_delta *a)
+{
+    const uint32_t n = a->n, d = a->dim;
+    float *q = a->room, *k = q + n, *rest = k + n;
+
+    for (uint64_t t = 0; t < a->tokens; t++) {
+        const uint64_t row = t * a->stride;
+        const float decay = exp_of(a->a * softplus_of(a->dt[row] + a->bias)), beta = sigmoid_of(a->beta[row]);
+        float *out = a->out + t * a->out_stride;
+
+        unit(q, a->q + row, 1 / sqrtf((float)n), n);
+        unit(k, a->k + row, 1, n);
+        memset(rest, 0, d * sizeof(*rest));
+        memset(out, 0, d * sizeof(*out));
+        delta_one(a->s, out, rest, q, k, a->v + row, decay, beta, n, d);
+    }
+}
+
 LOOP void head_norm(const struct cpu_head_norm *a)
 {
     const uint32_t dim = a->dim;
@@ -542,5 +608,5 @@ LOOP void head_norm(const struct cpu_head_norm *a)
 
 const struct cpu_rec_ops LOOPS_NAME = {
     .taps = taps, .blend = blend, .gate = gate, .decays = decays, .ssm = ssm, .ssd = ssd, .wkv4 = wkv4, .wkv6 = wkv6,
-    .wkv7 = wkv7, .head_norm = head_norm,
+    .wkv7 = wkv7, .delta = delta, .head_norm = head_norm,
 };

@@ -69,7 +69,10 @@ kvp_err cpu_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
     KVP_TRY(cpu_scratch(dev, &weight, &stride, 2, a->width, e));
     bias = a->bias.buf ? weight + stride : NULL;
-    dev->ops->widen[a->format](weight, kb_at(a->weight), a->width);
+    for (uint32_t i = 0; !a->weight.buf && i < a->width; i++)
+        weight[i] = 1;
+    if (a->weight.buf)
+        dev->ops->widen[a->format](weight, kb_at(a->weight), a->width);
     for (uint32_t i = 0; a->add_one && i < a->width; i++)
         weight[i] += 1;
     if (bias)
@@ -116,12 +119,26 @@ static void rope_row(const struct kb_rope *a, uint64_t n, float *cs)
     }
 }
 
+static kvp_err warm(const struct kb_dev *dev, const struct kb_rope *a)
+{
+    for (uint64_t n = 0; n < a->rows; n++) {
+        const float position = (float)((const int32_t *)kb_at(a->positions))[n];
+        const float by = 1 + a->warm_by * log1pf(floorf((position + 1) / a->warm_every));
+
+        for (uint32_t h = 0; h < a->heads; h++)
+            dev->ops->scale((float *)kb_at(a->x) + n * a->stride + h * (a->head_stride ? a->head_stride : a->head_dim), a->head_dim, by);
+    }
+    return KVP_OK;
+}
+
 kvp_err cpu_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_rope *a = args;
     uint64_t areas = a->rows < dev->threads ? a->rows : dev->threads, stride;
     float *cs;
 
+    if (a->warm_every != 0)
+        return warm(dev, a);
     KVP_TRY(cpu_scratch(dev, &cs, &stride, areas, a->head_dim, e));
 #pragma omp parallel for num_threads(cpu_threads(dev, a->rows * a->heads * a->head_dim))
     for (uint64_t part = 0; part < areas; part++)
@@ -132,6 +149,8 @@ kvp_err cpu_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 static void limited_row(const struct kb_act *a, const float *in, float *out)
 {
+    for (uint32_t i = 0; a->kind == KB_ACT_SCALE && i < a->width; i++)
+        out[i] = a->alpha * in[i];
     for (uint32_t i = 0; a->kind == KB_ACT_SOFTCAP && i < a->width; i++)
         out[i] = a->limit * tanhf(in[i] / a->limit);
     for (uint32_t i = 0; a->kind == KB_ACT_SWIGLU_CLAMPED && i < a->width; i++) {

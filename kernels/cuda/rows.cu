@@ -83,7 +83,7 @@ bool cuda_norm_ok(const void *args)
 {
     const struct kb_norm *a = (const struct kb_norm *)args;
 
-    return is_float(a->format) && a->groups > 0 && !a->add_one && !a->accumulate;
+    return is_float(a->format) && a->groups > 0 && !a->add_one && !a->accumulate && a->weight.buf;
 }
 
 kvp_err cuda_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
@@ -118,7 +118,7 @@ bool cuda_rope_ok(const void *args)
 {
     const struct kb_rope *a = (const struct kb_rope *)args;
 
-    return a->head_dim > 0 && a->head_dim % 2 == 0 && !a->head_stride && !a->neighbours && !a->amplitude;
+    return a->head_dim > 0 && a->head_dim % 2 == 0 && !a->head_stride && !a->neighbours && !a->amplitude && !a->warm_every;
 }
 
 kvp_err cuda_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)

@@ -10,8 +10,8 @@ extern "C" {
 
 /* For every row r and every j < chosen, with e = ids[r][j]:
  *   y = W[e] x + bias[e], x the row r of x, or row r * chosen + j when x has one for each choice (x_each)
- *   without weights: out row r * chosen + j = y
- *   with weights: out row r += weights[r][j] * y, j in order */
+ *   y is multiplied by weights[r][j] when given
+ *   out row r * chosen + j = y, or with accumulate out row r += y, for j in some fixed order */
 struct kb_moe_gemm {
     uint64_t rows;
     uint32_t experts, chosen;
@@ -23,6 +23,7 @@ struct kb_moe_gemm {
     uint64_t x_stride, out_stride; /* f32 elements between rows */
     struct kb_span x, out;  /* f32 */
     struct kb_span weights; /* f32 [rows, chosen]; optional */
+    bool accumulate;
 };
 
 #ifdef __cplusplus

@@ -16,7 +16,7 @@ struct kb_norm {
     bool layer;         /* true: subtract the mean (LayerNorm) */
     double eps;
     enum kvp_format format; /* of weight and bias */
-    struct kb_span weight;  /* [width], shared by the groups */
+    struct kb_span weight;  /* [width], shared by the groups; optional: 1 */
     struct kb_span bias;    /* [width]; optional */
     struct kb_span in, out; /* f32; may be the same */
     bool add_one;           /* multiply by 1 + weight (Gemma) */

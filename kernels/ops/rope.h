@@ -19,6 +19,8 @@ struct kb_rope {
     struct kb_span inv_freq;  /* f32 [head_dim / 2], scaling already applied */
     uint64_t head_stride;   /* f32 elements between heads, of which the first head_dim rotate; 0: head_dim */
     bool neighbours;        /* pair (x[2i], x[2i + 1]) instead of halves (GPT-J, DeepSeek) */
+    float warm_every, warm_by; /* warm_every not 0: nothing rotates, rows are multiplied by 1 + warm_by * log(1 +
+                               floor((position + 1) / warm_every)) instead (Llama 4, on q of layers without RoPE) */
     float amplitude;        /* cosine and sine are multiplied by it (YaRN); 0: 1 */
 };
 

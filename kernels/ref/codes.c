@@ -55,6 +55,23 @@ static double q5_1(const void *block, uint64_t i)
     return half(x->d) * (nibble(x->q, i) | fifth(x->h, i)) + half(x->m);
 }
 
+static double q4_k(const void *block, uint64_t i)
+{
+    const struct kb_q4_k *x = block;
+    const unsigned code = x->q[i / 64 * 32 + i % 32] >> (i / 32 % 2 ? 4 : 0) & 15;
+    unsigned scale, min;
+
+    kb_q4_k_scale(x->scales, (unsigned)i / 32, &scale, &min);
+    return half(x->d) * scale * code - half(x->dmin) * min;
+}
+
+static double q6_k(const void *block, uint64_t i)
+{
+    const struct kb_q6_k *x = block;
+
+    return half(x->d) * x->scales[i / 16] * kb_q6_k_code(x, (unsigned)i);
+}
+
 static double mxfp4(const void *block, uint64_t i)
 {
     const struct kb_mxfp4 *x = block;
@@ -80,7 +97,8 @@ double ref_element(enum kvp_format f, const void *row, uint64_t i)
 {
     static double (*const blocks[KVP_FORMATS])(const void *, uint64_t) = {
         [KVP_Q8_0] = q8_0, [KVP_Q4_0] = q4_0, [KVP_Q4_1] = q4_1, [KVP_Q5_0] = q5_0,
-        [KVP_Q5_1] = q5_1, [KVP_MXFP4] = mxfp4, [KVP_MXFP8] = mxfp8, [KVP_NVFP4] = nvfp4};
+        [KVP_Q5_1] = q5_1, [KVP_MXFP4] = mxfp4, [KVP_MXFP8] = mxfp8, [KVP_NVFP4] = nvfp4,
+        [KVP_Q4_K] = q4_k, [KVP_Q6_K] = q6_k};
     const struct kb_unit u = kb_unit_of(f);
     const unsigned char *p = row;
 
@@ -340,4 +358,25 @@ void ref_kv_store(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot,
             blocks[kv->format](row + i / u.elements * u.bytes, x + i);
         else
             kb_store(kv->format, row, i, x[i]);
+}
+
+static void move_beside(struct kb_span values, enum kvp_format f, uint64_t each, uint64_t to, uint64_t from)
+{
+    for (uint64_t i = 0; i < each; i++)
+        kb_store(f, kb_at(values), to * each + i, kb_load(f, kb_at(values), from * each + i));
+}
+
+void ref_kv_move(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t to, uint64_t from)
+{
+    const uint64_t into = kb_kv_index(kv, b, h, to), of = kb_kv_index(kv, b, h, from);
+
+    memcpy(kb_kv_row(kv, b, h, to), kb_kv_row(kv, b, h, from), kb_row_bytes(kv->format, kv->dim));
+    if (!kb_is_code(kv->format))
+        return;
+    if (kv->scales == KB_SCALES_ROW)
+        move_beside(kv->scale, KVP_F32, 1, into, of);
+    if (kv->scales != KB_SCALES_GROUP)
+        return;
+    move_beside(kv->scale, kv->scale_format, kv->dim / kv->group, into, of);
+    move_beside(kv->shift, kv->scale_format, kv->dim / kv->group, into, of);
 }

@@ -1,8 +1,17 @@
 /* latent.c - attention in latent space, and the products that lead there and back */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/attn_latent.h"
 #include "kernels/ops/head_gemm.h"
+
+static double row_dot(const float *q, const struct kb_kv *kv, uint64_t b, uint64_t t)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < kv->dim; i++)
+        sum += (double)q[i] * ref_kv_element(kv, b, 0, t, i);
+    return sum;
+}
 
 static void latent_one(const struct kb_attn_latent *a, uint64_t b, uint32_t h, double *s)
 {
@@ -11,14 +20,13 @@ static void latent_one(const struct kb_attn_latent *a, uint64_t b, uint32_t h, d
     float *out = (float *)kb_at(a->out) + b * a->out_stride + (uint64_t)h * a->rank;
 
     for (uint64_t t = 0; t < a->used; t++)
-        s[t] = (double)a->scale * (ref_dot(q, a->latent.format, kb_kv_row(&a->latent, b, 0, t), 0, a->rank) +
-                                   ref_dot(q_rope, a->rope.format, kb_kv_row(&a->rope, b, 0, t), 0, a->rope_dim));
+        s[t] = (double)a->scale * (row_dot(q, &a->latent, b, t) + row_dot(q_rope, &a->rope, b, t));
     ref_softmax(s, a->used);
     for (uint32_t c = 0; c < a->rank; c++) {
         double sum = 0;
 
         for (uint64_t t = 0; t < a->used; t++)
-            sum += s[t] * (double)kb_load(a->latent.format, kb_kv_row(&a->latent, b, 0, t), c);
+            sum += s[t] * ref_kv_element(&a->latent, b, 0, t, c);
         out[c] = (float)sum;
     }
 }
@@ -49,7 +57,7 @@ kvp_err ref_head_gemm(const void *args, struct kvp_error *e)
             float *out = (float *)kb_at(a->out) + r * a->out_stride + h * a->out_head;
 
             for (uint32_t i = 0; i < outs; i++) {
-                double sum = 0;
+                double sum = a->bias.buf ? (double)kb_load(a->format, kb_at(a->bias), h * a->bias_head + i) : 0;
 
                 for (uint32_t j = 0; j < in; j++)
                     sum += (double)x[j] * (double)kb_load(a->format, kb_at(a->w), h * a->w_head + (a->transposed ? (uint64_t)j * a->cols + i : (uint64_t)i * a->cols + j));

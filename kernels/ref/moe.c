@@ -100,14 +100,15 @@ kvp_err ref_moe_gemm(const void *args, struct kvp_error *e)
     for (uint64_t i = 0; i < a->rows * a->chosen; i++) {
         const uint64_t r = i / a->chosen, expert = (uint64_t)((const int32_t *)kb_at(a->ids))[i];
         const float *x = (const float *)kb_at(a->x) + (a->x_each ? i : r) * a->x_stride;
-        float *out = (float *)kb_at(a->out) + (a->weights.buf ? r : i) * a->out_stride;
+        float *out = (float *)kb_at(a->out) + (a->accumulate ? r : i) * a->out_stride;
 
         for (uint32_t j = 0; j < a->n; j++) {
             double y = ref_dot(x, a->format, kb_at(a->w), (expert * a->n + j) * a->k, a->k);
 
             if (a->bias.buf)
                 y += (double)kb_load(a->format, kb_at(a->bias), expert * a->n + j);
-            out[j] = (float)(a->weights.buf ? (double)out[j] + y * (double)((const float *)kb_at(a->weights))[i] : y);
+            y *= a->weights.buf ? (double)((const float *)kb_at(a->weights))[i] : 1;
+            out[j] = (float)(a->accumulate ? (double)out[j] + y : y);
         }
     }
     return KVP_OK;

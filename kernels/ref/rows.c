@@ -46,7 +46,7 @@ static void norm_one(const struct kb_norm *a, const float *in, float *out)
         square += ((double)in[i] - mean) * ((double)in[i] - mean);
     factor = 1 / sqrt(square / a->width + a->eps);
     for (uint32_t i = 0; i < a->width; i++) {
-        double x = ((double)in[i] - mean) * factor * ((double)kb_load(a->format, kb_at(a->weight), i) + (a->add_one ? 1 : 0));
+        double x = ((double)in[i] - mean) * factor * ((a->weight.buf ? (double)kb_load(a->format, kb_at(a->weight), i) : 1) + (a->add_one ? 1 : 0));
 
         if (a->bias.buf)
             x += (double)kb_load(a->format, kb_at(a->bias), i);
@@ -105,6 +105,22 @@ kvp_err ref_gemm(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+static kvp_err warm(const struct kb_rope *a)
+{
+    for (uint64_t n = 0; n < a->rows; n++) {
+        const double position = (double)((const int32_t *)kb_at(a->positions))[n];
+        const double by = 1 + (double)a->warm_by * log1p(floor((position + 1) / (double)a->warm_every));
+
+        for (uint32_t h = 0; h < a->heads; h++)
+            for (uint32_t i = 0; i < a->head_dim; i++) {
+                float *x = (float *)kb_at(a->x) + n * a->stride + h * (a->head_stride ? a->head_stride : a->head_dim) + i;
+
+                *x = (float)((double)*x * by);
+            }
+    }
+    return KVP_OK;
+}
+
 kvp_err ref_rope(const void *args, struct kvp_error *e)
 {
     const struct kb_rope *a = args;
@@ -113,6 +129,8 @@ kvp_err ref_rope(const void *args, struct kvp_error *e)
     uint32_t half = a->head_dim / 2;
 
     (void)e;
+    if (a->warm_every != 0)
+        return warm(a);
     for (uint64_t n = 0; n < a->rows; n++)
         for (uint32_t h = 0; h < a->heads; h++) {
             float *x = (float *)kb_at(a->x) + n * a->stride + h * (a->head_stride ? a->head_stride : a->head_dim);
@@ -168,7 +186,9 @@ static kvp_err limited(const struct kb_act *a)
         float *out = (float *)kb_at(a->out) + n * a->out_stride;
 
         for (uint32_t i = 0; i < a->width; i++) {
-            if (a->kind == KB_ACT_SOFTCAP) {
+            if (a->kind == KB_ACT_SCALE) {
+                out[i] = (float)((double)a->alpha * (double)in[i]);
+            } else if (a->kind == KB_ACT_SOFTCAP) {
                 out[i] = (float)((double)a->limit * tanh((double)in[i] / (double)a->limit));
             } else {
                 const double gate = fmin((double)in[2 * i], (double)a->limit);

@@ -101,7 +101,7 @@ static const struct {
 } texts[] = {
     /* techniques.md 5.1 */
     {"{\"model_type\":\"opt\",\"vocab_size\":50272,\"hidden_size\":4096,\"num_hidden_layers\":32,\"num_attention_heads\":32,"
-     "\"ffn_dim\":16384,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":4096}", 6658473984, false},
+     "\"ffn_dim\":16384,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":4096}", 6658473984, true},
     /* OPT-350M: embedded in 512, two projections, no last norm */
     {"{\"model_type\":\"opt\",\"vocab_size\":50272,\"hidden_size\":1024,\"num_hidden_layers\":24,\"num_attention_heads\":16,"
      "\"ffn_dim\":4096,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":512,\"do_layer_norm_before\":false}",
@@ -117,6 +117,9 @@ static const struct {
      "\"intermediate_size\":4,\"partial_rotary_factor\":1.0}", DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), true},
     {"{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
      "\"intermediate_size\":4,\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},\"sliding_attention\":{\"rope_theta\":1e4}}}",
+     DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), true},
+    {"{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":8,\"num_hidden_layers\":1,\"num_attention_heads\":1,"
+     "\"intermediate_size\":4,\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},\"other_attention\":{\"rope_theta\":1e4}}}",
      DEC(1, 8, 8, 8, 3, 4, 16, 2 * 80 + 8), false},
 };
 

@@ -445,7 +445,7 @@ START_TEST(rope)
         {LLAMA(",\"rope_theta\":7,\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2.0,\"rope_theta\":99.5}"), KVP_ROPE_LINEAR, "linear", 99.5, 2, 0, 0, 0},
         {LLAMA(",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}"),
          KVP_ROPE_LLAMA3, "llama3", 1e4, 8, 1, 4, 8192},
-        {QWEN2(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0}"), KVP_ROPE_OTHER, "yarn", 1e4, 0, 0, 0, 0},
+        {QWEN2(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0}"), KVP_ROPE_YARN, "yarn", 1e4, 4, 0, 0, 32768},
     };
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {

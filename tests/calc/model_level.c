@@ -80,6 +80,9 @@ static const struct {
     {"llama-2-7b", "xc-cache:encoder_width=1024", {.prompt = 6176, .generate = 0}, F16, MEM(cache_bytes), 12582912 + 16777216},
     {"llama-2-7b", "xc-cache paged:16", {.prompt = 6176, .generate = 1}, F16, MEM(cache_bytes), 50331648 + 48 * 524288 + 3 * 4},
     {"llama-2-7b", "xc-cache", {.prompt = 6176, .generate = 0}, F16, MEM(bytes_per_token), 524288},
+    /* what is not given has room: 12 layers of gpt2 are 4 blocks 3 apart, and of 20 tokens 10 are the question */
+    {"gpt2", "xc-cache", {.prompt = 20, .generate = 2}, F16, MEM(cache_bytes), 10 * 768 * 2 + 12 * 36864},
+    {"gpt2", "xc-cache:keep=kv,stride=11", {.prompt = 20, .generate = 2}, F16, MEM(cache_bytes), 10 * 2 * 2 * 1024 * 2 + 12 * 36864},
     /* mla: 576 * 2 * 61 a token; 656 B and 320 * 128 * 2 a token and layer */
     {"deepseek-v3", "", {.context = 131072}, F16, MEM(cache_bytes), 9210691584},
     {"deepseek-v3", "mla", {.context = 131072}, F16, MEM(cache_bytes), 9210691584},
@@ -295,6 +298,27 @@ START_TEST(work)
 }
 END_TEST
 
+/* Condition numbers that are known: all in the first layer, and only the first has r_max; all in the last, and all have it. */
+START_TEST(ranks_by_condition)
+{
+    static const struct {
+        uint32_t layer;
+        uint64_t ranks;
+    } cases[] = {{0, 1024 + 31 * 256}, {15, 16 * 1024 + 16 * 256}, {31, 32 * 1024}};
+    double conditions[32] = {0};
+    struct kvp_model m = load("llama-3-8b");
+    struct kvp_estimate est;
+
+    ck_assert_uint_eq(m.layers, 32);
+    conditions[cases[_i].layer] = 2.5;
+    m.conditions = conditions;
+    est = estimate_of(&m, "lorc:rule=progressive,r_max=1024,r_min=256", (struct kvp_workload){.context = 10}, (struct kvp_options)F16);
+    ck_assert_uint_eq(est.memory.cache_bytes, cases[_i].ranks * 2 * 10 * 2);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* The decoder as its own encoder: what a prefill of the context does, but for the head and the rows that it would keep. */
 START_TEST(own_encoder)
 {
@@ -405,9 +429,9 @@ static const struct {
     {"mistral-7b-v0.1", "mla", {.context = 10}, KVP_ENOTSUP, "layers with a window"},
     {"llama-3-8b", "lorc:k_rank=1025", {.context = 10}, KVP_EINPUT, "more than 1024"},
     {"llama-3-8b", "lorc:rule=progressive,r_max=100,r_min=200", {.context = 10}, KVP_EINPUT, "200"},
-    {"llama-2-7b", "xc-cache", {.prompt = 32}, KVP_EINPUT, "question=32 leaves no context"},
+    {"llama-2-7b", "xc-cache:question=32", {.prompt = 32}, KVP_EINPUT, "question=32 leaves no context"},
     {"llama-2-7b", "xc-cache:encoder=self,encoder_width=1024", {.prompt = 100}, KVP_EINPUT, "encoder=self with encoder_width=1024"},
-    {"llama-2-7b", "xc-cache:blocks=7", {.prompt = 100}, KVP_EINPUT, "need 37 layers, llama-2-7b has 32"},
+    {"llama-2-7b", "xc-cache:blocks=7,stride=6", {.prompt = 100}, KVP_EINPUT, "need 37 layers, llama-2-7b has 32"},
     {"llama-2-7b", "yoco:self_heads=5", {.context = 10}, KVP_EINPUT, "self_heads=5 does not divide"},
     {"llama-3-8b", "prefix:11", {.prompt = 10}, KVP_EINPUT, "shared=11 is more than the prompt of 10"},
     {"llama-3-8b", "prefix:block=8 paged:16", {.prompt = 100}, KVP_EINPUT, "block=8 is not a multiple of the pages of 16"},
@@ -465,6 +489,7 @@ int main(void)
     tcase_add_loop_test(t, parameter_count, 0, (int)COUNT(parameters));
     tcase_add_loop_test(t, pure_recurrence, 0, (int)COUNT(pure));
     tcase_add_loop_test(t, work, 0, (int)COUNT(works));
+    tcase_add_loop_test(t, ranks_by_condition, 0, 3);
     tcase_add_test(t, own_encoder);
     tcase_add_loop_test(t, activation_rows, 0, (int)COUNT(rows));
     tcase_add_loop_test(t, lengths, 0, (int)COUNT(ragged));

@@ -99,9 +99,10 @@ START_TEST(gemm_cpu)
     static const struct kit_out outs[] = {KIT_OUT(kb_moe_gemm, out, KVP_F32, 3e-6, false)};
 
     for (size_t f = 0; f < COUNT(formats); f++)
-        for (int way = 0; way < 4; way++) {
+        for (int way = 0; way < 8; way++) { /* x for each choice, added to out, weighted */
             struct kb_moe_gemm a = {.rows = products[_i].rows, .experts = products[_i].experts, .chosen = products[_i].chosen,
-                                    .n = products[_i].n, .k = products[_i].k, .format = formats[f], .x_each = way & 1};
+                                    .n = products[_i].n, .k = products[_i].k, .format = formats[f], .x_each = way & 1,
+                                    .accumulate = way & 2};
             const uint64_t choices = a.rows * a.chosen;
 
             a.x_stride = a.k + 2;
@@ -110,14 +111,15 @@ START_TEST(gemm_cpu)
             if (way)
                 a.bias = kit_floats(a.format, (uint64_t)a.experts * a.n, 1);
             a.ids = kit_ints(choices, 0, 0);
-            for (uint64_t i = 0; i < choices; i++) /* each expert at most once a row */
-                ((int32_t *)kb_at(a.ids))[i] = (int32_t)((kit_random() % a.experts * a.chosen + i) % a.experts);
-            for (uint64_t r = 0; r < a.rows; r++)
-                for (uint32_t j = 1; j < a.chosen; j++)
-                    ((int32_t *)kb_at(a.ids))[r * a.chosen + j] = (((int32_t *)kb_at(a.ids))[r * a.chosen] + (int32_t)j) % (int32_t)a.experts;
+            for (uint64_t r = 0; r < a.rows; r++) { /* each expert at most once a row */
+                const uint64_t first = kit_random() % a.experts;
+
+                for (uint32_t j = 0; j < a.chosen; j++)
+                    ((int32_t *)kb_at(a.ids))[r * a.chosen + j] = (int32_t)((first + j) % a.experts);
+            }
             a.out_stride = a.n + 3;
             a.out = way & 2 ? kit_rows(a.rows, a.n, a.out_stride) : kit_poison(KVP_F32, choices * a.out_stride);
-            if (way & 2)
+            if (way & 4)
                 a.weights = kit_floats(KVP_F32, choices, 1);
             ck_assert(kb_ref.supports(kit_ref, KB_MOE_GEMM, &a));
             KIT_CHECK(KB_MOE_GEMM, a, outs);

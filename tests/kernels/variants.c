@@ -264,7 +264,8 @@ START_TEST(head_gemm_cpu)
     static const struct kit_out outs[] = {KIT_OUT(kb_head_gemm, out, KVP_F32, 3e-6, false)};
 
     for (size_t f = 0; f < COUNT(formats); f++)
-        for (int t = 0; t < 2; t++) {
+        for (int way = 0; way < 3; way++) {
+            const bool t = way == 1;
             struct kb_head_gemm a = {.m = products[_i].m, .heads = products[_i].heads, .rows = products[_i].rows,
                                      .cols = products[_i].cols, .transposed = t, .format = formats[f]};
             const uint32_t in = t ? a.rows : a.cols, out = t ? a.cols : a.rows;
@@ -277,6 +278,9 @@ START_TEST(head_gemm_cpu)
             a.out_head = out + 3;
             a.out_stride = a.heads * a.out_head;
             a.out = kit_poison(KVP_F32, a.m * a.out_stride);
+            a.bias_head = out + 1;
+            if (way == 2)
+                a.bias = kit_floats(a.format, a.heads * a.bias_head, 1);
             KIT_CHECK(KB_HEAD_GEMM, a, outs);
         }
 }
@@ -317,11 +321,32 @@ START_TEST(norm_by_hand)
 }
 END_TEST
 
+/* Without a weight, and rows that are multiplied by what their position says. */
+START_TEST(bare_rows)
+{
+    static const struct kit_out norms[] = {KIT_OUT(kb_norm, out, KVP_F32, 2e-6, false)},
+                                warmed[] = {KIT_OUT(kb_rope, x, KVP_F32, 2e-6, false)};
+    struct kb_norm a = {.rows = 3, .groups = 2, .width = 20, .in_stride = 41, .out_stride = 43, .eps = 1e-6};
+    struct kb_rope b = {.rows = 4, .heads = 2, .head_dim = 6, .stride = 15, .warm_every = 8, .warm_by = 0.1f};
+    float first;
+
+    a.in = kit_rows(a.rows, 40, a.in_stride);
+    a.out = kit_poison(KVP_F32, a.rows * a.out_stride);
+    KIT_CHECK(KB_NORM, a, norms);
+    b.x = kit_rows(b.rows, 12, b.stride);
+    b.positions = kit_ints(b.rows, 0, 23); /* the last is 69: floor(70 / 8) = 8 */
+    first = ((float *)kb_at(b.x))[3 * 15 + 11];
+    KIT_CHECK(KB_ROPE, b, warmed);
+    ck_assert_float_eq_tol(((float *)kb_at(b.x))[3 * 15 + 11], first * (1 + 0.1f * logf(9)), 1e-6f);
+}
+END_TEST
+
 START_TEST(act_cpu)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_act, out, KVP_F32, 2e-6, false)};
+    static const enum kb_act_kind kinds[] = {KB_ACT_SWIGLU_CLAMPED, KB_ACT_SOFTCAP, KB_ACT_SCALE};
     const bool gated = _i == 0;
-    struct kb_act a = {.rows = 9, .width = 37, .gated = gated, .kind = gated ? KB_ACT_SWIGLU_CLAMPED : KB_ACT_SOFTCAP,
+    struct kb_act a = {.rows = 9, .width = 37, .gated = gated, .kind = kinds[_i],
                        .alpha = 1.702f, .limit = gated ? 2 : 5, .in_stride = 80, .out_stride = 41};
 
     ck_assert(kb_ref.supports(kit_ref, KB_ACT, &a));
@@ -433,7 +458,8 @@ int main(void)
     tcase_add_loop_test(t, head_gemm_cpu, 0, (int)COUNT(products));
     tcase_add_loop_test(t, norm_cpu, 0, 3);
     tcase_add_test(t, norm_by_hand);
-    tcase_add_loop_test(t, act_cpu, 0, 2);
+    tcase_add_test(t, bare_rows);
+    tcase_add_loop_test(t, act_cpu, 0, 3);
     tcase_add_test(t, swiglu_by_hand);
     tcase_add_loop_test(t, rope_cpu, 0, 8);
     tcase_add_test(t, rope_laws);

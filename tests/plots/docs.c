@@ -61,7 +61,7 @@ static bool has_word(const char *text, const char *word)
     return false;
 }
 
-static const char *const commands[] = {"estimate", "validate", "sweep", "fit", "compare", "show", "plot", "list"};
+static const char *const commands[] = {"estimate", "validate", "serve", "sweep", "fit", "compare", "calibrate", "predict-ops", "show", "plot", "list"};
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 /* "--context TOKENS ...", then perhaps "also: max-model-len ctx-size". */
@@ -97,6 +97,43 @@ START_TEST(options_in_man_page)
 }
 END_TEST
 
+/* And the other way around: what the man page calls an option (after Fl, until Ar, Cm or No) some command has. */
+START_TEST(man_page_in_options)
+{
+    enum { MOST = 1 << 18 };
+    char *man = file_text("docs/kvproof.1"), *helps = calloc(1, MOST), *line, *rest, arguments[64];
+    int options = 0;
+
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char *help;
+
+        snprintf(arguments, sizeof(arguments), "%s --help", commands[i]);
+        help = output(arguments);
+        ck_assert(strlen(helps) + strlen(help) < MOST);
+        strcat(helps, help);
+        free(help);
+    }
+    for (line = strtok_r(man, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *end, *at = strstr(line, "Fl ");
+
+        for (char *word = at ? strtok_r(at + 3, " ", &end) : NULL; word; word = strtok_r(NULL, " ", &end)) {
+            char option[64];
+
+            if (strcmp(word, "Ar") == 0 || strcmp(word, "Cm") == 0 || strcmp(word, "No") == 0)
+                break;
+            if (!isalnum((unsigned char)word[strspn(word, "-")]))
+                continue;
+            snprintf(option, sizeof(option), "-%s", word);
+            ck_assert_msg(has_word(helps, option) || has_word(helps, word + 1), "%s is in the man page, and no command has it", option);
+            options++;
+        }
+    }
+    ck_assert_int_gt(options, 60);
+    free(helps);
+    free(man);
+}
+END_TEST
+
 /* Every path in backquotes below "## Files" is there; names without a folder follow one that has it. */
 static void files_exist(const char *name, const char *page)
 {
@@ -112,6 +149,35 @@ static void files_exist(const char *name, const char *page)
             ck_assert_msg(access(root(file), R_OK) == 0, "%s: there is no %s", name, file);
     }
 }
+
+/* What `serve` prints is explained, row by row, and so is what its traces may have. */
+START_TEST(serving_page)
+{
+    static const char *const columns[] = {"timestamp", "input_length", "output_length", "hash_ids", "hash_block", "arrival", "prompt", "output",
+                                          "prefix", "prefix_id", "TIMESTAMP", "ContextTokens", "GeneratedTokens", "requests", "rate",
+                                          "prefixes", "zipf"};
+    char *page = file_text("docs/serving.md"), *csv, *rest, arguments[640];
+    int rows = 0;
+
+    for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
+        ck_assert_msg(has_word(page, columns[i]), "docs/serving.md: no %s", columns[i]);
+    snprintf(arguments, sizeof(arguments), "serve '%s' --synthetic requests=2,prompt=4,output=2 -o csv", root("tests/golden/llama-gqa"));
+    csv = output(arguments);
+    strtok_r(csv, "\n", &rest); /* the header */
+    for (char *line = strtok_r(NULL, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), rows++) {
+        char *row = strstr(line, "\","), *end;
+
+        for (int k = 0; k < 3; k++) /* after the stack: context, batch */
+            row = strchr(row, ',') + 1;
+        end = strchr(row, ',');
+        *end = '\0';
+        ck_assert_msg(strstr(page, row) != NULL, "docs/serving.md: no row '%s'", row);
+    }
+    ck_assert_int_eq(rows, 18);
+    free(csv);
+    free(page);
+}
+END_TEST
 
 START_TEST(technique_pages)
 {
@@ -198,6 +264,8 @@ int main(void)
 
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, options_in_man_page, 0, N_COMMANDS);
+    tcase_add_test(tc, man_page_in_options);
+    tcase_add_test(tc, serving_page);
     tcase_add_test(tc, technique_pages);
     tcase_add_test(tc, worked_numbers);
     suite_add_tcase(s, tc);

@@ -68,7 +68,18 @@ static inline void passes_run(const struct kvp_model *m, const struct passes_cas
     free(ids);
 }
 
-/* The stack's logits are those of `plain`, to rounding. */
+/* Is the stack refused for the model's kind of attention? */
+static inline bool passes_no_part(const struct kvp_model *m, const struct passes_case *c, const char *backend, const char *weights)
+{
+    struct kvp_error why = {0};
+    struct eng *g = NULL;
+    const kvp_err rc = passes_open(&g, m, c, backend, weights, &why);
+
+    eng_close(g);
+    return rc == KVP_ENOTSUP && strstr(why.text, "kind of attention with a prompt in one pass only");
+}
+
+/* The stack's logits are those of `plain`, to rounding; of a model that no part of a prompt suits, it is refused. */
 static inline void passes_same(const struct kvp_model *m, const struct passes_case *c, const char *plain, const char *backend,
                                const char *weights, double within)
 {
@@ -78,6 +89,11 @@ static inline void passes_same(const struct kvp_model *m, const struct passes_ca
     double apart;
 
     one.stack = plain;
+    if (tiny_is_whole(m) && passes_no_part(m, c, backend, weights)) {
+        free(a);
+        free(b);
+        return;
+    }
     for (int i = 0; i < 2; i++) {
         last[i] = malloc(c->batch * m->vocab * sizeof(*a));
         passes_run(m, i ? c : &one, backend, weights, i ? a : b, last[i]);
@@ -140,7 +156,7 @@ static inline void passes_refused(const struct passes_case *c, int model, kvp_er
         for (int i = 0; i < TINY_MODELS; i++) {                                                               \
             tiny_load(&m, i);                                                                                 \
             if (!cases[_i % n].whole_only || i != 2) /* model 2 has windows */                                \
-                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, 1e-5);                 \
+                passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, passes_within(&cases[_i % n], passes_backends[_i / n])); \
             kvp_model_free(&m);                                                                               \
         }                                                                                                     \
     }                                                                                                         \
@@ -152,5 +168,14 @@ struct passes_pair {
     const char *plain;
     bool whole_only; /* not where layers have windows */
 };
+
+/* A fast product of other rows rounds elsewhere, and then a number on the edge of two codes goes to the other: 1 of 127, or
+ * of 15. In double precision none does. */
+static inline double passes_within(const struct passes_pair *p, const char *backend)
+{
+    if (!strstr(p->c.stack, "kv:") || strcmp(backend, "ref") == 0)
+        return 1e-5;
+    return strstr(p->c.stack, "int4") ? 5e-3 : 5e-4;
+}
 
 #endif

@@ -233,12 +233,18 @@ END_TEST
  * mistral: Hkv 1, I 24, 2 layers: 2*61*32 + 32 + 2 * (64 + 32*48 + 32*32 + 3*32*24) = 3936 + 2 * 4928 = 13792
  * qwen2: tied, qkv bias, I 56: 61*32 + 32 + 2 * (64 + 32*64+64 + 32*32 + 3*32*56) = 1984 + 2 * 8576 = 19136
  * qwen3: D 24, d 16, H 4, Hkv 2, I 40, norms of 16: 2*61*24 + 24
- *   + 2 * (48 + 24*128 + 32 + 64*24 + 3*24*40) = 2952 + 2 * 7568 = 18088 */
-static const uint64_t parameters[TINY_MODELS] = {17112, 25488, 13792, 19136, 18088};
+ *   + 2 * (48 + 24*128 + 32 + 64*24 + 3*24*40) = 2952 + 2 * 7568 = 18088
+ * gemma2: tied, d 16, four norms: 61*32 + 32 + 2 * (4*32 + 32*128 + 64*32 + 3*32*40) = 1984 + 2 * 10112 = 22208
+ * mixtral: four experts of 24: 2*61*32 + 32 + 2 * (64 + 32*64 + 32*32 + 4*32 + 4*3*32*24) = 3936 + 2 * 12480 = 28896
+ * deepseek_v3: attention 64 + 12*32 + 12 + 64*12 + 26*32 + 20 + 96*20 + 32*56 = 5792; a dense layer 3*32*40 = 3840, one of
+ *   eight experts of 12 and a shared one 8*32 + 8 + 9*3*32*12 = 10632: 3936 + 2 * 5792 + 3840 + 10632 = 29992 */
+static const uint64_t parameters[TINY_MODELS] = {17112, 25488, 13792, 19136, 18088, 22208, 28896, 29992};
 
-/* Per token: layers * 2 * Hkv * d values; mistral's ring holds 7 tokens. Context 12, batch 2. */
+/* Per token: layers * 2 * Hkv * d values; mistral's ring holds 7 tokens, gemma2's first layer 6,
+ * deepseek_v3 a latent of 20 and a key of 6. Context 12, batch 2. */
 static const uint64_t cache_values[TINY_MODELS] = {2 * 12 * 2 * 2 * 24, 2 * 12 * 3 * 2 * 16, 2 * 7 * 2 * 2 * 8,
-                                                   2 * 12 * 2 * 2 * 16, 2 * 12 * 2 * 2 * 32};
+                                                   2 * 12 * 2 * 2 * 16, 2 * 12 * 2 * 2 * 32, 2 * (6 + 12) * 2 * 32,
+                                                   2 * 12 * 2 * 2 * 16, 2 * 12 * 2 * (20 + 6)};
 
 START_TEST(ledger_holds_what_the_model_says)
 {
@@ -275,7 +281,10 @@ END_TEST
 static const uint64_t activation_values[TINY_MODELS] = {
     20 * (24 + 24 + 72 + 24 + 3 + 96 + 2) + 2 * 61,   20 * (32 + 32 + 64 + 32 + 4 + 80 + 2) + 2 * 61,
     20 * (32 + 32 + 48 + 32 + 4 + 48 + 2) + 2 * 61,   20 * (32 + 32 + 64 + 32 + 4 + 112 + 2) + 2 * 61,
-    20 * (24 + 24 + 128 + 64 + 4 + 80 + 2) + 2 * 61,
+    20 * (24 + 24 + 128 + 64 + 4 + 80 + 2) + 2 * 61,  20 * (32 + 32 + 128 + 64 + 4 + 80 + 2) + 2 * 61,
+    20 * (32 + 32 + 64 + 32 + 4 + 2 + 4 + 2 * 2 + 2 * 48) + 2 * 61, /* router, choice, both experts' gate and up */
+    /* low rank, expanded k and v, router, choice, three experts; q and output in latent space of two rows */
+    20 * (32 + 32 + 64 + 64 + 4 + 80 + 2 + 38 + 96 + 8 + 2 * 3 + 3 * 24) + 2 * 61 + 2 * 2 * 4 * 20,
 };
 
 START_TEST(activations_are_the_contracts)
@@ -307,25 +316,27 @@ START_TEST(every_op_runs_as_often_as_layers)
     must(eng_decode(g, ids, NULL, &err));
     for (int phase = 0; phase < ENG_PHASES; phase++) {
         const struct eng_op_time *t = eng_op_times(g, phase);
-        const bool rope = m.position == KVP_POS_ROPE, qk = m.cls[0].qk_norm;
+        const bool rope = m.position == KVP_POS_ROPE, qk = m.cls[0].qk_norm, mla = m.cls[0].mixer == KVP_MIX_MLA;
+        const uint64_t shared = m.cls[m.class_of[m.layers - 1]].shared_width > 0; /* one layer */
         uint64_t sum = 0;
 
         ck_assert_uint_eq(t[KVP_OP_EMBED].calls, 1);
-        ck_assert_uint_eq(t[KVP_OP_QKV].calls, m.layers);
-        ck_assert_uint_eq(t[KVP_OP_ROPE].calls, rope ? m.layers : 0);
-        ck_assert_uint_eq(t[KVP_OP_QK_NORM].calls, qk ? 2 * m.layers : 0);
+        ck_assert_uint_eq(t[KVP_OP_QKV].calls, (mla ? 3 : 1) * m.layers); /* q down and up, the latent */
+        ck_assert_uint_eq(t[KVP_OP_ROPE].calls, rope ? (mla ? 2 : 1) * m.layers : 0);
+        ck_assert_uint_eq(t[KVP_OP_QK_NORM].calls, qk || mla ? 2 * m.layers : 0);
+        ck_assert_uint_eq(t[KVP_OP_ABSORB].calls, mla ? (phase == ENG_DECODE ? 2 : 1) * m.layers : 0);
         ck_assert_uint_eq(t[KVP_OP_ATTN].calls, m.layers);
         ck_assert_uint_ge(t[KVP_OP_APPEND].calls, m.layers);
-        ck_assert_uint_eq(t[KVP_OP_MLP_DOWN].calls, m.layers);
+        ck_assert_uint_eq(t[KVP_OP_MLP_DOWN].calls, m.layers + shared);
         ck_assert_uint_eq(t[KVP_OP_FINAL_NORM].calls, 1);
-        ck_assert_uint_eq(t[KVP_OP_HEAD].calls, 1);
+        ck_assert_uint_eq(t[KVP_OP_HEAD].calls, m.numbers.logit_cap > 0 ? 2 : 1);
         for (int op = 0; op < KVP_OPS; op++)
             sum += t[op].ns;
         ck_assert((sum > 0) == (phase == ENG_DECODE)); /* timing was on for the step only */
         ck_assert_uint_gt(eng_forward_ns(g, phase), 0);
         ck_assert_uint_le(sum, eng_forward_ns(g, phase));
     }
-    ck_assert_uint_eq(eng_calls(g)[KVP_OP_QKV], 2 * m.layers);
+    ck_assert_uint_eq(eng_calls(g)[KVP_OP_QKV], 2 * (m.cls[0].mixer == KVP_MIX_MLA ? 3u : 1u) * m.layers);
     eng_close(g);
     kvp_model_free(&m);
 }

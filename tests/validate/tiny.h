@@ -38,6 +38,23 @@ static const struct {
               "\"max_position_embeddings\":256,\"attention_bias\":false,\"use_sliding_window\":false,"
               "\"sliding_window\":null,\"max_window_layers\":2,\"tie_word_embeddings\":false,"
               "\"torch_dtype\":\"float32\"}"},
+    {"gemma2", "{\"model_type\":\"gemma2\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+               "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"intermediate_size\":40,"
+               "\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+               "\"max_position_embeddings\":256,\"sliding_window\":6,\"query_pre_attn_scalar\":24,"
+               "\"attn_logit_softcapping\":2.0,\"final_logit_softcapping\":4.0,\"torch_dtype\":\"float32\"}"},
+    {"mixtral", "{\"model_type\":\"mixtral\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+                "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"intermediate_size\":24,\"hidden_act\":\"silu\","
+                "\"num_local_experts\":4,\"num_experts_per_tok\":2,\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,"
+                "\"max_position_embeddings\":256,\"sliding_window\":null,\"tie_word_embeddings\":false,"
+                "\"torch_dtype\":\"float32\"}"},
+    {"deepseek_v3", "{\"model_type\":\"deepseek_v3\",\"vocab_size\":61,\"hidden_size\":32,\"num_hidden_layers\":2,"
+                    "\"num_attention_heads\":4,\"num_key_value_heads\":4,\"intermediate_size\":40,\"hidden_act\":\"silu\","
+                    "\"q_lora_rank\":12,\"kv_lora_rank\":20,\"qk_rope_head_dim\":6,\"qk_nope_head_dim\":10,\"v_head_dim\":14,"
+                    "\"n_routed_experts\":8,\"n_shared_experts\":1,\"num_experts_per_tok\":3,\"moe_intermediate_size\":12,"
+                    "\"n_group\":4,\"topk_group\":2,\"first_k_dense_replace\":1,\"topk_method\":\"noaux_tc\","
+                    "\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"max_position_embeddings\":256,"
+                    "\"tie_word_embeddings\":false,\"torch_dtype\":\"float32\"}"},
 };
 enum { TINY_MODELS = sizeof(tiny_models) / sizeof(tiny_models[0]) };
 
@@ -53,6 +70,18 @@ static inline void tiny_load(struct kvp_model *m, int i)
     struct kvp_error err = {0};
 
     must(kvp_model_parse(m, tiny_models[i].config, strlen(tiny_models[i].config), tiny_models[i].name, &err));
+}
+
+/* Has the model caps, sinks or latents, which no pass over a part of a prompt knows? */
+static inline bool tiny_is_whole(const struct kvp_model *m)
+{
+    return strcmp(m->model_type, "gemma2") == 0 || strcmp(m->model_type, "deepseek_v3") == 0;
+}
+
+/* Has it experts or latents, which nothing codes? */
+static inline bool tiny_is_uncoded(const struct kvp_model *m)
+{
+    return strcmp(m->model_type, "mixtral") == 0 || strcmp(m->model_type, "deepseek_v3") == 0;
 }
 
 /* Token ids of every kind, the same each time: a linear congruential sequence. */
@@ -80,6 +109,20 @@ static inline double far_apart(const float *a, const float *b, uint64_t n)
         largest = fmax(largest, fabs((double)b[i]));
     }
     return largest > 0 ? apart / largest : INFINITY;
+}
+
+/* The same by root mean squares, which one number of many does not decide. */
+static inline double rms_apart(const float *a, const float *b, uint64_t n)
+{
+    double apart = 0, size = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        const double d = (double)a[i] - (double)b[i];
+
+        apart += d * d;
+        size += (double)b[i] * (double)b[i];
+    }
+    return size > 0 && isfinite(apart) ? sqrt(apart / size) : INFINITY;
 }
 
 #endif

@@ -12,6 +12,7 @@
 
 struct cache; /* each technique's own */
 struct cache_qkv;
+struct cache_low;
 struct pool_shape;
 
 /* What a cache may use. Lives as long as the cache. */
@@ -21,6 +22,7 @@ struct cache_env {
     const struct kvp_stack *stack;
     enum kvp_format format;  /* of unquantized rows */
     uint64_t batch, prompt, context;
+    uint64_t lot;            /* sequences that a prefill takes at once, for lots.c */
     uint64_t hit;            /* tokens that every sequence begins with and that are stored once */
     const struct pool_shape *pool; /* serving: what pool.c holds; NULL otherwise */
     bool trace;
@@ -43,20 +45,41 @@ struct cache_qkv {
     uint64_t position; /* of the first */
     uint64_t stride;
     struct kb_span q, k, v; /* q.buf NULL: only store k and v; k.buf NULL: only attend to what is stored, this token's row too */
+    /* MLA: q's heads are nope_dim, then rope_dim wide; k and v are rows of their own (kv_stride), of which each head has
+     * kv_head elements, k without the rotary part. */
+    uint64_t kv_stride, kv_head;
+    uint64_t latent_stride;
+    struct kb_span latent, shared; /* normed latent; rotary key of all heads */
+    struct kb_span q_latent;       /* an absorbed step: q in latent space, [batch, heads, kv_rank], out_stride apart; out is too */
     uint64_t out_stride;
     struct kb_span out; /* f32 [batch*tokens, heads*head_dim] */
+    struct kb_span slopes; /* (optional) f32 [heads], ALiBi */
+    struct kb_span sinks; /* (optional) [heads] in sink_format, gpt-oss */
+    enum kvp_format sink_format;
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
-    uint64_t first, batch; /* extend: row 0 is of sequence `first`, and so many sequences follow one another */
+    uint64_t first, batch; /* row 0 is of sequence `first`, and so many sequences follow one another; but for extend and lots.c
+                              these are the whole batch */
+    const struct cache_low *low; /* of a layer whose projections are factored; NULL: they are not */
+};
+
+/* Factored projections: what is stored of a token, and what leads from there to its k (before norm and RoPE) and v. In a
+ * step k and v of cache_qkv are not there. */
+struct cache_low {
+    uint64_t stride;         /* f32 elements between rows of latents */
+    struct kb_span k, v;     /* [batch*tokens, low_k] and [batch*tokens, low_v] */
+    enum kvp_format format;  /* of what follows */
+    struct kb_factor k_up, v_up;
+    struct kb_span k_norm;   /* [head_dim]; optional */
 };
 
 struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
-    enum kvp_axis axis;     /* SELECT, MERGE or ENCODE */
+    enum kvp_axis axis;     /* RANK, SELECT, MERGE or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
     bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
     bool (*takes)(const struct kvp_spec *s); /* (optional) is it the one for this variant of the technique? */
     bool raw;               /* q and k come before RoPE, and the cache turns them, by env->rope or by itself */
-    bool encodes;           /* SELECT: touches rows by cache_write and attn_decode alone, so `kv` may encode them */
+    bool encodes;           /* SELECT: touches rows by kernels that take them in any form, so `kv` may encode them */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */
@@ -74,7 +97,7 @@ struct cache_ops {
     kvp_err (*poison)(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
 };
 
-/* The cache for a stack: the one whose technique is on the ENCODE, MERGE or SELECT axis, else dense. Stores
+/* The cache for a stack: the one whose technique is on the RANK, ENCODE, MERGE or SELECT axis, else dense. Stores
  * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
 

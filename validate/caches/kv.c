@@ -72,8 +72,6 @@ kvp_err kv_codes(struct kv_code out[2], const struct cache_env *env, struct kvp_
         for (uint32_t l = 0; l < env->model->layers; l++) {
             const struct layer_rows rows = layer_rows(env, l);
 
-            if (rows.latent)
-                return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not encode latents (layer %u of %s)", spec->name, l, env->model->name);
             KVP_TRY(check_width(&out[s], spec, s ? rows.v.dim : rows.k.dim, e));
         }
     }

@@ -4,12 +4,26 @@
 
 #include <inttypes.h>
 
+bool rows_expanded(const struct kvp_stack *s)
+{
+    const struct kvp_spec *mixer = kvp_stack_on(s, KVP_AXIS_MIXER);
+    const struct kvp_param *form = mixer ? kvp_spec_param(mixer, "form") : NULL;
+
+    return form && form->word && strcmp(form->word, "expanded") == 0;
+}
+
 struct layer_rows layer_rows(const struct cache_env *env, uint32_t layer)
 {
     const struct kvp_layer_class *c = cache_class(env, layer);
 
     if (c->no_kv)
         return (struct layer_rows){.latent = false};
+    if (c->low_k) /* one for all heads */
+        return (struct layer_rows){.k = {1, c->low_k}, .v = {1, c->low_v}};
+    if (c->mixer == KVP_MIX_MLA && !rows_expanded(env->stack))
+        return (struct layer_rows){.k = {1, c->kv_rank}, .v = {1, c->rope_dim}, .latent = true};
+    if (c->mixer == KVP_MIX_MLA)
+        return (struct layer_rows){.k = {c->heads, c->head_dim}, .v = {c->heads, c->v_head_dim}};
     return (struct layer_rows){.k = {c->kv_heads, c->head_dim}, .v = {c->kv_heads, c->v_head_dim ? c->v_head_dim : c->head_dim}};
 }
 
@@ -32,10 +46,15 @@ kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, str
     return kvp_fail(e, KVP_EINPUT, "%s: no layer before %" PRIu32 " stores the keys that it reads", m->name, layer);
 }
 
+bool cache_is_softmax(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    return c->mixer == KVP_MIX_ATTENTION && c->v_head_dim == c->head_dim && !c->sinks && !c->chunk && !(m->numbers.score_cap > 0) &&
+           m->position != KVP_POS_ALIBI;
+}
+
 bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
-    (void)m;
     if (c->mixer == KVP_MIX_NONE) /* a recurrence keeps no rows */
         return true;
-    return c->mixer == KVP_MIX_ATTENTION && !c->no_kv && c->v_head_dim == c->head_dim;
+    return cache_is_softmax(m, c) && !c->no_kv && !c->low_k;
 }

@@ -16,8 +16,14 @@ struct layer_rows {
 
 struct layer_rows layer_rows(const struct cache_env *env, uint32_t layer);
 
+/* Does the stack store MLA's keys and values of every head (mla:expanded)? */
+bool rows_expanded(const struct kvp_stack *s);
+
 /* The layer whose rows `layer` attends to: itself, or with no_kv the nearest earlier one of its kind that stores some.
  * KVP_EINPUT: there is none. */
 kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, struct kvp_error *e);
+
+/* Is the layer softmax(scale q k) v, whoever stores k and v, and nothing besides? */
+bool cache_is_softmax(const struct kvp_model *m, const struct kvp_layer_class *c);
 
 #endif

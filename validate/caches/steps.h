@@ -6,7 +6,7 @@
 
 const struct kvp_layer_class *cache_class(const struct cache_env *env, uint32_t layer);
 
-/* 1 / sqrt(head_dim), what scores are multiplied with before the softmax. */
+/* 1 / sqrt(head_dim) unless the model says otherwise: what scores are multiplied with before the softmax. */
 float cache_scale(const struct cache_env *env, uint32_t layer);
 
 /* Causal attention of the whole prompt, banded when `window` is not 0; fills x->out and x->lse. */
@@ -18,6 +18,10 @@ kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct 
 kvp_err rows_write(const struct cache_env *env, const struct kb_kv *dst, const struct cache_qkv *x,
                    struct kb_span src, uint64_t first, uint64_t count, uint64_t slot, uint64_t ring,
                    struct kvp_error *e);
+
+/* The same, told by `w`: dst, src, its strides and columns; the rest is filled in. */
+kvp_err rows_write_as(const struct cache_env *env, struct kb_cache_write w, const struct cache_qkv *x, uint64_t first, uint64_t count,
+                      uint64_t slot, uint64_t ring, struct kvp_error *e);
 
 /* `runs` runs of `bytes`, their pitches apart, timed under `op` as one call. */
 kvp_err copy_runs(const struct cache_env *env, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,

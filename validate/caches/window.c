@@ -23,15 +23,18 @@ kvp_err window_of_layers(uint64_t *out, const struct cache_env *env, struct kvp_
 {
     const struct kvp_spec *spec = kvp_stack_on(env->stack, KVP_AXIS_SELECT);
     const uint32_t layers = env->model->layers;
-    bool hybrid = false;
+    bool hybrid = false, chunks = false;
     uint64_t w = 0;
 
     for (uint32_t i = 0; i < layers; i++) {
         out[i] = cache_class(env, i)->window;
         hybrid = hybrid || out[i];
+        chunks = chunks || cache_class(env, i)->chunk;
     }
     if (!spec)
         return KVP_OK;
+    if (chunks)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run a window inside chunks yet", spec->name);
     if (strcmp(spec->name, cache_window.name) != 0)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the rest of the stack cannot keep the tokens it selects",
                         spec->name);

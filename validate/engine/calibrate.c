@@ -20,14 +20,18 @@ struct station {
 
 /* ---- the norm before ------------------------------------------------------------------------------ */
 
-/* The norm whose output is this role's input and nobody else's. */
-static bool norm_of(enum wt_role role, enum wt_role *norm)
+/* The norm with weights whose output is this role's input and nobody else's: one that both halves read is none. */
+static bool norm_of(const struct station *s, enum wt_role *norm)
 {
-    *norm = role == WT_QKV ? WT_ATTN_NORM : WT_MLP_NORM;
-    return role == WT_QKV || role == WT_UP;
+    const struct kvp_model *m = s->to->m;
+
+    *norm = s->role == WT_QKV ? WT_ATTN_NORM : WT_MLP_NORM;
+    return (s->role == WT_QKV || s->role == WT_UP) && m->norm_vectors && !m->numbers.norms_only_after &&
+           !(m->numbers.parallel && m->cls[m->class_of[s->layer]].norms == 1);
 }
 
-static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, const float *by, uint64_t n, struct kvp_error *e)
+/* `base` + the vector is what is divided. */
+static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, const float *by, uint64_t n, float base, struct kvp_error *e)
 {
     const struct kb_span at = weights_of(&g->w, role, layer);
     const enum kvp_format f = g->coding.vectors;
@@ -41,7 +45,7 @@ static kvp_err divide_vector(struct eng *g, enum wt_role role, uint32_t layer, c
         return kvp_fail(e, KVP_ENOMEM, "out of memory for a norm");
     rc = g->o.backend->read(g->dev, at, v, n * cvt_size(f), e);
     for (uint64_t i = 0; rc == KVP_OK && i < n; i++)
-        cvt_store(f, v + i * cvt_size(f), cvt_load(f, v + i * cvt_size(f)) / by[i]);
+        cvt_store(f, v + i * cvt_size(f), (base + cvt_load(f, v + i * cvt_size(f))) / by[i] - base);
     if (rc == KVP_OK)
         rc = g->o.backend->write(g->dev, at, v, n * cvt_size(f), e);
     free(v);
@@ -53,8 +57,8 @@ static kvp_err move_scales(const struct station *s, enum wt_role norm, const flo
 {
     for (uint64_t i = 0; i < s->rows * s->cols; i++)
         s->m[i] *= by[i % s->cols];
-    KVP_TRY(divide_vector(s->to, norm, s->layer, by, s->cols, e));
-    return divide_vector(s->to, (enum wt_role)(norm + 1), s->layer, by, s->cols, e);
+    KVP_TRY(divide_vector(s->to, norm, s->layer, by, s->cols, s->to->m->numbers.norm_add_one ? 1 : 0, e));
+    return divide_vector(s->to, (enum wt_role)(norm + 1), s->layer, by, s->cols, 0, e);
 }
 
 /* ---- methods -------------------------------------------------------------------------------------- */
@@ -122,7 +126,7 @@ static kvp_err by_awq(const struct station *s, struct kvp_error *e)
     float *scales;
     kvp_err rc;
 
-    if (!norm_of(s->role, &norm))
+    if (!norm_of(s, &norm))
         return code_matrices(s, NULL, e);
     scales = malloc(s->cols * sizeof(*scales));
     if (!scales)
@@ -142,7 +146,7 @@ static kvp_err by_smoothing(const struct station *s, struct kvp_error *e)
     const struct wt_coded *m = weights_coded(&s->to->w, s->role, s->layer, &n);
     enum wt_role norm;
 
-    if (norm_of(s->role, &norm)) {
+    if (norm_of(s, &norm)) {
         float *scales = malloc(s->cols * sizeof(*scales));
         kvp_err rc;
 

@@ -15,6 +15,7 @@
 struct eng; /* opaque */
 struct pool_seq;
 struct pool_shape;
+struct shelf;
 
 struct eng_options {
     const struct kb_backend *backend;
@@ -25,6 +26,7 @@ struct eng_options {
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
     bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
     const struct pool_shape *pool; /* serving (validate/caches/pool.h): passes by eng_pass alone, of any sequences; else NULL */
+    struct shelf *shelf;           /* where weights are found and left (validate/engine/shelf.h); NULL: they are this engine's own */
     bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
 };
 
@@ -41,6 +43,10 @@ struct eng_op_time {
  * RoPE scaling that is not plain, linear or llama3. */
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 void eng_close(struct eng *g); /* NULL is fine */
+
+/* What the stack's ranks follow, for each layer (weights_conditions()), to be freed by the caller; NULL: nothing does. A
+ * property of the weights that `o` names, as the dimensions are of the model. */
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 
 const struct ledger *eng_ledger(const struct eng *g);
 
@@ -69,6 +75,15 @@ uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the w
 
 /* Kernel calls of each op in all forwards since eng_open: what really ran. [KVP_OPS] */
 const uint64_t *eng_calls(const struct eng *g);
+
+/* Kernels of the last forward of `phase`, and what they wrote by their arguments (kernels/written.h). [ENG_KERNELS]; the
+ * last is copies from buffer to buffer. */
+enum { ENG_COPY = KB_KERNELS, ENG_KERNELS };
+struct eng_kernel {
+    uint64_t calls, written;
+};
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase);
+const char *eng_kernel_name(int k);
 
 /* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
  * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */

@@ -8,6 +8,7 @@
 #include "validate/engine/mixer.h"
 #include "validate/engine/passes.h"
 #include "validate/engine/rewrite.h"
+#include "validate/engine/shelf.h"
 #include "validate/engine/weights.h"
 
 enum {
@@ -19,9 +20,11 @@ enum {
 /* The largest of each dimension over the layer classes, in elements. */
 struct widest {
     uint64_t qkv, out, heads, mlp;
+    uint64_t low_rank, expanded, absorbed, experts, chosen, expert_up, shared;
 };
 
 struct eng {
+    const struct kvp_model *given; /* the caller's */
     const struct kvp_model *m; /* own.m: the stack has changed it */
     struct rewritten own;
     struct kvp_stack stack;
@@ -30,7 +33,9 @@ struct eng {
     struct ledger led;
     struct wt_coding coding;
     struct weights w;
+    struct shelf_key shelved; /* its m is NULL: the weights go when the engine does */
     const struct cache_ops *cache_ops;
+    struct cache_ops lots_ops; /* cache_ops, where the batch is prefilled in lots */
     struct cache *cache;
     struct cache_env env;
     struct widest widest;
@@ -40,12 +45,17 @@ struct eng {
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
     struct led_mem scratch, inv_freq;
+    struct led_mem slopes; /* ALiBi: f32 [heads] */
+    struct led_mem low_rank, expanded, absorbed;   /* MLA */
+    struct led_mem router, routed, expert_up;      /* experts: logits; ids, then weights; what they are wide */
+    bool expand; /* MLA stores k and v of every head */
     struct mixers mix;  /* recurrent layers */
     int32_t *host_ids, *host_tokens; /* [rows] */
     uint64_t position;  /* tokens seen per sequence */
     bool timed;
     int phase;
     struct eng_op_time op[ENG_PHASES][KVP_OPS];
+    struct eng_kernel kernel[ENG_PHASES][ENG_KERNELS];
     uint64_t forward_ns[ENG_PHASES];
     uint64_t calls[KVP_OPS];
     /* (optional) Called before a layer's matrices of `role` are multiplied with x [rows], in f32 `stride` apart. */
@@ -81,5 +91,14 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
 
 /* RoPE's inverse frequencies, scaling applied, [head_dim / 2]. Not for KVP_ROPE_OTHER. */
 void eng_inv_freq(const struct kvp_model *m, uint32_t head_dim, float *out);
+
+/* The same for layers with a window that rotate by a base of their own. */
+void eng_window_freq(const struct kvp_model *m, uint32_t head_dim, float *out);
+
+/* What cosines and sines are multiplied by (YaRN); 1 where nothing says so. */
+float eng_rope_amplitude(const struct kvp_model *m);
+
+/* How many elements of a head rotate. */
+uint32_t eng_rotary_dim(const struct kvp_model *m, const struct kvp_layer_class *c);
 
 #endif

@@ -51,6 +51,41 @@ static kvp_err mqa(struct rewritten *r, const struct kvp_spec *s, struct kvp_err
     return group_heads(r, "mqa", 1, e);
 }
 
+/* ---- latent attention: DeepSeek-V2 (arXiv:2405.04434), sections 2.1 and 3.1.2 -------------------------------- */
+
+static void to_latent(struct kvp_layer_class *c, const struct kvp_spec *s)
+{
+    const uint32_t d = c->head_dim, rank = given(s, "kv_rank"), rope = given(s, "rope_dim"), nope = given(s, "nope_dim"), v = given(s, "v_dim");
+
+    c->mixer = KVP_MIX_MLA;
+    c->kv_rank = rank ? rank : 4 * d;
+    c->rope_dim = rope ? rope : d / 2;
+    c->nope_dim = nope ? nope : d;
+    c->v_head_dim = v ? v : d;
+    c->q_rank = given(s, "q_rank");
+    c->head_dim = c->nope_dim + c->rope_dim;
+    c->kv_heads = 0;
+    c->qk_norm = c->gated_q = false;
+}
+
+static kvp_err mla(struct rewritten *r, const struct kvp_spec *s, struct kvp_error *e)
+{
+    const struct kvp_param *form = kvp_spec_param(s, "form");
+
+    if (form && form->word && strcmp(form->word, "fp8") == 0)
+        return kvp_fail(e, KVP_ENOTSUP, "mla: the engine does not run form=fp8 yet");
+    for (uint32_t l = 0; l < r->m.layers; l++) {
+        if (r->cls[l].mixer != KVP_MIX_ATTENTION)
+            continue;
+        if (r->cls[l].window || r->cls[l].chunk || r->cls[l].no_kv)
+            return kvp_fail(e, KVP_ENOTSUP, "mla: layer %" PRIu32 " of %s has a window, or no keys of its own", l, r->m.name);
+        to_latent(&r->cls[l], s);
+        if (r->m.position == KVP_POS_ROPE && r->cls[l].rope_dim % 2)
+            return kvp_fail(e, KVP_EINPUT, "mla: rope_dim=%" PRIu32 " is odd, and rotary positions pair its elements", r->cls[l].rope_dim);
+    }
+    return KVP_OK;
+}
+
 /* ---- cross-layer attention: Brandon et al. 2024 (arXiv:2405.12981), section 3 ------------------------------ */
 
 /* May one of them read what the other stores? */
@@ -119,9 +154,11 @@ static const struct {
 } table[] = {
     {"gqa", "kv_heads", gqa},
     {"mqa", NULL, mqa},
+    {"mla", "kv_rank rope_dim nope_dim v_dim q_rank form", mla},
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
     {"recurrent", "kind", rewrite_recurrent},
+    {"lorc", "k_rank v_rank rule r_max r_min form", rewrite_lorc},
 };
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 
@@ -172,7 +209,7 @@ kvp_err rewrite_model(struct rewritten *out, const struct kvp_model *m, const st
     for (uint32_t i = 0; rc == KVP_OK && i < s->n; i++) {
         const int row = row_of(&s->spec[i]);
 
-        if ((s->spec[i].axis == KVP_AXIS_MIXER || s->spec[i].axis == KVP_AXIS_SHARE) && row < ROWS)
+        if (s->spec[i].axis <= KVP_AXIS_RANK && row < ROWS)
             rc = table[row].rewrite(out, &s->spec[i], e);
     }
     if (rc != KVP_OK)

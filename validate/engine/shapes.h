@@ -7,13 +7,17 @@
 
 /* One tensor of the model as most files hold it; several make up a role's buffer, in this order. */
 enum wt_piece {
-    WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD, WP_EMBED_NORM, WP_EMBED_NORM_BIAS,
-    WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
+    WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD, WP_HEAD_BIAS, WP_EMBED_NORM, WP_EMBED_NORM_BIAS,
+    WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_Q_GATE, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
     WP_O, WP_O_BIAS, WP_MLP_NORM, WP_MLP_NORM_BIAS, WP_GATE, WP_UP, WP_GATE_BIAS, WP_UP_BIAS, WP_DOWN,
-    WP_DOWN_BIAS,
+    WP_DOWN_BIAS, WP_POST_ATTN_NORM, WP_POST_MLP_NORM, WP_SINKS, WP_Q_A, WP_Q_A_BIAS, WP_Q_A_NORM, WP_Q_B, WP_KV_A, WP_KV_A_BIAS,
+    WP_KV_A_NORM, WP_KV_B, WP_ROUTER, WP_ROUTER_BIAS, WP_EXPERT_UP, WP_EXPERT_UP_BIAS, WP_EXPERT_DOWN, WP_EXPERT_DOWN_BIAS,
+    WP_SHARED_SCALE, WP_SHARED_GATE, WP_SHARED_UP, WP_SHARED_DOWN,
 #define REC_X(name) WP_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
+    WP_DRAWN, /* what follows is no file's, and never drawn by itself: it is made of other pieces */
+    WP_K_UP = WP_DRAWN, WP_V_UP, WP_K_UP_BIAS, WP_V_UP_BIAS,
     WP_PIECES
 };
 
@@ -28,7 +32,11 @@ struct wt_shape {
 /* `c` may be NULL for pieces of the whole model. */
 struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
 
-/* The same for the pieces WP_REC_... (rec_shapes.c). */
+/* How a file has them: [out, in]; [in, out]; [n, in, out], n matrices stacked (n > 1); or by head, each head's share of every
+ * piece in turn: by KV head (its query heads, its k, its v), by query head, by a recurrence's key head. */
+enum { WO_PLAIN, WO_TRANSPOSED, WO_GROUPED = 1 << 16, WO_BY_QUERY, WO_BY_KEY };
+
+/* The same as wt_shape_of for the pieces WP_REC_... (rec_shapes.c). */
 bool rec_has_pre_norm(const struct kvp_model *m); /* a norm right behind the embedding (RWKV) */
 struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
 
@@ -36,7 +44,17 @@ struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_c
 struct wt_name {
     enum wt_piece first;
     uint32_t count;
-    uint32_t transposed; /* the file has [in, out]; more than 1: [transposed, in, out], as many matrices stacked */
+    uint32_t order;
+    const char *pattern; /* several, separated by '|': the first that is there */
+};
+
+/* Experts' matrices in a file: one tensor an expert (the pattern's second "%u"), or one for all of them. Each expert's is part
+ * `part` of the `parts` that its share of the role's buffer consists of. */
+struct wt_expert_name {
+    enum wt_piece piece;
+    uint32_t part, parts;
+    bool stacked;    /* [E, ...] in one tensor */
+    bool transposed; /* an expert's is [in, out] */
     const char *pattern;
 };
 
@@ -45,6 +63,8 @@ struct wt_family {
     const char *prefix;      /* that names may or may not have */
     const struct wt_name *names;
     uint32_t n_names;
+    const struct wt_expert_name *experts;
+    uint32_t n_experts;
 };
 
 const struct wt_family *wt_family_of(const char *model_type); /* NULL: no such family */

@@ -1,6 +1,7 @@
 #include "validate/engine/weights.h"
 
 #include "validate/engine/convert.h"
+#include "validate/engine/low_rank.h"
 #include "validate/engine/safetensors.h"
 #include "validate/engine/shapes.h"
 
@@ -113,6 +114,12 @@ static kvp_err check_codable(const struct filling *f, struct kvp_error *e)
                 return kvp_fail(e, KVP_ENOTSUP, "%s: the engine codes the weights of attention and dense feed-forwards only", f->m->name);
         }
     return KVP_OK;
+}
+
+/* What a matrix that is factored becomes, and the biases that go with it. */
+static bool is_factored(const struct kvp_layer_class *c, enum wt_role role)
+{
+    return c && c->low_k && (role == WT_QKV || role == WT_QKV_BIAS || (role >= WT_K_UP && role <= WT_V_UP_BIAS));
 }
 
 static bool is_coded(const struct filling *f, enum wt_role role)
@@ -238,7 +245,7 @@ static kvp_err fill_random(const struct filling *f, const struct wt_shape *s, en
     /* matrices: a uniform value within +-sqrt(3 / in) has variance 1 / in */
     const double half[] = {[WF_MATRIX] = sqrt(3.0 / (double)(s->cols ? s->cols : 1)), [WF_NORM] = 0.1, [WF_BIAS] = 0.1, [WF_MIX] = 0.5};
     static const double middle[] = {[WF_NORM] = 1, [WF_MIX] = 0.5};
-    const uint64_t key = mix(mix(f->seed) + ((uint64_t)layer * WP_PIECES + p + 1));
+    const uint64_t key = mix(mix(f->seed) + ((uint64_t)layer * WP_DRAWN + p + 1));
     const uint64_t total = elements(s), step = CHUNK_ELEMENTS - CHUNK_ELEMENTS % VALUES_PER_DRAW;
     const enum kvp_format format = format_of(f, s);
     uint32_t table[VALUES];
@@ -293,17 +300,18 @@ static bool same_but_for_ones(const struct st_tensor *t, uint64_t rows, uint64_t
 
 static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, uint64_t rows, uint64_t cols, struct kvp_error *e)
 {
-    const uint64_t stacked[3] = {n->transposed, cols, n->transposed ? rows / n->transposed : 0};
-    const uint64_t plain[2] = {n->transposed ? cols : rows, n->transposed ? rows : cols};
-    const uint64_t *want = n->transposed > 1 ? stacked : plain;
-    const uint32_t dims = n->transposed > 1 ? 3 : cols ? 2 : 1;
+    const uint32_t order = n->order >= WO_GROUPED ? WO_PLAIN : n->order;
+    const uint64_t stacked[3] = {order, cols, order ? rows / order : 0};
+    const uint64_t plain[2] = {order ? cols : rows, order ? rows : cols};
+    const uint64_t *want = order > 1 ? stacked : plain;
+    const uint32_t dims = order > 1 ? 3 : cols ? 2 : 1;
     char has[128], expected[64];
 
     if (t->format == KVP_FORMATS)
         return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
     if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
         return KVP_OK;
-    if (n->first >= WP_REC_IN && !n->transposed && same_but_for_ones(t, rows, cols))
+    if (n->first >= WP_REC_IN && !order && same_but_for_ones(t, rows, cols))
         return KVP_OK;
     st_shape_text(t->dims, t->shape, has, sizeof(has));
     st_shape_text(dims, want, expected, sizeof(expected));
@@ -328,6 +336,47 @@ static kvp_err copy_tensor(const struct filling *f, const struct st_tensor *t, u
     return KVP_OK;
 }
 
+/* The first of the pattern's alternatives that the files have; `name` is the last one that was looked for. */
+static struct st_tensor *find_named(const struct filling *f, const char *pattern, uint32_t layer, char *name, size_t n)
+{
+    struct st_tensor *t = NULL;
+    char one[128];
+
+    for (const char *p = pattern; !t && *p; p += strcspn(p, "|"), p += *p == '|') {
+        snprintf(one, sizeof(one), "%.*s", (int)strcspn(p, "|"), p);
+        layer_name(one, layer, name, n);
+        t = find_tensor(f, name);
+    }
+    return t;
+}
+
+static uint32_t groups_of(const struct kvp_layer_class *c, uint32_t order)
+{
+    return order == WO_GROUPED ? c->kv_heads : order == WO_BY_QUERY ? c->heads : c->groups;
+}
+
+/* Each group of rows is a share of every piece, one behind the other. */
+static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct wt_name *n, const struct kvp_layer_class *c,
+                            uint32_t layer, struct kvp_error *e)
+{
+    const uint32_t groups = groups_of(c, n->order);
+    uint64_t from = 0;
+
+    for (uint32_t g = 0; g < groups; g++)
+        for (uint32_t i = 0; i < n->count; i++) {
+            const enum wt_piece p = (enum wt_piece)(n->first + i);
+            const struct wt_shape s = wt_shape_of(f->m, c, p);
+            const uint64_t width = s.cols ? s.cols : 1, share = s.rows / groups;
+            uint64_t before;
+
+            KVP_TRY(sum_elements(f, c, s.role, (int)p, &before, e));
+            KVP_TRY(copy_tensor(f, t, from * width, share, s.cols, false, format_of(f, &s), weights_of(f->w, s.role, layer),
+                                before + g * share * width, e));
+            from += share;
+        }
+    return KVP_OK;
+}
+
 static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, const struct kvp_layer_class *c,
                               uint32_t layer, struct kvp_error *e)
 {
@@ -340,17 +389,66 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
         rows += wt_shape_of(f->m, c, (enum wt_piece)(n->first + i)).rows;
     if (rows == 0)
         return KVP_OK;
-    layer_name(n->pattern, layer, name, sizeof(name));
-    t = find_tensor(f, name);
+    t = find_named(f, n->pattern, layer, name, sizeof(name));
     if (!t)
         return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
     KVP_TRY(check_tensor(t, n, rows, first.cols, e));
     t->used = true;
-    part = n->transposed ? rows / n->transposed : rows;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
+    if (n->order >= WO_GROUPED)
+        return copy_grouped(f, t, n, c, layer, e);
+    part = n->order ? rows / n->order : rows;
     for (uint64_t at = 0; at < rows; at += part)
-        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->transposed, format_of(f, &first), weights_of(f->w, first.role, layer),
+        KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->order, format_of(f, &first), weights_of(f->w, first.role, layer),
                             before + at * first.cols, e));
+    return KVP_OK;
+}
+
+/* "layers.%u.experts.%u.w" with the layer and the expert filled in. */
+static void expert_name(const char *pattern, uint32_t layer, uint32_t expert, char *buf, size_t n)
+{
+    char once[128];
+
+    layer_name(pattern, layer, once, sizeof(once));
+    layer_name(once, expert, buf, n);
+}
+
+/* All experts' matrices from one tensor: a matrix of its own for each, behind one another. */
+static kvp_err check_stack(const struct st_tensor *t, uint64_t experts, uint64_t rows, uint64_t cols, bool transposed, struct kvp_error *e)
+{
+    const uint64_t want[3] = {experts, transposed ? cols : rows, transposed ? rows : cols};
+    const uint32_t dims = cols ? 3 : 2;
+    char has[128], expected[64];
+
+    if (t->format == KVP_FORMATS)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
+    if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
+        return KVP_OK;
+    st_shape_text(t->dims, t->shape, has, sizeof(has));
+    st_shape_text(dims, want, expected, sizeof(expected));
+    return kvp_fail(e, KVP_EINPUT, "%s: %s: shape %s, the model expects %s", t->file, t->name, has, expected);
+}
+
+static kvp_err fill_experts(const struct filling *f, const struct wt_expert_name *n, const struct kvp_layer_class *c, uint32_t layer,
+                            struct kvp_error *e)
+{
+    const struct wt_shape all = wt_shape_of(f->m, c, n->piece);
+    const struct wt_name plain = {.first = n->piece, .order = n->transposed ? WO_TRANSPOSED : WO_PLAIN};
+    const uint64_t rows = all.rows / c->experts / n->parts, width = all.cols ? all.cols : 1;
+
+    for (uint32_t x = 0; all.rows && x < c->experts; x++) {
+        struct st_tensor *t;
+        char name[128];
+
+        expert_name(n->pattern, layer, x, name, sizeof(name));
+        t = find_tensor(f, name);
+        if (!t)
+            return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
+        KVP_TRY(n->stacked ? check_stack(t, c->experts, rows, all.cols, n->transposed, e) : check_tensor(t, &plain, rows, all.cols, e));
+        t->used = true;
+        KVP_TRY(copy_tensor(f, t, n->stacked ? x * rows * width : 0, rows, all.cols, n->transposed, format_of(f, &all),
+                            weights_of(f->w, all.role, layer), ((uint64_t)x * n->parts + n->part) * rows * width, e));
+    }
     return KVP_OK;
 }
 
@@ -394,25 +492,27 @@ static kvp_err check_unused(const struct filling *f, struct kvp_error *e)
 
 /* ---- all of it ---------------------------------------------------------------------------------- */
 
-/* Is a piece of this role filled in now: a role that is coded one at a time, the others together? */
-static bool its_turn(const struct filling *f, enum wt_role role)
+/* Is a piece of this role filled in now: a role that is coded or factored one at a time, the others together? */
+static bool its_turn(const struct filling *f, const struct kvp_layer_class *c, enum wt_role role)
 {
-    return f->host ? role == f->only : !is_coded(f, role);
+    return f->host ? role == f->only : !is_coded(f, role) && !is_factored(c, role);
 }
 
 static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t layer, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = of_layer ? class_at(f->m, layer) : NULL;
 
+    for (uint32_t i = 0; of_layer && f->files && !f->host && c->experts && i < f->family->n_experts; i++)
+        KVP_TRY(fill_experts(f, &f->family->experts[i], c, layer, e));
     for (uint32_t i = 0; f->files && i < f->family->n_names; i++)
-        if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer && its_turn(f, wt_shape_of(f->m, c, f->family->names[i].first).role))
+        if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer && its_turn(f, c, wt_shape_of(f->m, c, f->family->names[i].first).role))
             KVP_TRY(fill_from_file(f, &f->family->names[i], c, layer, e));
     for (int p = 0; !f->files && p < WP_PIECES; p++) {
         const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
         struct kb_span dst;
         uint64_t before;
 
-        if (s.rows == 0 || (p >= WP_ATTN_NORM) != of_layer || !its_turn(f, s.role))
+        if (s.rows == 0 || (p >= WP_ATTN_NORM) != of_layer || !its_turn(f, c, s.role))
             continue;
         KVP_TRY(sum_elements(f, c, s.role, p, &before, e));
         dst = weights_of(f->w, s.role, layer);
@@ -473,13 +573,146 @@ static kvp_err fill_coded(const struct filling *from, enum wt_role role, uint32_
     return rc;
 }
 
+/* ---- factored projections ------------------------------------------------------------------------ */
+
+/* A layer as it is before it is factored: its q, k and v, and their biases. */
+struct projections {
+    const struct filling *f;
+    struct kvp_model m; /* of one layer that is not factored */
+    uint32_t layer;
+    uint64_t q, kv;
+    float *qkv, *bias;
+    double condition;
+};
+
+/* One role of the layer, whole and in f32, as if nothing were factored. */
+static kvp_err read_whole(const struct projections *p, enum wt_role role, float **out, struct kvp_error *e)
+{
+    struct filling f = *p->f;
+    uint64_t n;
+
+    f.m = &p->m;
+    KVP_TRY(sum_elements(&f, class_at(f.m, p->layer), role, WP_PIECES, &n, e));
+    if (!n)
+        return KVP_OK;
+    f.only = role;
+    f.host = *out = malloc(n * sizeof(**out));
+    return *out ? fill_pieces(&f, true, p->layer, e) : kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " weights to be factored", n);
+}
+
+/* n numbers, rounded, to element `at` of a role. */
+static kvp_err put_numbers(const struct projections *p, enum wt_role role, uint64_t at, const float *x, uint64_t n, struct kvp_error *e)
+{
+    const struct filling *f = p->f;
+    const bool vector = role == WT_QKV_BIAS || role == WT_K_UP_BIAS || role == WT_V_UP_BIAS;
+    const enum kvp_format format = vector ? f->w->coding.vectors : f->w->coding.plain;
+
+    for (uint64_t i = 0, step; i < n; i += step) {
+        step = n - i < CHUNK_ELEMENTS ? n - i : CHUNK_ELEMENTS;
+        cvt_run(format, f->chunk, KVP_F32, (const unsigned char *)(x + i), 1, step);
+        KVP_TRY(put(f, format, weights_of(f->w, role, p->layer), at + i, f->chunk, step, e));
+    }
+    return KVP_OK;
+}
+
+/* Rows of k, or of v, of the whole matrix, factored. */
+struct factors {
+    uint64_t first, rank;
+    float *up, *down;
+    struct kvp_error e;
+    kvp_err rc;
+};
+
+static void split(const struct projections *p, struct factors *x)
+{
+    const uint64_t cols = p->f->m->width;
+
+    x->up = malloc(p->kv * x->rank * sizeof(*x->up));
+    x->down = malloc(x->rank * cols * sizeof(*x->down));
+    x->rc = x->up && x->down ? low_rank_split(x->up, x->down, p->qkv + x->first * cols, p->kv, cols, x->rank, &x->e)
+                             : kvp_fail(&x->e, KVP_ENOMEM, "out of memory for factors of %" PRIu64 " rows", p->kv);
+}
+
+/* The first factor below q (and k's), the second by itself. */
+static kvp_err put_factors(const struct projections *p, const struct factors *x, bool value, struct kvp_error *e)
+{
+    const uint64_t cols = p->f->m->width, above = p->q + (value ? class_at(p->f->m, p->layer)->low_k : 0);
+
+    if (x->rc != KVP_OK)
+        return kvp_fail(e, x->rc, "%s", x->e.text);
+    KVP_TRY(put_numbers(p, WT_QKV, above * cols, x->down, x->rank * cols, e));
+    KVP_TRY(put_numbers(p, value ? WT_V_UP : WT_K_UP, 0, x->up, p->kv * x->rank, e));
+    return p->bias ? put_numbers(p, value ? WT_V_UP_BIAS : WT_K_UP_BIAS, 0, p->bias + x->first, p->kv, e) : KVP_OK;
+}
+
+static kvp_err factor_all(struct projections *p, struct kvp_error *e)
+{
+    const struct kvp_layer_class *c = class_at(p->f->m, p->layer);
+    struct factors x[2] = {{.first = p->q, .rank = c->low_k}, {.first = p->q + p->kv, .rank = c->low_v}};
+    kvp_err rc;
+
+    KVP_TRY(read_whole(p, WT_QKV_BIAS, &p->bias, e));
+    KVP_TRY(put_numbers(p, WT_QKV, 0, p->qkv, p->q * p->f->m->width, e));
+    if (p->bias)
+        KVP_TRY(put_numbers(p, WT_QKV_BIAS, 0, p->bias, p->q, e));
+#pragma omp parallel for num_threads(2)
+    for (int side = 0; side < 2; side++)
+        split(p, &x[side]);
+    rc = put_factors(p, &x[0], false, e);
+    if (rc == KVP_OK)
+        rc = put_factors(p, &x[1], true, e);
+    for (int side = 0; side < 2; side++) {
+        free(x[side].up);
+        free(x[side].down);
+    }
+    return rc;
+}
+
+/* log of the condition numbers of W_k and W_v, multiplied. */
+static kvp_err condition(struct projections *p, struct kvp_error *e)
+{
+    const uint64_t cols = p->f->m->width;
+    double k, v;
+
+    KVP_TRY(low_rank_condition(&k, p->qkv + p->q * cols, p->kv, cols, e));
+    KVP_TRY(low_rank_condition(&v, p->qkv + (p->q + p->kv) * cols, p->kv, cols, e));
+    p->condition = k + v;
+    return KVP_OK;
+}
+
+/* A layer's projections through `step`. */
+static kvp_err with_projections(const struct filling *f, uint32_t layer, kvp_err (*step)(struct projections *p, struct kvp_error *e),
+                                double *out, struct kvp_error *e)
+{
+    struct kvp_layer_class whole = *class_at(f->m, layer);
+    uint32_t *all_one = calloc(f->m->layers, sizeof(*all_one));
+    struct projections p = {.f = f, .m = *f->m, .layer = layer, .q = (uint64_t)whole.heads * whole.head_dim,
+                            .kv = (uint64_t)whole.kv_heads * whole.head_dim};
+    kvp_err rc;
+
+    if (!all_one)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", f->m->layers);
+    whole.low_k = whole.low_v = 0;
+    p.m.cls = &whole;
+    p.m.class_of = all_one;
+    rc = read_whole(&p, WT_QKV, &p.qkv, e);
+    if (rc == KVP_OK)
+        rc = step(&p, e);
+    if (out)
+        *out = p.condition;
+    free(p.qkv);
+    free(p.bias);
+    free(all_one);
+    return rc;
+}
+
 static kvp_err fill_roles(const struct filling *f, int from, int to, uint32_t layer, struct kvp_error *e)
 {
     KVP_TRY(fill_pieces(f, from >= WT_LAYER_ROLES, layer, e));
     for (int r = from; r < to; r++)
         if (is_coded(f, (enum wt_role)r) && f->w->coding.method == WT_ROUND)
             KVP_TRY(fill_coded(f, (enum wt_role)r, layer, e));
-    return KVP_OK;
+    return from >= WT_LAYER_ROLES && class_at(f->m, layer)->low_k ? with_projections(f, layer, factor_all, NULL, e) : KVP_OK;
 }
 
 /* All is allocated before anything is read, so that a model that does not fit says so early. */
@@ -496,6 +729,16 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
     return f->files && f->w->coding.method == WT_ROUND ? check_unused(f, e) : KVP_OK;
 }
 
+/* What experts and latent attention multiply by. */
+static uint64_t longest_of(uint64_t longest, const struct kvp_layer_class *c)
+{
+    const uint64_t rows[] = {c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        longest = rows[i] > longest ? rows[i] : longest;
+    return longest;
+}
+
 static uint64_t longest_row(const struct kvp_model *m)
 {
     uint64_t longest = m->width;
@@ -506,6 +749,7 @@ static uint64_t longest_row(const struct kvp_model *m)
         longest = q > longest ? q : longest;
         longest = ffn > longest ? ffn : longest;
         longest = m->cls[i].inner > longest ? m->cls[i].inner : longest;
+        longest = longest_of(longest, &m->cls[i]);
     }
     return longest;
 }
@@ -542,9 +786,55 @@ kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_mod
     return rc;
 }
 
+static kvp_err measure(const struct filling *f, double *out, struct kvp_error *e)
+{
+    for (uint32_t l = 0; l < f->m->layers; l++) {
+        out[l] = 0;
+        if (class_at(f->m, l)->mixer == KVP_MIX_ATTENTION && !class_at(f->m, l)->no_kv)
+            KVP_TRY(with_projections(f, l, condition, &out[l], e));
+    }
+    return KVP_OK;
+}
+
+kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *path, uint64_t seed, struct kvp_error *e)
+{
+    struct weights none = {.layers = m->layers, .tied = m->tied};
+    struct filling f = {.w = &none, .m = m, .path = path, .seed = seed, .chunk = malloc(CHUNK_BYTES + longest_row(m) * 4)};
+    kvp_err rc = KVP_OK;
+
+    none.mem = calloc(WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES), sizeof(*none.mem));
+    if (!none.mem || !f.chunk)
+        rc = kvp_fail(e, KVP_ENOMEM, "out of memory for weights");
+    if (rc == KVP_OK && path)
+        rc = open_files(&f, e);
+    if (rc == KVP_OK)
+        rc = measure(&f, out, e);
+    st_close(f.files);
+    free(f.chunk);
+    free(none.mem);
+    return rc;
+}
+
+static uint64_t slots_of(const struct weights *w)
+{
+    return WT_LAYER_ROLES + (uint64_t)w->layers * (WT_ROLES - WT_LAYER_ROLES);
+}
+
+void weights_move(struct weights *w, struct ledger *to)
+{
+    const uint64_t n = slots_of(w);
+
+    for (uint64_t i = 0; i < n; i++)
+        led_move(w->led, to, &w->mem[i]);
+    for (uint64_t i = 0; i < n * WT_MATRICES; i++)
+        for (int p = 0; p < WT_PARTS; p++)
+            led_move(w->led, to, &w->coded[i].part[p]);
+    w->led = to;
+}
+
 void weights_close(struct weights *w)
 {
-    const uint64_t n = WT_LAYER_ROLES + (uint64_t)w->layers * (WT_ROLES - WT_LAYER_ROLES);
+    const uint64_t n = slots_of(w);
 
     for (uint64_t i = 0; w->mem && i < n; i++)
         led_free(w->led, &w->mem[i]);
