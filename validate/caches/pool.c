@@ -1,5 +1,6 @@
 #include "validate/caches/pool.h"
 
+#include "validate/caches/layout.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
 
@@ -30,10 +31,13 @@ static uint64_t block_bytes(const struct cache *c, uint32_t layer)
 static kvp_err open_layers(struct cache *c, struct kvp_error *e)
 {
     for (uint32_t l = 0; l < c->env->model->layers; l++) {
+        const struct kvp_layer_class *cls = cache_class(c->env, l);
         uint64_t bytes;
 
-        if (!cache_is_plain(c->env->model, cache_class(c->env, l)))
+        if (cls->no_kv)
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: layer %" PRIu32 " has no keys and values of its own", l);
+        if (cls->mixer != KVP_MIX_NONE && !cache_extends(c->env->model, cls))
+            return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: the engine does not run it with layer %" PRIu32 "'s kind of attention yet", l);
         KVP_TRY(SIZE_PRODUCT(&bytes, "a pool of blocks", e, c->shape.blocks, block_bytes(c, l)));
         KVP_TRY(led_alloc(c->env->led, LED_CACHE, bytes, &c->layer[l].k, e));
         KVP_TRY(led_alloc(c->env->led, LED_CACHE, bytes, &c->layer[l].v, e));
@@ -155,7 +159,8 @@ static kvp_err pool_extend(struct cache *c, uint32_t layer, const struct cache_q
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const struct kb_attn_extend a = {.batch = c->n, .first = {c->first.buf, 0}, .before = {c->before.buf, 0}, .heads = cls->heads,
                                      .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = cls->window,
-                                     .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q, .k = x->k, .v = x->v,
+                                     .scale = cache_scale(c->env, layer), .softcap = (float)c->env->model->numbers.score_cap,
+                                     .slopes = x->slopes, .sinks = x->sinks, .sink_format = x->sink_format, .stride = x->stride, .q = x->q, .k = x->k, .v = x->v,
                                      .stored_k = view(c, layer, &c->layer[layer].k, 0), .stored_v = view(c, layer, &c->layer[layer].v, 0),
                                      .out_stride = x->out_stride, .out = x->out};
     uint64_t row = 0;
@@ -178,4 +183,4 @@ kvp_err pool_poison(struct cache *c, uint32_t block, struct kvp_error *e)
     return KVP_OK;
 }
 
-const struct cache_ops cache_pool = {.name = "pool", .open = pool_open, .close = pool_close, .extend = pool_extend};
+const struct cache_ops cache_pool = {.name = "pool", .any_attention = true, .open = pool_open, .close = pool_close, .extend = pool_extend};
