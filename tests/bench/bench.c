@@ -4,8 +4,9 @@
  * an update in place, FLOPs over the rate of fused multiply-adds in registers, all with the same threads. Each round
  * measures those and then the kernel, so that a slow moment of the machine meets all of them; printed are the medians
  * and the median of the rounds' ratios. Bytes are what a kernel must move once: weights, stored keys and values, codes
- * and scales, rows in and out, or a state. A multiply-add is two FLOPs, an exponential or a change of format none; causal attention counts the visible pairs only,
- * and a prompt's attention is held against OpenBLAS's sgemm. Usage: bench [THREADS [ROUNDS]] */
+ * and scales, rows in and out, or a state. A multiply-add is two FLOPs, an exponential or a change of format none;
+ * causal attention counts the visible pairs only, and a prompt's attention is held against OpenBLAS's sgemm.
+ * Usage: bench [THREADS [ROUNDS]] */
 #include "kernels/backend.h"
 #include "kernels/code.h"
 #include "kernels/half.h"
