@@ -52,6 +52,9 @@ struct linear {
     uint64_t first;    /* its first row of the role's */
 };
 
+/* Rows of x times `by` in place; does nothing where it is 0 or 1 (forward.c). */
+kvp_err eng_scale(struct eng *g, enum kvp_op op, struct kb_span x, uint64_t rows, uint32_t width, uint64_t stride, double by, struct kvp_error *e);
+
 /* The product, coded or not; the engine's tap sees its input (linear.c). */
 kvp_err eng_linear(struct eng *g, const struct linear *l, struct kvp_error *e);
 
