@@ -46,6 +46,30 @@ static kvp_err keep_logits(void *self, uint64_t rows, struct kvp_error *e)
     return logit_file_write(self, rows, e);
 }
 
+/* Tokens of an encoder's source. */
+static uint64_t source_tokens(const struct val_request *q)
+{
+    if (!q->model->encoders)
+        return 0;
+    return q->formats.encoder_tokens ? q->formats.encoder_tokens : q->model->encoder_positions;
+}
+
+/* Random ones, of another seed than the prompt's. */
+static kvp_err give_source(const struct val_request *q, struct eng *g, struct kvp_error *e)
+{
+    struct tokens ids;
+    kvp_err rc;
+
+    if (!q->model->encoders)
+        return KVP_OK;
+    KVP_TRY(tokens_load(&ids, NULL, q->model->vocab,
+                        &(struct kvp_workload){.batch = q->workload.batch, .prompt = source_tokens(q), .context = source_tokens(q)},
+                        q->seed + 1, e));
+    rc = eng_source(g, ids.prompt, e);
+    tokens_free(&ids);
+    return rc;
+}
+
 /* What a stack says that all prompts begin with. */
 static uint64_t shared_tokens(const struct kvp_stack *s)
 {
@@ -185,6 +209,7 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
 {
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
+                                            [KVP_OP_CROSS_QKV] = true, [KVP_OP_CROSS_O] = true,
                                             [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
     double predicted = 0;
 
@@ -287,6 +312,8 @@ static void model_digest(const struct kvp_model *m, char *out, size_t n)
         hash = fold_real(hash, reals[i]);
     for (uint32_t i = 0; i < m->layers; i++)
         hash = fold_class(hash, &m->cls[m->class_of[i]]);
+    for (uint32_t i = 0; i < m->encoders; i++)
+        hash = fold_class(fold(hash, m->encoder[i].count), &m->encoder[i]);
     snprintf(out, n, "%016" PRIx64, hash);
 }
 
@@ -337,7 +364,7 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     const struct val_request *q = r->req;
     const struct eng_options o = {.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
                                   .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
-                                  .generate = q->workload.generate, .seed = q->seed,
+                                  .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed,
                                   .weights_dir = q->weights_dir, .all_logits = q->dump_logits != NULL,
                                   .trace = q->dump_kept != NULL};
     struct eng *g = NULL;
@@ -345,7 +372,9 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     kvp_err rc;
 
     KVP_TRY(eng_open(&g, q->model, s, &o, e));
-    rc = run_engine(r, s, g, &t, e);
+    rc = give_source(q, g, e);
+    if (rc == KVP_OK)
+        rc = run_engine(r, s, g, &t, e);
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)

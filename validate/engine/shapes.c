@@ -4,7 +4,7 @@
 
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIM_OUT, DIM_HEADS, DIM_Q_RANK, DIM_Q_IN,
            DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIMS };
-enum need { ALWAYS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
+enum need { ALWAYS, FINAL_NORM, FINAL_NORM_BIAS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
             KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
             EXPERT_BIAS, SHARED, NEEDS };
 
@@ -16,8 +16,8 @@ static const struct {
 } pieces[WP_PIECES] = {
     [WP_EMBED] = {WT_EMBED, WF_MATRIX, DIM_VOCAB, DIM_WIDTH, ALWAYS},
     [WP_POSITION] = {WT_POSITION, WF_MATRIX, DIM_POSITIONS, DIM_WIDTH, LEARNED},
-    [WP_FINAL_NORM] = {WT_FINAL_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
-    [WP_FINAL_NORM_BIAS] = {WT_FINAL_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
+    [WP_FINAL_NORM] = {WT_FINAL_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, FINAL_NORM},
+    [WP_FINAL_NORM_BIAS] = {WT_FINAL_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, FINAL_NORM_BIAS},
     [WP_HEAD] = {WT_HEAD, WF_MATRIX, DIM_VOCAB, DIM_WIDTH, UNTIED},
     [WP_HEAD_BIAS] = {WT_HEAD_BIAS, WF_BIAS, DIM_VOCAB, DIM_VEC, HEAD_BIAS},
     [WP_EMBED_NORM] = {WT_EMBED_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, EMBED_NORM},
@@ -81,7 +81,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     static const struct kvp_layer_class none;
     const struct kvp_layer_class *l = c ? c : &none;
     const uint64_t dim[DIMS] = {
-        [DIM_WIDTH] = m->width, [DIM_VOCAB] = m->vocab, [DIM_POSITIONS] = m->max_positions,
+        [DIM_WIDTH] = m->width, [DIM_VOCAB] = m->vocab, [DIM_POSITIONS] = m->position_rows ? m->position_rows : m->max_positions,
         [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = (uint64_t)l->kv_heads * l->head_dim,
         [DIM_HEAD] = l->head_dim, [DIM_FFN] = l->ffn_width,
         [DIM_OUT] = (uint64_t)l->heads * l->v_head_dim, [DIM_HEADS] = l->heads, [DIM_Q_RANK] = l->q_rank,
@@ -96,7 +96,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool attention = l->mixer == KVP_MIX_ATTENTION, mla = l->mixer == KVP_MIX_MLA, kv = attention && !l->no_kv;
     const bool two = l->norms != 1 || (l->mixer == KVP_MIX_NONE && !l->recurrent); /* a feed-forward of its own, or by itself */
     const bool has[NEEDS] = {
-        [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
+        [ALWAYS] = true, [FINAL_NORM] = !m->no_final_norm, [FINAL_NORM_BIAS] = !m->no_final_norm && biased, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
         [KV] = kv, [KV_BIAS] = kv && l->qkv_bias, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
@@ -109,6 +109,8 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
 
+    if (p >= WP_CROSS_FIRST)
+        return cross_shape_of(m, l, p);
     if (p >= WP_REC_IN)
         return rec_shape_of(m, l, p);
     return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,
@@ -455,13 +457,13 @@ const struct wt_family *wt_family_of(const char *model_type)
     for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
         if (wt_is_word_of(families[i].model_types, model_type))
             return &families[i];
-    return rec_family_of(model_type);
+    return rec_family_of(model_type) ? rec_family_of(model_type) : cross_family_of(model_type);
 }
 
 bool wt_is_buffer(const char *name)
 {
     static const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
-                                       ".rotary_emb.inv_freq"};
+                                       ".rotary_emb.inv_freq", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
     const size_t len = strlen(name);
 
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
