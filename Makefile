@@ -6,6 +6,8 @@
 # make OPENBLAS=0      without OpenBLAS: matrix products in our own loops
 # make CUDA=0          leave CUDA out; CUDA=1 fails when nvcc is missing; the default takes what is there
 # make CC=clang        another compiler; V=1 shows commands; WERROR=1 as in CI
+# make tsan            races (mk/tsan.mk)
+# make kill-check      runs killed at 50 random points leave results whole and go on (tests/kill.sh)
 # make valgrind, fuzz, fuzz-replay, lint, format, bench, optime-score ROWS=rows.csv
 # make gpu-probe, gpu-check, gpu-sanitize, gpu-bundle   (docs/gpu.md)
 # Define NO_INSTALL=1 if make may not call apt; it then prints the command and stops.
@@ -24,7 +26,7 @@ endif
 OPT_release := -O2 -g -fno-semantic-interposition
 OPT_debug   := -O0 -g3
 OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-OPT_tsan    := -O1 -g -fsanitize=thread
+OPT_tsan    := -O1 -g -fsanitize=thread -DKVP_LEAST_THREADS=3 -DKVP_PARALLEL_FROM=1
 OPT_cov     := -O0 -g --coverage
 OPT := $(or $(OPT_$(CONFIG)),$(error CONFIG=$(CONFIG): use release, debug, asan, tsan or cov))
 # Sanitizer and coverage trees leave CUDA out: nvcc's objects would not be instrumented.
@@ -73,7 +75,7 @@ $(tests): $(B)/tests/%: $(B)/tests/%.c.o $(LIB)
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $$(pkg-config --libs check) $(LDLIBS) -o $@
 
--include mk/cuda.mk mk/fuzz.mk
+-include mk/cuda.mk mk/fuzz.mk mk/tsan.mk
 ifneq ($(HAVE_CUDA),)
 all: cuda
 endif
@@ -94,6 +96,10 @@ check: deps test-deps all $(tests) $(emulated) $(if $(wildcard mk/fuzz.mk),fuzz-
 
 valgrind: deps test-deps all $(tests)
 	@B=$(B) tests/valgrind.sh $(tests)
+
+# A run that is killed, at N random points: tests/kill.sh
+kill-check: all
+	@tests/kill.sh $(B) $(or $(N),50)
 
 bench: all
 	@scripts/bench.sh $(B)
@@ -132,4 +138,4 @@ clean:
 	rm -rf build
 
 -include $(patsubst %.o,%.d,$(call obj,$(lib) kvproof.c $(tests_src)))
-.PHONY: all deps test-deps demo check valgrind bench optime-score install uninstall hdr-check lint format clean FORCE
+.PHONY: all deps test-deps demo check valgrind kill-check bench optime-score install uninstall hdr-check lint format clean FORCE

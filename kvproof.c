@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_TECHNIQUES = 32, MAX_OPERANDS = 64, MAX_DERIVED = 4, MAX_OPTIONS = 80 };
+enum { MAX_TECHNIQUES = 32, MAX_STACKS = 64, MAX_OPERANDS = 64, MAX_DERIVED = 4, MAX_OPTIONS = 80 };
 
 /* Everything a command line can say. */
 struct args {
@@ -91,8 +91,8 @@ static const struct option options[] = {
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
     {"", "enable-expert-parallel", "", FLAG, ANSWERS, AT(expert_parallel), NULL, "experts over the tensor parallel ranks"},
     {"", "encoder-tokens", "", COUNT, ANSWERS | VALIDATE, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
-    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default f32)"},
-    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "columns of convolutions (default: as the cache)"},
+    {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default: f32, or --mamba-cache-dtype)"},
+    {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "recurrent state, columns of convolutions too (default: their columns as the weights)"},
     {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},
     {"", "with-vision", "", FLAG, ANSWERS, AT(formats.with_vision), NULL, "count the vision or audio tower's weights"},
     {"", "with-mtp", "", FLAG, ANSWERS, AT(formats.with_mtp), NULL, "count the extra prediction layers' weights"},
@@ -420,6 +420,10 @@ static kvp_err derive(struct args *a, struct kvp_error *e)
         snprintf(a->derived[2], sizeof(a->derived[2]), "paged:%" PRIu64, a->block);
     if (a->chunk)
         snprintf(a->derived[3], sizeof(a->derived[3]), "chunked-prefill:%" PRIu64, a->chunk);
+    if (a->formats.conv_given && !a->formats.ssm_given) { /* as in vLLM: of the whole state, unless the matrices' own is said */
+        a->formats.ssm = a->formats.conv;
+        a->formats.ssm_given = true;
+    }
     if (a->expert_parallel && !a->ep)
         a->ep = a->tp;
     a->formats.tp = (uint32_t)a->tp;
@@ -786,25 +790,44 @@ static kvp_err cmd_predict_ops(struct args *a, struct kvp_error *e)
     return rc == KVP_OK ? out_commit(&o, e) : (out_abort(&o), rc);
 }
 
+struct stacks {
+    struct kvp_stack *at; /* [MAX_STACKS] */
+    uint32_t n;
+};
+
+/* One more for the engine to run, unless it does not run it or it is there already. */
+static kvp_err add_stack(struct stacks *l, const char *spec, struct kvp_error *e)
+{
+    struct kvp_error why = {0};
+    struct kvp_stack s = {0};
+    char text[512], other[512];
+
+    KVP_TRY(kvp_stack_add(&s, spec, e));
+    if (val_runs(&s, &why) != KVP_OK)
+        return KVP_OK;
+    kvp_stack_text(&s, text, sizeof(text));
+    for (uint32_t i = 0; i < l->n; i++) {
+        kvp_stack_text(&l->at[i], other, sizeof(other));
+        if (strcmp(text, other) == 0)
+            return KVP_OK;
+    }
+    if (l->n == MAX_STACKS)
+        return kvp_fail(e, KVP_ESYS, "validate: --all has room for %d stacks", MAX_STACKS);
+    l->at[l->n++] = s;
+    return KVP_OK;
+}
+
 /* What --all runs: every technique that the engine runs, with parameters that bite on this model at this
- * workload. */
-static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct kvp_stack *stacks, uint32_t *n,
-                          struct kvp_error *e)
+ * workload, and in its other variants. */
+static kvp_err all_stacks(const struct args *a, const struct kvp_model *m, struct stacks *l, struct kvp_error *e)
 {
     char spec[256];
 
-    *n = 0;
     for (uint32_t i = 0; kvp_technique_at(i); i++) {
-        struct kvp_error why = {0};
-        struct kvp_stack s = {0};
-
         KVP_TRY(kvp_technique_example(i, m, &a->w, spec, sizeof(spec), e));
-        KVP_TRY(kvp_stack_add(&s, spec, e));
-        if (val_runs(&s, &why) != KVP_OK)
-            continue;
-        if (*n == MAX_TECHNIQUES)
-            return kvp_fail(e, KVP_ESYS, "validate: --all has room for %d techniques", MAX_TECHNIQUES);
-        stacks[(*n)++] = s;
+        KVP_TRY(add_stack(l, spec, e));
+        for (uint32_t k = 0; kvp_technique_variant(i, k, spec, sizeof(spec)); k++)
+            KVP_TRY(add_stack(l, spec, e));
     }
     return KVP_OK;
 }
@@ -824,19 +847,12 @@ static kvp_err validate_workload(struct args *a, const struct kvp_model *m, stru
     return kvp_workload_resolve(&a->w, e);
 }
 
-static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+static kvp_err validate_stacks(struct args *a, const struct kvp_model *m, struct stacks *l, struct kvp_error *e)
 {
-    struct kvp_stack stacks[MAX_TECHNIQUES] = {0};
-    uint32_t n = 1;
-
-    KVP_TRY(validate_workload(a, m, e));
-    resolve_formats(a, m);
-    if (a->all && asks_technique(a))
-        return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
-    KVP_TRY(a->all ? all_stacks(a, m, stacks, &n, e) : read_stack(a, m, &stacks[0], e));
-    if (n > 1 && (a->dump_logits || a->dump_kept || a->dump_cache))
-        return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
-    return val_run(&(struct val_request){.model = m, .stacks = stacks, .n_stacks = n, .workload = a->w,
+    l->n = a->all ? 0 : 1;
+    KVP_TRY(a->all ? all_stacks(a, m, l, e) : read_stack(a, m, l->at, e));
+    resolve_formats(a, m); /* read_stack asks what the user gave */
+    return val_run(&(struct val_request){.model = m, .stacks = l->at, .n_stacks = l->n, .workload = a->w,
                                          .formats = a->formats, .backend = a->device ? a->device : "cpu",
                                          .threads = (uint32_t)a->threads, .seed = a->seed,
                                          .repeat = (uint32_t)(a->repeat ? a->repeat : 1),
@@ -846,6 +862,22 @@ static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct 
                                          .dump_cache = a->dump_cache, .format = a->format, .out = a->out,
                                          .progress = !a->quiet && isatty(STDERR_FILENO)},
                    e);
+}
+
+static kvp_err validate_model(struct args *a, const struct kvp_model *m, struct kvp_error *e)
+{
+    struct stacks l = {0};
+    kvp_err rc;
+
+    KVP_TRY(validate_workload(a, m, e));
+    if (a->all && asks_technique(a))
+        return kvp_fail(e, KVP_EINPUT, "validate: --all runs every technique by itself; leave -t out");
+    if (a->all && (a->dump_logits || a->dump_kept || a->dump_cache))
+        return kvp_fail(e, KVP_EINPUT, "validate: dumps are of one technique; leave --all out");
+    l.at = calloc(MAX_STACKS, sizeof(*l.at));
+    rc = l.at ? validate_stacks(a, m, &l, e) : kvp_fail(e, KVP_ENOMEM, "out of memory for stacks");
+    free(l.at);
+    return rc;
 }
 
 static kvp_err cmd_validate(struct args *a, struct kvp_error *e)
@@ -871,8 +903,8 @@ static kvp_err serve_requests(struct args *a, const struct kvp_model *m, const s
 {
     struct kvp_stack s = {0};
 
-    resolve_formats(a, m);
     KVP_TRY(read_stack(a, m, &s, e));
+    resolve_formats(a, m);
     KVP_TRY(write_trace(a, t, e));
     return serving_run(&(struct serving_request){.model = m, .stack = &s, .trace = t, .trace_name = a->trace ? a->trace : "generated",
                                                  .serve = {.blocks = a->blocks, .step_s = a->step_s}, .formats = a->formats,
@@ -948,8 +980,8 @@ static kvp_err cmd_show(struct args *a, struct kvp_error *e)
     kvp_err rc;
 
     if (a->n_operands < 1)
-        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate -o jsonl`");
-    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE, e));
+        return kvp_fail(e, KVP_EINPUT, "show: expected RESULTS..., files of `kvproof validate` or `serve` with -o jsonl");
+    KVP_TRY(results_load(&r, a->operand, a->n_operands, RESULTS_VALIDATE | RESULTS_SERVE, e));
     rc = print_shown(a, &r, e);
     results_free(&r);
     return rc;
@@ -964,7 +996,7 @@ static const struct command commands[] = {
     {"compare", COMPARE, "MODEL", "every technique side by side, and when it pays", "kvproof compare llama-2-7b -c 32k -d h200", cmd_compare},
     {"calibrate", CALIBRATE, "[ROWS.csv...]", "learn times of ops from timings made elsewhere", "kvproof calibrate --from decode_attention.csv -o h100.json", cmd_calibrate},
     {"predict-ops", PREDICT_OPS, "ROWS.csv", "predicted times beside the rows of such a file", "kvproof predict-ops rows.csv -d h100.json -o csv", cmd_predict_ops},
-    {"show", SHOW, "RESULTS...", "print results of validate again, in another form", "kvproof show results.jsonl -o md", cmd_show},
+    {"show", SHOW, "RESULTS...", "print results of validate or serve again, in another form", "kvproof show results.jsonl -o md", cmd_show},
     {"plot", PLOT, "CHART INPUT...", "draw a chart of results with gnuplot", "kvproof plot memory results.jsonl -o memory.svg", cmd_plot},
     {"list", LIST, "WHAT", "techniques, models, devices, formats, pairs, charts", "kvproof list techniques", cmd_list},
 };

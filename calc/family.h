@@ -73,6 +73,8 @@ struct kvp_dialect {
     bool own_mixer;        /* heads, KV heads and head size are not read: the hook fills the mixer */
     bool own_ffn;          /* nor is the feed-forward width */
     bool partial_rotary;   /* the engine turns only the leading part of a head as this class does */
+    bool indexed;          /* every layer has sparse attention, and layer_types may say so */
+    bool part;             /* no class: a part of a config, see kvp_check_part() */
     bool no_positions;     /* no trained context in the config: not required */
     enum kvp_window_rule window;
     uint64_t window_absent, window_from_absent; /* sliding_window, max_window_layers */

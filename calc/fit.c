@@ -37,9 +37,31 @@ static bool fits(void *of, uint64_t x)
 {
     const struct asking *a = of;
     const struct kvp_workload w = at(a, x);
+    uint64_t peak;
+
+    return program_peak(a->p, &w, &peak, NULL) == KVP_OK && print_peak_fits(peak, a->q->device);
+}
+
+/* Its work too is a number of 63 bits: what is not is no estimate. */
+static bool counts(void *of, uint64_t x)
+{
+    const struct asking *a = of;
+    const struct kvp_workload w = at(a, x);
     struct kvp_point point;
 
-    return kvp_program_point(a->p, &w, &point, NULL) == KVP_OK && print_peak_fits(point.memory.peak_bytes, a->q->device);
+    return kvp_program_point(a->p, &w, &point, NULL) == KVP_OK;
+}
+
+/* Work only grows, so that memory is asked first, which takes no longer where a prompt is in many chunks. */
+static uint64_t last_of(struct asking *a, uint64_t lo, uint64_t hi)
+{
+    struct search memory = {.holds = fits, .of = a, .lo = lo, .hi = hi, .wobble = a->batch ? 64 : search_wobble(a->q->stack)};
+    const uint64_t last = search_last(&memory);
+
+    if (last < lo || counts(a, last))
+        return last;
+    memory.hi = search_last(&(struct search){.holds = counts, .of = a, .lo = lo, .hi = last - 1});
+    return search_last(&memory);
 }
 
 static kvp_err last_fitting(struct asking *a, uint64_t *out, struct kvp_error *refused, struct kvp_error *e)
@@ -52,7 +74,7 @@ static kvp_err last_fitting(struct asking *a, uint64_t *out, struct kvp_error *r
     a->p = kvp_program_new(q->model, q->stack, q->options, q->device, e);
     if (!a->p)
         return e->code;
-    *out = search_last(&(struct search){.holds = fits, .of = a, .lo = lo, .hi = hi, .wobble = a->batch ? 64 : search_wobble(q->stack)});
+    *out = last_of(a, lo, hi);
     *out = *out < lo ? 0 : *out;
     beyond = at(a, *out ? *out + 1 : lo);
     if (refused) {
@@ -235,7 +257,7 @@ static bool fits_with(const struct fit *q, struct kvp_error *e)
 {
     struct kvp_program *p = kvp_program_new(q->model, q->stack, q->options, q->device, e);
     struct asking a = {.q = q, .p = p, .w = q->workload, .batch = true};
-    const bool yes = p && fits(&a, q->workload.batch);
+    const bool yes = p && fits(&a, q->workload.batch) && counts(&a, q->workload.batch);
 
     kvp_program_free(p);
     return yes;

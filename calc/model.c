@@ -144,6 +144,13 @@ static kvp_err read_window(const struct kvp_reader *r, uint64_t *window)
     return kvp_json_u64(&r->j, "sliding_window", 1, max_window, window, NULL);
 }
 
+/* No window: attention to everything, or to what an indexer chooses of everything. */
+static bool is_full(const struct kvp_reader *r, const char *type)
+{
+    return strcmp(type, "full_attention") == 0 ||
+           (r->d->indexed && (strcmp(type, "deepseek_sparse_attention") == 0 || strcmp(type, "indexed_attention") == 0));
+}
+
 static kvp_err windows_from_types(const struct kvp_reader *r, const json_t *types, uint64_t window, uint64_t *of)
 {
     if (!json_is_array(types) || json_array_size(types) != r->m->layers)
@@ -154,7 +161,7 @@ static kvp_err windows_from_types(const struct kvp_reader *r, const json_t *type
         const char *type = json_string_value(json_array_get(types, i));
         char word[64];
 
-        if (type && strcmp(type, "full_attention") == 0) {
+        if (type && is_full(r, type)) {
             of[i] = 0;
         } else if (type && strcmp(type, "sliding_attention") == 0) {
             if (!window)
@@ -424,6 +431,7 @@ static bool is_per_layer_type(const json_t *object)
 
 static const struct kvp_rule rope_rules[] = {
     {"mscale_all_dim", KVP_KEY_ANY, "a factor of the scores"},
+    {"sliding_attention", KVP_KEY_ANY, "read: rotation of layers with a window"},
     {0},
 };
 

@@ -199,22 +199,28 @@ static kvp_err add_up(struct share *x, const struct kvp_program *p, struct kvp_e
     return over ? kvp_fail(e, KVP_ERANGE, "a sum of FLOPs or bytes does not fit in 63 bits: the context, the batch or the model is too big") : KVP_OK;
 }
 
-static kvp_err share_point(struct share *x, const struct kvp_program *p, const struct kvp_workload *w, bool list, struct kvp_error *e)
+/* What is in memory, and in *logit_rows the rows that get logits at once. */
+static kvp_err share_memory(struct share *x, const struct kvp_program *p, const struct kvp_workload *w, bool list, uint64_t *logit_rows, struct kvp_error *e)
 {
-    uint64_t logit_rows;
-
     x->plan.opened.sums = x->whole.opened.sums = !list;
     KVP_TRY(plan_fill(&x->plan, w, e));
     if (x->divided) {
         KVP_TRY(plan_fill(&x->whole, w, e));
         ranks_replicate(&x->plan, &x->whole);
     }
-    logit_rows = p->o->all_logits ? num_mul(&x->plan.over, x->plan.w.batch, x->plan.w.prompt) : x->plan.w.batch;
+    *logit_rows = p->o->all_logits ? num_mul(&x->plan.over, x->plan.w.batch, x->plan.w.prompt) : x->plan.w.batch;
     x->tensors.n = x->ops.n = 0;
     x->tensors.over = x->tensors.oom = x->ops.over = x->ops.oom = false;
     x->tensors.totals = !list;
     memset(x->tensors.sum, 0, sizeof(x->tensors.sum));
-    KVP_TRY(memory(x, p, logit_rows, e));
+    return memory(x, p, *logit_rows, e);
+}
+
+static kvp_err share_point(struct share *x, const struct kvp_program *p, const struct kvp_workload *w, bool list, struct kvp_error *e)
+{
+    uint64_t logit_rows;
+
+    KVP_TRY(share_memory(x, p, w, list, &logit_rows, e));
     KVP_TRY(ops_build(&x->ops, &x->plan, logit_rows, e));
     return add_up(x, p, e);
 }
@@ -262,6 +268,18 @@ kvp_err kvp_program_point(struct kvp_program *p, const struct kvp_workload *w, s
     out->parameters = p->parameters;
     out->active_parameters = p->active_parameters;
     total_times(out, p);
+    return KVP_OK;
+}
+
+kvp_err program_peak(struct kvp_program *p, const struct kvp_workload *w, uint64_t *peak, struct kvp_error *e)
+{
+    *peak = 0;
+    for (uint32_t i = 0; i < p->n_shares; i++) {
+        uint64_t logit_rows;
+
+        KVP_TRY(share_memory(&p->shares[i], p, w, false, &logit_rows, e));
+        *peak = num_max(*peak, p->shares[i].point.memory.peak_bytes);
+    }
     return KVP_OK;
 }
 

@@ -38,6 +38,9 @@ kvp_err program_open(struct kvp_program *p, const struct kvp_model *m, const str
                      const struct kvp_device *device, struct kvp_error *e);
 void program_close(struct kvp_program *p);
 
+/* The highest rank's peak_bytes alone: a prompt in many chunks has as many passes to list, and one peak. */
+kvp_err program_peak(struct kvp_program *p, const struct kvp_workload *w, uint64_t *peak, struct kvp_error *e);
+
 /* The rows of total_bytes, and how each is known. */
 void estimate_parts(struct kvp_estimate *out, const struct kvp_device *d);
 

@@ -30,6 +30,8 @@ struct technique {
     /* (optional) Parameters that bite on this model at this workload, as the text after "NAME:"; empty:
      * the defaults do. NULL: they always do. */
     void (*example)(const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n);
+    /* (optional) What else `validate --all` has a row for, as the texts after "NAME:", closed by NULL. */
+    const char *const *variants;
     /* (optional) The model itself: GQA's projections, LoRC's factors. `m` is a copy; to change layers, edit
      * a list of them and kvp_model_group() it. */
     kvp_err (*model_rewrite)(struct kvp_model *m, const struct kvp_spec *s, struct kvp_error *e);

@@ -130,7 +130,7 @@ static void moe_activations(struct tensors *t, const struct kvp_model *m, uint64
 }
 
 /* MLA: the low-rank q and latent of a prompt, k and v expanded from it; in a decode step q and the output in
- * latent space (DeepSeek-V4 expands nothing, and its output is low-rank too; its residual has streams). An indexer:
+ * latent space, as where LoRC's factors are absorbed (DeepSeek-V4 expands nothing, and its output is low-rank too; its residual has streams). An indexer:
  * its queries, and which tokens it chose. */
 static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t n)
 {
@@ -140,6 +140,8 @@ static void mla_activations(struct tensors *t, const struct kvp_model *m, uint64
         const struct kvp_layer_class *c = &m->cls[i];
         const bool mla = c->mixer == KVP_MIX_MLA;
 
+        low = num_max(low, (uint64_t)c->low_k + c->low_v);
+        absorbed = num_max(absorbed, (uint64_t)c->heads * ((c->absorb_k ? c->low_k : 0) + (uint64_t)(c->absorb_v ? c->low_v : 0)));
         low = num_max(low, mla ? (uint64_t)c->q_rank + c->kv_rank + c->rope_dim + (uint64_t)c->o_groups * c->o_rank : 0);
         expanded = num_max(expanded, mla && !c->o_groups ? (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim) : 0);
         absorbed = num_max(absorbed, mla && !c->o_groups ? 2 * (uint64_t)c->heads * c->kv_rank : 0);

@@ -38,14 +38,14 @@ struct kb_span {
 /* Those that no backend has but ref and cpu; supports() says false elsewhere. */
 #define KB_HOST_KERNEL_MAP(X)                                                                   \
     X(CONV, conv) X(SHIFT, shift) X(GATE, gate) X(SSM_SCAN, ssm_scan) X(SSD_SCAN, ssd_scan)      \
-    X(WKV4, wkv4) X(WKV6, wkv6) X(WKV7, wkv7) X(HEAD_NORM, head_norm)                            \
+    X(WKV4, wkv4) X(WKV6, wkv6) X(WKV7, wkv7) X(DELTA_SCAN, delta_scan) X(HEAD_NORM, head_norm)                            \
     X(ATTN_LATENT, attn_latent) X(HEAD_GEMM, head_gemm) X(MOE_ROUTE, moe_route) X(MOE_GEMM, moe_gemm) \
     X(ATTN_SLOTS, attn_slots) X(WINDOW_SCORES, window_scores) X(TOP_TOKENS, top_tokens)          \
     X(TOVA_STEP, tova_step) X(PAGE_BOUNDS, page_bounds) X(PAGE_SELECT, page_select)              \
     X(ATTN_PAGES, attn_pages) X(ATTN_SINKS, attn_sinks) X(PAIR_MERGE, pair_merge)             \
     X(ATTN_MERGED, attn_merged) X(SHARE_TOKENS, share_tokens) X(RAGGED_WRITE, ragged_write)      \
     X(ATTN_RAGGED, attn_ragged) X(H2O_PROMOTE, h2o_promote) X(QUANT_ROWS, quant_rows)  \
-    X(ATTN_EXTEND, attn_extend) X(ATTN_CROSS, attn_cross)
+    X(ATTN_EXTEND, attn_extend) X(ATTN_LOW, attn_low) X(ATTN_CROSS, attn_cross)
 #define KB_KERNEL_MAP(X) KB_DEVICE_KERNEL_MAP(X) KB_HOST_KERNEL_MAP(X)
 
 enum kb_kernel {

@@ -47,6 +47,10 @@ static inline uint64_t kb_kv_index(const struct kb_kv *kv, uint64_t b, uint32_t 
 {
     uint64_t first = b, rows = kv->slots;
 
+    if (slot < kv->shared)
+        return h * kv->shared + slot;
+    if (kv->shared)
+        return kv->heads * kv->shared + ((kv->first + b) * kv->heads + h) * rows + slot - kv->shared;
     if (kv->block) {
         first = (uint64_t)((const int32_t *)kb_at(kv->table))[b * kv->table_stride + slot / kv->block];
         rows = kv->block;
@@ -57,11 +61,7 @@ static inline uint64_t kb_kv_index(const struct kb_kv *kv, uint64_t b, uint32_t 
 
 static inline void *kb_kv_row(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot)
 {
-    const uint64_t bytes = kb_row_bytes(kv->format, kv->dim);
-
-    if (slot < kv->shared)
-        return (unsigned char *)kb_at(kv->head) + (h * kv->shared + slot) * bytes;
-    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot - kv->shared) * bytes;
+    return (unsigned char *)kb_at(kv->data) + kb_kv_index(kv, b, h, slot) * kb_row_bytes(kv->format, kv->dim);
 }
 
 /* Rows of (b, head), and the first of them. */

@@ -18,15 +18,13 @@ static bool is_kv(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     return is_float(kv->format) && kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf) && !kv->shared;
 }
 
-/* Rows of codes and blocks too, and whole ones that sequences share. */
+/* Rows of codes and blocks too, and such as sequences share. */
 static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
 {
-    const bool places = kv->heads == heads && kv->dim == dim && (!kv->block || kv->table.buf);
+    const bool places = kv->heads == heads && kv->dim == dim && (kv->block ? kv->table.buf && !kv->shared : true);
 
-    if (kv->shared)
-        return places && is_float(kv->format) && !kv->block && kv->head.buf;
     if (!kb_is_code(kv->format))
-        return is_kv(kv, heads, dim) || (places && kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0);
+        return places && (is_float(kv->format) || (kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0));
     if (kv->scales == KB_SCALES_GROUP)
         return places && kv->group && dim % kv->group == 0 && is_float(kv->scale_format) && kv->scale.buf && kv->shift.buf;
     return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
@@ -124,11 +122,9 @@ static bool attn_decode(const void *args)
     const struct kb_attn_decode *a = args;
     bool tail = a->tail_k.buf && a->tail_v.buf;
 
-    const bool plain = is_float(a->k.format) && is_float(a->v.format);
-
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->k, a->kv_heads, a->head_dim) &&
            is_rows(&a->v, a->kv_heads, a->v_dim ? a->v_dim : a->head_dim) && !a->tail_k.buf == !a->tail_v.buf &&
-           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format)) && (plain || !a->v_dim || a->v_dim == a->head_dim);
+           (a->used || tail) && (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool attn_extend(const void *args)
@@ -273,6 +269,13 @@ static bool wkv7(const void *args)
     return a->heads && a->dim && is_float(a->format) && is_float(a->state_format) && !a->v_first.buf == !a->v_mix.buf;
 }
 
+static bool delta_scan(const void *args)
+{
+    const struct kb_delta_scan *a = args;
+
+    return is_grouped(a->heads, a->groups, a->head_dim) && a->n && is_float(a->format) && is_float(a->state_format);
+}
+
 static bool head_norm(const void *args)
 {
     const struct kb_head_norm *a = args;
@@ -291,7 +294,7 @@ static bool head_gemm(const void *args)
 {
     const struct kb_head_gemm *a = args;
 
-    return a->heads && a->rows && a->cols && is_float(a->format);
+    return a->heads && a->rows && a->cols && is_float(a->format) && !(a->transposed && a->bias.buf);
 }
 
 static bool moe_route(const void *args)
@@ -330,6 +333,15 @@ static bool attn_slots(const void *args)
 
     return attn_decode(&a->attn) && !a->attn.tail_k.buf && !a->attn.probs.buf && a->attn.head_dim % 2 == 0 &&
            (!a->ring || (a->first + a->ring <= a->attn.used && a->turned < a->ring));
+}
+
+static bool attn_low(const void *args)
+{
+    const struct kb_attn_low *a = args;
+
+    return is_grouped(a->heads, a->kv_heads, a->head_dim) && a->used && a->k.dim && a->v.dim && is_rows(&a->k, 1, a->k.dim) &&
+           is_rows(&a->v, 1, a->v.dim) && is_float(a->format) && a->k_up.w.buf && (!a->inv_freq.buf || a->head_dim % 2 == 0) &&
+           (!a->ring || (a->first + a->ring <= a->used && a->turned < a->ring));
 }
 
 static bool window_scores(const void *args)

@@ -1,13 +1,13 @@
 # make fuzz-replay     every file of tests/fuzz/corpus through its target, any compiler (part of make check)
 # make fuzz            libFuzzer with ASan and UBSan, FUZZ_TIME seconds a target; clang and its runtime
 # make fuzz FUZZ=spec  one target. New inputs go to build/fuzz/found/TARGET, a crash to build/fuzz/crash-*.
-FUZZ      ?= config spec checkpoint trace
+FUZZ      ?= config spec checkpoint trace result
 FUZZ_TIME ?= 600
 FUZZ_CC   ?= clang
 FUZZ_OPT  := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
-fuzz_all  := config spec checkpoint trace
+fuzz_all  := config spec checkpoint trace result
 fuzz_src  := $(fuzz_all:%=tests/fuzz/fuzz_%.c) tests/fuzz/replay.c
-fuzz_lib  := $(filter calc/%,$(lib))
+fuzz_lib  := $(filter calc/% plots/charts/%,$(lib)) plots/gp.c plots/results.c plots/title.c validate/result.c
 
 $(fuzz_all:%=$(B)/tests/fuzz/replay_%): $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.c.o $(B)/tests/fuzz/replay.c.o $(LIB)
 	$(call say,LD)
@@ -22,7 +22,7 @@ fuzz-deps:
 	  { echo 'make fuzz needs clang with libFuzzer and the sanitizers: sudo apt-get install -y clang libclang-rt-14-dev' \
 	    '(the number is the major version of clang)' >&2; exit 1; }
 
-build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(fuzz_lib) $(wildcard calc/*.h include/kvproof/*.h) | deps fuzz-deps
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/fuzz.h $(fuzz_lib) $(wildcard calc/*.h plots/*.h plots/charts/*.h include/kvproof/*.h) | deps fuzz-deps
 	$(call say,FUZZ)
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) -std=c11 $(FUZZ_OPT) $(CPPFLAGS) $$(pkg-config --cflags $(PKGS)) $< $(fuzz_lib) \

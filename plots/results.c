@@ -11,23 +11,30 @@ struct field {
     json_type type;
 };
 
+#define ALL (RESULTS_VALIDATE | RESULTS_ESTIMATE | RESULTS_SERVE)
 #define BOTH (RESULTS_VALIDATE | RESULTS_ESTIMATE)
+#define RAN (RESULTS_VALIDATE | RESULTS_SERVE)
 static const struct field fields[] = {
-    {BOTH, NULL, "model", JSON_OBJECT},
-    {BOTH, "model", "name", JSON_STRING},
+    {ALL, NULL, "model", JSON_OBJECT},
+    {ALL, "model", "name", JSON_STRING},
     {BOTH, NULL, "workload", JSON_OBJECT},
     {BOTH, "workload", "context", JSON_INTEGER},
     {BOTH, "workload", "prompt", JSON_INTEGER},
     {BOTH, "workload", "generate", JSON_INTEGER},
     {BOTH, "workload", "batch", JSON_INTEGER},
-    {BOTH, NULL, "techniques", JSON_ARRAY},
-    {RESULTS_VALIDATE, NULL, "formats", JSON_OBJECT},
-    {RESULTS_VALIDATE, "formats", "weights", JSON_STRING},
-    {RESULTS_VALIDATE, "formats", "kv", JSON_STRING},
-    {RESULTS_VALIDATE, NULL, "backend", JSON_OBJECT},
-    {RESULTS_VALIDATE, "backend", "name", JSON_STRING},
-    {RESULTS_VALIDATE, NULL, "weights_from", JSON_STRING},
-    {RESULTS_VALIDATE, NULL, "rows", JSON_ARRAY},
+    {ALL, NULL, "techniques", JSON_ARRAY},
+    {RAN, NULL, "formats", JSON_OBJECT},
+    {RAN, "formats", "weights", JSON_STRING},
+    {RAN, "formats", "kv", JSON_STRING},
+    {RAN, NULL, "backend", JSON_OBJECT},
+    {RAN, "backend", "name", JSON_STRING},
+    {RAN, NULL, "weights_from", JSON_STRING},
+    {RAN, NULL, "rows", JSON_ARRAY},
+    {RESULTS_SERVE, NULL, "trace", JSON_OBJECT},
+    {RESULTS_SERVE, "trace", "name", JSON_STRING},
+    {RESULTS_SERVE, "trace", "requests", JSON_INTEGER},
+    {RESULTS_SERVE, "trace", "blocks", JSON_INTEGER},
+    {RESULTS_SERVE, "trace", "step_s", JSON_REAL},
     {RESULTS_ESTIMATE, NULL, "memory", JSON_OBJECT},
     {RESULTS_ESTIMATE, "memory", "weights_bytes", JSON_INTEGER},
     {RESULTS_ESTIMATE, "memory", "cache_bytes", JSON_INTEGER},
@@ -48,7 +55,10 @@ static const char *const type_names[] = {
 static const char *const kind_names[] = {
     [RESULTS_VALIDATE] = "a result of `kvproof validate -o jsonl`",
     [RESULTS_ESTIMATE] = "a result of `kvproof estimate -o json`",
+    [RESULTS_SERVE] = "a result of `kvproof serve -o jsonl`",
+    [RAN] = "a result of `kvproof validate -o jsonl` or `kvproof serve -o jsonl`",
     [BOTH] = "a result of `kvproof validate -o jsonl` or `kvproof estimate -o json`",
+    [ALL] = "a result of `kvproof validate`, `serve` or `estimate` as json",
 };
 
 int result_kind(const json_t *result)
@@ -57,6 +67,8 @@ int result_kind(const json_t *result)
 
     if (schema && strcmp(schema, "kvproof-validate/1") == 0)
         return RESULTS_VALIDATE;
+    if (schema && strcmp(schema, "kvproof-serve/1") == 0)
+        return RESULTS_SERVE;
     return json_object_get(result, "memory") ? RESULTS_ESTIMATE : 0;
 }
 
@@ -73,13 +85,29 @@ static kvp_err check_field(const json_t *res, const struct field *f, const char 
                     f->object ? "." : "", f->key, v ? type_names[json_typeof(v)] : "missing", type_names[f->type]);
 }
 
+/* Bytes and other counts are integers; shares and seconds need not be. */
+static kvp_err check_kind(const json_t *row, size_t i, const char *origin, struct kvp_error *e)
+{
+    static const struct {
+        const char *kind;
+        bool real;
+    } kinds[] = {{"bytes", false}, {"bound", false}, {"count", false}, {"flops", false}, {"share", true}, {"time", true}};
+    const char *kind = json_string_value(json_object_get(row, "kind"));
+    size_t k = 0;
+
+    while (k < sizeof(kinds) / sizeof(kinds[0]) && strcmp(kinds[k].kind, kind) != 0)
+        k++;
+    if (k == sizeof(kinds) / sizeof(kinds[0]))
+        return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu].kind '%.40s': expected bytes, bound, count, share, flops or time", origin, i, kind);
+    if (!kinds[k].real && (json_is_real(json_object_get(row, "predicted")) || json_is_real(json_object_get(row, "measured"))))
+        return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu]: %s are integers", origin, i, kind);
+    return KVP_OK;
+}
+
 static kvp_err check_row(const json_t *row, size_t i, const char *origin, struct kvp_error *e)
 {
     static const char *const strings[] = {"row", "kind", "how"};
     static const char *const numbers[] = {"predicted", "measured", "error"};
-    static const char *const kinds = " bytes bound flops time ";
-    const char *kind = json_string_value(json_object_get(row, "kind"));
-    char word[16];
 
     for (size_t k = 0; k < sizeof(strings) / sizeof(strings[0]); k++)
         if (!json_is_string(json_object_get(row, strings[k])))
@@ -90,11 +118,7 @@ static kvp_err check_row(const json_t *row, size_t i, const char *origin, struct
         if (!json_is_number(v) && !json_is_null(v))
             return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu].%s: expected a number or null", origin, i, numbers[k]);
     }
-    snprintf(word, sizeof(word), " %.12s ", kind);
-    if (!strstr(kinds, word))
-        return kvp_fail(e, KVP_EINPUT, "%s: rows[%zu].kind '%.40s': expected bytes, bound, flops or time", origin, i,
-                        kind);
-    return KVP_OK;
+    return check_kind(row, i, origin, e);
 }
 
 static kvp_err check_result(const json_t *res, int kinds, const char *origin, struct kvp_error *e)

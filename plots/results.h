@@ -1,4 +1,4 @@
-/* results.h - results of `kvproof validate` and `kvproof estimate`, read back from json or jsonl.
+/* results.h - results of `kvproof validate`, `kvproof serve` and `kvproof estimate`, read back from json or jsonl.
  *
  * Everything a reader below relies on is checked here, once: after results_load() the fields named
  * beside each kind exist and have their type. */
@@ -12,9 +12,10 @@
 /* VALIDATE: {schema, model.name, workload.{context,prompt,generate,batch}, techniques[], formats.{weights,kv},
  *           backend.name, weights_from, rows[]: {row, kind, predicted, measured, error, how}};
  *           predicted, measured and error are numbers or null.
+ * SERVE:    as VALIDATE, but for workload trace.{name,requests,blocks,step_s}.
  * ESTIMATE: {model.name, workload as above, techniques[], memory.{weights,cache,metadata,state,activation,
  *           workspace,total,peak}_bytes}. */
-enum { RESULTS_VALIDATE = 1, RESULTS_ESTIMATE = 2 };
+enum { RESULTS_VALIDATE = 1, RESULTS_ESTIMATE = 2, RESULTS_SERVE = 4 };
 
 struct results {
     json_t *array;  /* of objects, in the order of the files */

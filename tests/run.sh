@@ -39,6 +39,7 @@ done
 run tests/cli/run.sh tests/cli/cases
 run tests/gpu/scripts.sh
 run tests/wall.sh "$B"
+run tests/kill.sh "$B" 4
 case "$B" in
 */release)
     run tests/install.sh "$B"

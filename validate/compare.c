@@ -2,6 +2,7 @@
 
 #include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
+#include "validate/measure/fidelity.h"
 #include "validate/measure/probe.h"
 #include "validate/measure/timing.h"
 #include "validate/result.h"
@@ -22,6 +23,10 @@ struct run {
     struct probe probe;
     struct kb_info info;
     struct tokens tokens;
+    struct heard full;   /* the full cache's logits, of prompts that have their first `shared` tokens in common */
+    uint64_t shared;
+    bool asked;          /* whether it ran, ... */
+    char no_full[512];   /* ... and why it could not */
     double started;
 };
 
@@ -40,11 +45,6 @@ static void progress(const struct run *r, const char *what, const char *detail)
 }
 
 /* ---- one run of the engine --------------------------------------------------------------------- */
-
-static kvp_err keep_logits(void *self, uint64_t rows, struct kvp_error *e)
-{
-    return logit_file_write(self, rows, e);
-}
 
 /* Tokens of an encoder's source. */
 static uint64_t source_tokens(const struct val_request *q)
@@ -79,36 +79,74 @@ static uint64_t shared_tokens(const struct kvp_stack *s)
     return !spec ? 0 : p && p->given ? (uint64_t)p->i : UINT64_MAX;
 }
 
-static kvp_err run_tokens(const struct run *r, const struct tokens *ids, struct eng *g, struct timing *t, struct kvp_error *e)
+static kvp_err load_tokens(struct tokens *ids, const struct run *r, uint64_t shared, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
-    struct logit_file lf = {0};
-    struct timing_plan plan = {.prompt = ids->prompt, .rest = ids->rest, .batch = q->workload.batch,
-                               .generate = q->workload.generate, .repeat = q->repeat ? q->repeat : 1,
-                               .prompt_tokens = q->workload.prompt, .logits = keep_logits, .self = &lf};
+
+    KVP_TRY(tokens_load(ids, q->tokens_file, q->model->vocab, &q->workload, q->seed, e));
+    tokens_share(ids, shared);
+    return KVP_OK;
+}
+
+/* Where the logits of a run go: into a file, and into rows that are kept. */
+struct listener {
+    const struct val_request *q;
+    struct logit_file file;
+    struct heard heard;
+    float *room, *own; /* own: freed */
+    uint64_t forward;
+};
+
+static kvp_err listen(void *self, int phase, struct kvp_error *e)
+{
+    struct listener *l = self;
+    const struct kvp_workload *w = &l->q->workload;
+    const uint64_t vocab = l->q->model->vocab, rows = phase == ENG_PREFILL && l->q->dump_logits ? w->prompt : 1;
+    float *kept = heard_rows(&l->heard, l->forward++);
+
+    for (uint64_t b = 0; kept && b < w->batch; b++)
+        memcpy(kept + b * vocab, l->room + (b * rows + rows - 1) * vocab, vocab * sizeof(*kept));
+    return l->q->dump_logits ? logit_file_write(&l->file, rows, e) : KVP_OK;
+}
+
+static void listener_close(struct listener *l)
+{
+    logit_file_abort(&l->file);
+    heard_free(&l->heard);
+    free(l->own);
+}
+
+static kvp_err listener_open(struct listener *l, const struct val_request *q, struct kvp_error *e)
+{
+    const struct kvp_workload *w = &q->workload;
     kvp_err rc;
 
-    if (q->dump_logits)
-        KVP_TRY(logit_file_open(&lf, q->dump_logits, q->workload.batch * q->workload.prompt, q->model->vocab, e));
-    plan.room = logit_file_row(&lf);
-    rc = timing_run(g, &plan, t, e);
-    if (rc == KVP_OK)
-        rc = logit_file_commit(&lf, e);
-    logit_file_abort(&lf);
+    *l = (struct listener){.q = q};
+    rc = heard_open(&l->heard, w->batch, w->generate + 1, q->model->vocab, e);
+    if (rc == KVP_OK && q->dump_logits)
+        rc = logit_file_open(&l->file, q->dump_logits, w->batch * w->prompt, q->model->vocab, e);
+    else if (rc == KVP_OK)
+        rc = (l->own = malloc((size_t)w->batch * q->model->vocab * sizeof(float))) ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for logits");
+    l->room = q->dump_logits ? logit_file_row(&l->file) : l->own;
+    if (rc != KVP_OK)
+        listener_close(l);
     return rc;
 }
 
-static kvp_err run_engine(const struct run *r, const struct kvp_stack *s, struct eng *g, struct timing *t, struct kvp_error *e)
+static kvp_err run_engine(const struct run *r, const struct kvp_stack *s, struct eng *g, struct listener *l, struct timing *t, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
     struct tokens ids;
+    struct timing_plan plan = {.batch = q->workload.batch, .generate = q->workload.generate, .repeat = q->repeat ? q->repeat : 1,
+                               .room = l->room, .every_row = q->dump_logits != NULL, .logits = listen, .self = l};
     kvp_err rc;
 
-    KVP_TRY(tokens_load(&ids, q->tokens_file, q->model->vocab, &q->workload, q->seed, e));
-    tokens_share(&ids, shared_tokens(s));
-    rc = run_tokens(r, &ids, g, t, e);
+    KVP_TRY(load_tokens(&ids, r, shared_tokens(s), e));
+    plan.prompt = ids.prompt;
+    plan.rest = ids.rest;
+    rc = timing_run(g, &plan, t, e);
     tokens_free(&ids);
-    return rc;
+    return rc == KVP_OK ? logit_file_commit(&l->file, e) : rc;
 }
 
 static kvp_err dump(struct eng *g, const char *path, kvp_err (*fn)(struct eng *, FILE *, struct kvp_error *),
@@ -211,10 +249,11 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
                                             [KVP_OP_CROSS_QKV] = true, [KVP_OP_CROSS_O] = true,
                                             [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
+    const bool expanded = phase == KVP_PREFILL; /* a step rebuilds inside its attention */
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
-        if (est->ops[i].phase == phase && is_matrix[est->ops[i].op])
+        if (est->ops[i].phase == phase && (is_matrix[est->ops[i].op] || (est->ops[i].op == KVP_OP_REBUILD && expanded)))
             predicted += (double)est->ops[i].flops;
     return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
 }
@@ -224,6 +263,25 @@ static kvp_err flop_rows(json_t *res, const struct kvp_estimate *est, const stru
 {
     KVP_TRY(flop_row(res, "prefill matrices", est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
     return decoded ? flop_row(res, "decode matrices", est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
+}
+
+/* {"prefill": {"gemm": {"calls", "bytes_written"}, ...}, "decode": {...}}, of one forward each. */
+static void add_kernels(json_t *res, const struct eng *g)
+{
+    static const char *const phases[ENG_PHASES] = {"prefill", "decode"};
+    json_t *all = json_object();
+
+    for (int phase = 0; phase < ENG_PHASES; phase++) {
+        const struct eng_kernel *ran = eng_kernels(g, phase);
+        json_t *o = json_object();
+
+        for (int k = 0; k < ENG_KERNELS; k++)
+            if (ran[k].calls)
+                json_object_set_new(o, eng_kernel_name(k), json_pack("{s:I, s:I}", "calls", (json_int_t)ran[k].calls, "bytes_written",
+                                                                     (json_int_t)ran[k].written));
+        json_object_set_new(all, phases[phase], o);
+    }
+    json_object_set_new(res, "kernels", all);
 }
 
 /* Kernel calls that ran and bytes that were asked for: what the measured column rests on. */
@@ -244,6 +302,46 @@ static void add_evidence(json_t *res, const struct eng *g)
         json_object_set_new(ledger, tags[t], tag);
     }
     json_object_set_new(res, "ledger", ledger);
+}
+
+/* ---- the full cache beside it -------------------------------------------------------------------- */
+
+/* The technique that makes another model of it, or NULL. */
+static const struct kvp_spec *changes_architecture(const struct kvp_stack *s)
+{
+    const struct kvp_spec *mixer = kvp_stack_on(s, KVP_AXIS_MIXER);
+
+    return mixer ? mixer : kvp_stack_on(s, KVP_AXIS_SHARE);
+}
+
+static json_t *number_or_null(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static kvp_err fidelity_json(json_t *res, const struct run *r, const struct kvp_stack *s, const struct fidelity *f, struct kvp_error *e)
+{
+    const struct kvp_spec *other = changes_architecture(s);
+    const bool none = f->rows == 0 || f->broken;
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:b}", "against", "dense", "rows", (json_int_t)f->rows, "relative_logit_error",
+                          number_or_null(none ? NAN : fidelity_error(f)), "kl_divergence", number_or_null(none ? NAN : fidelity_divergence(f)),
+                          "needs_training", other != NULL);
+    char note[640];
+
+    if (!o || json_object_set_new(res, "fidelity", o) != 0)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for a result");
+    if (other)
+        snprintf(note, sizeof(note), "needs training: %s changes the architecture", other->name);
+    else if (f->broken)
+        snprintf(note, sizeof(note), "some logits are not finite");
+    else if (*r->no_full)
+        snprintf(note, sizeof(note), "the full cache did not run: %s", r->no_full);
+    else if (!r->req->weights_dir)
+        snprintf(note, sizeof(note), "random weights: not a statement about quality");
+    else
+        return KVP_OK;
+    json_object_set_new(o, "note", json_string(note));
+    return KVP_OK;
 }
 
 /* ---- one stack --------------------------------------------------------------------------------- */
@@ -358,23 +456,30 @@ void val_device(const struct probe *p, const struct kb_info *info, struct kvp_de
     snprintf(d->source, sizeof(d->source), "measured at the start of this run");
 }
 
-static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
-                             json_t *res, struct kvp_error *e)
+static struct eng_options engine_options(const struct run *r)
 {
     const struct val_request *q = r->req;
-    const struct eng_options o = {.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
-                                  .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
-                                  .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed,
-                                  .weights_dir = q->weights_dir, .all_logits = q->dump_logits != NULL,
-                                  .trace = q->dump_kept != NULL};
+
+    return (struct eng_options){.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
+                                .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
+                                .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed, .weights_dir = q->weights_dir};
+}
+
+static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
+                             struct listener *l, json_t *res, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    struct eng_options o = engine_options(r);
     struct eng *g = NULL;
     struct timing t;
     kvp_err rc;
 
+    o.all_logits = q->dump_logits != NULL;
+    o.trace = q->dump_kept != NULL;
     KVP_TRY(eng_open(&g, q->model, s, &o, e));
     rc = give_source(q, g, e);
     if (rc == KVP_OK)
-        rc = run_engine(r, s, g, &t, e);
+        rc = run_engine(r, s, g, l, &t, e);
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)
@@ -387,6 +492,8 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
         rc = dump(g, q->dump_cache, eng_dump_cache, e);
     if (rc == KVP_OK)
         add_evidence(res, g);
+    if (rc == KVP_OK)
+        add_kernels(res, g);
     eng_close(g);
     return rc;
 }
@@ -402,7 +509,99 @@ static kvp_err fits(const struct run *r, const struct kvp_estimate *est, struct 
                     need, r->be->name, have);
 }
 
-static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
+/* Ranks that follow the weights are predicted from their condition numbers: they belong to what is run, as the config does. */
+static kvp_err estimate(const struct run *r, const struct kvp_stack *s, const struct kvp_options *formats, const struct kvp_device *d,
+                        struct kvp_estimate *est, struct kvp_error *e)
+{
+    const struct val_request *q = r->req;
+    const struct eng_options o = {.prompt = q->workload.prompt, .generate = q->workload.generate, .seed = q->seed, .weights_dir = q->weights_dir};
+    struct kvp_model m = *q->model;
+    double *conditions;
+    kvp_err rc;
+
+    KVP_TRY(eng_conditions(&conditions, q->model, s, &o, e));
+    m.conditions = conditions;
+    rc = kvp_estimate(est, &m, s, &q->workload, formats, d, e);
+    free(conditions);
+    return rc;
+}
+
+static kvp_err run_full(struct run *r, struct kvp_error *e)
+{
+    static const struct kvp_stack dense;
+    const struct val_request *q = r->req;
+    const struct eng_options o = engine_options(r);
+    struct kvp_estimate est;
+    struct tokens ids;
+    struct eng *g;
+    kvp_err rc;
+
+    KVP_TRY(kvp_estimate(&est, q->model, &dense, &q->workload, &q->formats, NULL, e));
+    rc = fits(r, &est, e);
+    kvp_estimate_free(&est);
+    KVP_TRY(rc);
+    KVP_TRY(load_tokens(&ids, r, r->shared, e));
+    rc = heard_open(&r->full, q->workload.batch, q->workload.generate + 1, q->model->vocab, e);
+    if (rc == KVP_OK)
+        rc = eng_open(&g, q->model, &dense, &o, e);
+    if (rc == KVP_OK) {
+        rc = give_source(q, g, e);
+        if (rc == KVP_OK)
+            rc = heard_run(&r->full, g, ids.prompt, ids.rest, e);
+        eng_close(g);
+    }
+    tokens_free(&ids);
+    return rc;
+}
+
+/* The full cache on the tokens that this stack gets; it runs when the first stack asks, after that stack's own engine is gone, so
+ * that there is never more than one. That it cannot run is a reason, not a failure. */
+static kvp_err ask_full(struct run *r, const struct kvp_stack *s, struct kvp_error *e)
+{
+    const uint64_t shared = r->req->workload.batch > 1 ? shared_tokens(s) : 0;
+    struct kvp_error why = {0};
+    kvp_err rc;
+
+    if (r->asked && r->shared == shared)
+        return KVP_OK;
+    heard_free(&r->full);
+    r->asked = true;
+    r->shared = shared;
+    r->no_full[0] = '\0';
+    rc = run_full(r, &why);
+    if (rc == KVP_OK)
+        return rc;
+    heard_free(&r->full);
+    snprintf(r->no_full, sizeof(r->no_full), "%s", why.text);
+    return rc == KVP_ESYS ? kvp_fail(e, rc, "%s", why.text) : KVP_OK;
+}
+
+static kvp_err add_fidelity(json_t *res, struct run *r, const struct kvp_stack *s, const struct heard *heard, struct kvp_error *e)
+{
+    struct fidelity f = {0};
+
+    if (!changes_architecture(s)) {
+        KVP_TRY(ask_full(r, s, e));
+        if (r->full.logits)
+            fidelity_of(&f, &r->full, heard);
+    }
+    return fidelity_json(res, r, s, &f, e);
+}
+
+static kvp_err run_heard(struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est, json_t *res, struct kvp_error *e)
+{
+    struct listener l;
+    kvp_err rc;
+
+    KVP_TRY(listener_open(&l, r->req, e));
+    rc = measured_rows(r, s, est, &l, res, e);
+    if (rc == KVP_OK)
+        rc = add_fidelity(res, r, s, &l.heard, e);
+    listener_close(&l);
+    return rc;
+}
+
+static kvp_err run_stack(struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
     struct kvp_options formats = q->formats;
@@ -412,11 +611,11 @@ static kvp_err run_stack(const struct run *r, const struct kvp_stack *s, json_t 
 
     formats.all_logits = q->dump_logits != NULL;
     val_device(&r->probe, &r->info, &d);
-    KVP_TRY(kvp_estimate(&est, q->model, s, &q->workload, &formats, &d, e));
+    KVP_TRY(estimate(r, s, &formats, &d, &est, e));
     add_machine(res, r, est.parameters);
     rc = fits(r, &est, e);
     if (rc == KVP_OK)
-        rc = measured_rows(r, s, &est, res, e);
+        rc = run_heard(r, s, &est, res, e);
     kvp_estimate_free(&est);
     return rc;
 }
@@ -434,7 +633,7 @@ static kvp_err note(json_t *res, const char *what, const char *why)
 }
 
 /* In a list, a stack that does not suit this model is a row of its own, never a pass. */
-static kvp_err run_or_note(const struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
+static kvp_err run_or_note(struct run *r, const struct kvp_stack *s, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
     struct kvp_error why = {0};
@@ -634,6 +833,7 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
         rc = judge(q, results, e);
     progress(&r, "", "");
     tokens_free(&r.tokens);
+    heard_free(&r.full);
     json_decref(results);
     free(part);
     return rc;

@@ -1,7 +1,8 @@
 /* compare.h - prediction beside measurement, for one configuration under one or many stacks.
  *
  * compare.c is the only file that sees both halves: it asks calc for an estimate, runs the engine, and
- * writes rows of predicted, measured, error and how each number is known. */
+ * writes rows of predicted, measured, error and how each number is known. Beside them stands how far the logits are from
+ * the full cache's on the same tokens (validate/measure/fidelity.h), which decides nothing. */
 #ifndef KVPROOF_COMPARE_H
 #define KVPROOF_COMPARE_H
 

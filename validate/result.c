@@ -7,7 +7,13 @@
 /* Must be equal, or at most. */
 static bool decides(const char *kind)
 {
-    return strcmp(kind, "bytes") == 0 || strcmp(kind, "bound") == 0 || strcmp(kind, "count") == 0;
+    return strcmp(kind, "flops") != 0 && strcmp(kind, "time") != 0;
+}
+
+/* No integer. */
+static bool is_real(const char *kind)
+{
+    return strcmp(kind, "time") == 0 || strcmp(kind, "share") == 0;
 }
 
 static bool is_bytes(const char *kind)
@@ -21,7 +27,7 @@ static json_t *number(const char *kind, double x)
 {
     if (x < 0 || isnan(x))
         return json_null();
-    return strcmp(kind, "time") == 0 ? json_real(x) : json_integer((json_int_t)x);
+    return is_real(kind) ? json_real(x) : json_integer((json_int_t)x);
 }
 
 kvp_err res_row(json_t *result, const char *row, const char *kind, double predicted, double measured,
@@ -32,7 +38,7 @@ kvp_err res_row(json_t *result, const char *row, const char *kind, double predic
                     : measured == 0 && predicted == 0 ? json_real(0) : json_null();
     json_t *o;
 
-    if (strcmp(kind, "time") != 0 && (predicted > 0x1p53 || measured > 0x1p53)) {
+    if (!is_real(kind) && (predicted > 0x1p53 || measured > 0x1p53)) {
         json_decref(error);
         return kvp_fail(e, KVP_ERANGE, "%s: more than 2^53, which results cannot hold exactly", row);
     }
@@ -51,6 +57,8 @@ static bool row_holds(const json_t *row)
 
     if (strcmp(kind, "bytes") == 0 || strcmp(kind, "count") == 0)
         return p == m;
+    if (strcmp(kind, "share") == 0) /* of integers that are equal or not */
+        return json_equal(json_object_get(row, "predicted"), json_object_get(row, "measured"));
     return strcmp(kind, "bound") != 0 || m <= p;
 }
 
@@ -138,6 +146,8 @@ static void human(const char *kind, const json_t *v, char *buf, size_t n)
         snprintf(buf, n, "-");
     else if (strcmp(kind, "time") == 0)
         human_time(json_number_value(v), buf, n);
+    else if (strcmp(kind, "share") == 0)
+        snprintf(buf, n, "%.2f %%", 100 * json_number_value(v));
     else
         snprintf(buf, n, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
 }
@@ -182,8 +192,85 @@ static void print_cells(FILE *f, bool md, const int *width, const char *const *c
     fprintf(f, md ? "|\n" : "\n");
 }
 
+/* "1.3e-03", "0", "-" where there is none, the reason where there is one that says more. */
+static void fidelity_cell(const json_t *result, const char *field, char *buf, size_t n)
+{
+    const json_t *f = json_object_get(result, "fidelity"), *x = json_object_get(f, field);
+
+    if (json_is_true(json_object_get(f, "needs_training")))
+        snprintf(buf, n, "needs training");
+    else if (!json_is_number(x))
+        snprintf(buf, n, "-");
+    else
+        snprintf(buf, n, json_number_value(x) > 0 ? "%.1e" : "%.0f", json_number_value(x));
+}
+
+/* What the logits were, against the full cache's. */
+static void print_fidelity(FILE *f, const json_t *result)
+{
+    const json_t *o = json_object_get(result, "fidelity");
+    const char *note = json_string_value(json_object_get(o, "note"));
+    char error[32], divergence[32];
+
+    if (!o)
+        return;
+    fidelity_cell(result, "relative_logit_error", error, sizeof(error));
+    fidelity_cell(result, "kl_divergence", divergence, sizeof(divergence));
+    fprintf(f, "\nagainst the full cache on the same tokens: ");
+    if (json_is_number(json_object_get(o, "relative_logit_error")))
+        fprintf(f, "relative logit error %s, KL divergence %s nats a row, %" JSON_INTEGER_FORMAT " rows%s", error, divergence,
+                json_integer_value(json_object_get(o, "rows")), note ? "; " : "");
+    fprintf(f, "%s\n", note ? note : "");
+}
+
+/* What the kernels of one forward wrote; < 0 where it did not run. */
+static double wrote(const json_t *result, const char *phase)
+{
+    json_t *ran = json_object_get(json_object_get(result, "kernels"), phase), *k;
+    const char *name;
+    double sum = 0;
+
+    json_object_foreach(ran, name, k)
+        sum += json_number_value(json_object_get(k, "bytes_written"));
+    return json_object_size(ran) ? sum : -1;
+}
+
+static void wrote_cell(const json_t *result, const char *phase, char *buf, size_t n)
+{
+    const double sum = wrote(result, phase);
+
+    if (sum < 0)
+        snprintf(buf, n, "-");
+    else
+        human_size(sum, buf, n);
+}
+
+static void print_kernels(FILE *f, const json_t *result)
+{
+    static const char *const phases[][2] = {{"prefill", "kernels of a prefill"}, {"decode", "kernels of a decode step"}};
+    char size[32], sum[32];
+
+    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]); i++) {
+        json_t *ran = json_object_get(json_object_get(result, "kernels"), phases[i][0]), *k;
+        const char *name, *comma = "";
+
+        if (json_object_size(ran) == 0)
+            continue;
+        wrote_cell(result, phases[i][0], sum, sizeof(sum));
+        fprintf(f, "\n%s, which wrote %s: ", phases[i][1], sum);
+        json_object_foreach(ran, name, k) {
+            human_size(json_number_value(json_object_get(k, "bytes_written")), size, sizeof(size));
+            fprintf(f, "%s%s %" JSON_INTEGER_FORMAT "x %s", comma, name, json_integer_value(json_object_get(k, "calls")), size);
+            comma = ", ";
+        }
+        fprintf(f, "\n");
+    }
+}
+
 static const int row_width[] = {-22, 16, 16, 10, 12, 0};
-static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 0};
+/* The first column is as wide as the longest name, and at least so wide. */
+static const int summary_width[] = {-52, 14, 14, 10, 14, 14, 10, 10, 13, 10, 14, 14, 0};
+enum { SUMMARY = sizeof(summary_width) / sizeof(summary_width[0]) };
 
 static bool is_step(const json_t *row)
 {
@@ -244,6 +331,8 @@ static void print_rows(FILE *f, const json_t *result, bool md, bool ops)
         timed = timed || time;
         print_row(f, row, md);
     }
+    print_kernels(f, result);
+    print_fidelity(f, result);
 }
 
 static json_t *find_row(const json_t *result, const char *name)
@@ -264,6 +353,13 @@ static void cell(const json_t *result, const char *row, const char *field, const
     human(kind, r ? json_object_get(r, field) : NULL, buf, n);
 }
 
+static bool random_weights(const json_t *results)
+{
+    const char *from = json_string_value(json_object_get(json_array_get(results, 0), "weights_from"));
+
+    return from && strcmp(from, "random") == 0;
+}
+
 /* One line a stack: the answer a reader came for. */
 static void print_summary(FILE *f, const json_t *results, bool md)
 {
@@ -272,31 +368,46 @@ static void print_summary(FILE *f, const json_t *results, bool md)
     } columns[] = {{"cache at rest", "predicted", "bytes"}, {"cache at rest", "measured", "bytes"},
                    {"cache at peak", "predicted", "bytes"}, {"cache at peak", "measured", "bytes"},
                    {"decode step", "predicted", "time"}, {"decode step", "measured", "time"}};
+    int width[SUMMARY];
     size_t i;
     json_t *r;
 
-    fprintf(f, "\n");
-    print_cells(f, md, summary_width,
-                (const char *const[]){"technique", "rest predicted", "rest measured", "about", "peak predicted",
-                                      "peak measured", "step pred.", "step meas.", "bytes"}, 9);
-    if (md)
-        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    memcpy(width, summary_width, sizeof(width));
     json_array_foreach(results, i, r) {
-        char name[512], size[64], c[6][64];
+        char name[512];
+
+        join_techniques(r, name, sizeof(name));
+        width[0] = -(int)strlen(name) < width[0] ? -(int)strlen(name) : width[0];
+    }
+    fprintf(f, "\n");
+    print_cells(f, md, width,
+                (const char *const[]){"technique", "rest predicted", "rest measured", "about", "peak predicted",
+                                      "peak measured", "step pred.", "step meas.", "prefill wrote", "step wrote", "logit error",
+                                      "KL", "bytes"}, SUMMARY);
+    if (md)
+        fprintf(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    json_array_foreach(results, i, r) {
+        char name[512], size[64], c[6][64], error[32], divergence[32], prefill[32], step[32];
         const json_t *rest = find_row(r, "cache at rest");
 
         join_techniques(r, name, sizeof(name));
         if (why_not(r)) {
-            fprintf(f, md ? "| %s | %s%s |\n" : "%-52s  %s%s\n", name, no_rows(r), why_not(r));
+            fprintf(f, md ? "| %*s | %s%s |\n" : "%*s  %s%s\n", md ? 0 : width[0], name, no_rows(r), why_not(r));
             continue;
         }
         for (size_t k = 0; k < 6; k++)
             cell(r, columns[k].row, columns[k].field, columns[k].kind, c[k], sizeof(c[k]));
+        fidelity_cell(r, "relative_logit_error", error, sizeof(error));
+        fidelity_cell(r, "kl_divergence", divergence, sizeof(divergence));
+        wrote_cell(r, "prefill", prefill, sizeof(prefill));
+        wrote_cell(r, "decode", step, sizeof(step));
         human_size(rest ? json_number_value(json_object_get(rest, "measured")) : 0, size, sizeof(size));
-        print_cells(f, md, summary_width,
-                    (const char *const[]){name, c[0], c[1], size, c[2], c[3], c[4], c[5],
-                                          res_bytes_agree(r) ? "agree" : "DIFFER"}, 9);
+        print_cells(f, md, width,
+                    (const char *const[]){name, c[0], c[1], size, c[2], c[3], c[4], c[5], prefill, step, error, divergence,
+                                          res_bytes_agree(r) ? "agree" : "DIFFER"}, SUMMARY);
     }
+    fprintf(f, "\nlogit error, KL (nats a row): against the full cache on the same tokens%s\n",
+            random_weights(results) ? "; random weights: not a statement about quality" : "");
 }
 
 static void print_trace(FILE *f, const json_t *r, json_int_t layers, const char *weights, const char *kv)
@@ -333,6 +444,47 @@ static void print_head(FILE *f, const json_t *r, bool md)
             "%.2f us a call; causal FLOPs are halved\n", bw, fl, la);
 }
 
+static void print_csv_row(FILE *f, const json_t *result, const json_t *row)
+{
+    static const char *const fields[] = {"predicted", "measured", "error"};
+    const json_t *w = json_object_get(result, "workload");
+    char name[512];
+
+    join_techniques(result, name, sizeof(name));
+    fprintf(f, "%s,\"%s\",%" JSON_INTEGER_FORMAT ",%" JSON_INTEGER_FORMAT ",%s,%s",
+            json_string_value(json_object_get(json_object_get(result, "model"), "name")), name,
+            json_integer_value(json_object_get(w, "context")), json_integer_value(json_object_get(w, "batch")),
+            json_string_value(json_object_get(row, "row")), json_string_value(json_object_get(row, "kind")));
+    for (size_t k = 0; k < 3; k++) {
+        const json_t *v = json_object_get(row, fields[k]);
+
+        if (json_is_integer(v))
+            fprintf(f, ",%" JSON_INTEGER_FORMAT, json_integer_value(v));
+        else if (json_is_real(v))
+            fprintf(f, ",%.9g", json_real_value(v));
+        else
+            fprintf(f, ",");
+    }
+    fprintf(f, ",\"%s\"\n", json_string_value(json_object_get(row, "how")));
+}
+
+/* Fidelity as rows: nothing is predicted of it. */
+static void print_csv_fidelity(FILE *f, const json_t *result)
+{
+    static const char *const fields[][2] = {{"relative_logit_error", "relative logit error"}, {"kl_divergence", "KL divergence"}};
+    const json_t *o = json_object_get(result, "fidelity");
+    const char *note = json_string_value(json_object_get(o, "note"));
+
+    for (size_t i = 0; o && i < sizeof(fields) / sizeof(fields[0]); i++) {
+        json_t *row = json_pack("{s:s, s:s, s:O, s:s}", "row", fields[i][1], "kind", "fidelity", "measured",
+                                json_object_get(o, fields[i][0]), "how", note ? note : "against the full cache on the same tokens");
+
+        if (row)
+            print_csv_row(f, result, row);
+        json_decref(row);
+    }
+}
+
 static void print_csv(FILE *f, const json_t *results)
 {
     size_t i, j;
@@ -340,31 +492,9 @@ static void print_csv(FILE *f, const json_t *results)
 
     fprintf(f, "model,techniques,context,batch,row,kind,predicted,measured,error,how\n");
     json_array_foreach(results, i, r) {
-        char name[512];
-        const json_t *w = json_object_get(r, "workload");
-
-        join_techniques(r, name, sizeof(name));
-        json_array_foreach(json_object_get(r, "rows"), j, row) {
-            static const char *const fields[] = {"predicted", "measured", "error"};
-
-            fprintf(f, "%s,\"%s\",%" JSON_INTEGER_FORMAT ",%" JSON_INTEGER_FORMAT ",%s,%s",
-                    json_string_value(json_object_get(json_object_get(r, "model"), "name")), name,
-                    json_integer_value(json_object_get(w, "context")),
-                    json_integer_value(json_object_get(w, "batch")),
-                    json_string_value(json_object_get(row, "row")),
-                    json_string_value(json_object_get(row, "kind")));
-            for (size_t k = 0; k < 3; k++) {
-                const json_t *v = json_object_get(row, fields[k]);
-
-                if (json_is_integer(v))
-                    fprintf(f, ",%" JSON_INTEGER_FORMAT, json_integer_value(v));
-                else if (json_is_real(v))
-                    fprintf(f, ",%.9g", json_real_value(v));
-                else
-                    fprintf(f, ",");
-            }
-            fprintf(f, ",\"%s\"\n", json_string_value(json_object_get(row, "how")));
-        }
+        json_array_foreach(json_object_get(r, "rows"), j, row)
+            print_csv_row(f, r, row);
+        print_csv_fidelity(f, r);
     }
 }
 

@@ -73,32 +73,47 @@ static kvp_err fits(const struct run *r, struct kvp_error *e)
                     " free; give fewer --blocks", r->q->model->name, r->serve.blocks, need, r->be->name, r->info.memory_free);
 }
 
-/* A share of a count, in words. */
-static void share(char *buf, size_t n, const struct run *r, const char *what, double part, double whole)
+static double ratio(uint64_t part, double whole)
 {
-    snprintf(buf, n, "%.1f %% of %s | counted in every pass", whole > 0 ? 100 * part / whole : 0.0, what);
-    (void)r;
+    return whole > 0 ? (double)part / whole : 0;
+}
+
+/* What operators ask: of the rows that were needed, how many were found; of the pool, how much was held; of that, how much
+ * held nothing. */
+static kvp_err shares(json_t *res, const struct run *r, struct kvp_error *e)
+{
+    const struct kvp_serving *of[2] = {&r->predicted, &r->measured};
+    double hit[2], held[2], empty[2];
+
+    for (int i = 0; i < 2; i++) {
+        const struct kvp_serving *s = of[i];
+
+        hit[i] = ratio(s->hit_tokens, (double)(s->hit_tokens + s->computed_tokens));
+        held[i] = ratio(s->block_steps, (double)s->steps * (double)r->serve.blocks);
+        empty[i] = ratio(s->empty_slot_steps, (double)s->block_steps * (double)block_of(&r->stack));
+    }
+    KVP_TRY(res_row(res, "hit rate", "share", hit[0], hit[1], "hit tokens of hit and computed tokens", e));
+    KVP_TRY(res_row(res, "pool occupancy", "share", held[0], held[1], "held blocks of the pool's, mean of the steps", e));
+    return res_row(res, "fragmentation", "share", empty[0], empty[1], "empty slots of the held blocks', mean of the steps", e);
 }
 
 static kvp_err rows(json_t *res, const struct run *r, struct kvp_error *e)
 {
     const struct kvp_serving *p = &r->predicted, *m = &r->measured;
-    const double slots = (double)m->block_steps * (double)block_of(&r->stack), prompts = (double)(m->hit_tokens + m->computed_tokens);
-    char hit[96], held[96], peak[96], empty[96];
     const struct {
         const char *row, *kind;
         uint64_t predicted, measured;
         const char *how;
     } list[] = {
         {"steps", "count", p->steps, m->steps, "scheduled | passes that ran"},
-        {"hit tokens", "count", p->hit_tokens, m->hit_tokens, hit},
+        {"hit tokens", "count", p->hit_tokens, m->hit_tokens, "scheduled | rows taken over from the pool"},
         {"computed tokens", "count", p->computed_tokens, m->computed_tokens, "scheduled | rows that ran"},
         {"answered tokens", "count", p->output_tokens, m->output_tokens, "scheduled | rows of logits"},
         {"preemptions", "count", p->preemptions, m->preemptions, "scheduled | begun again from the first token"},
         {"evicted blocks", "count", p->evictions, m->evictions, "scheduled | contents given up"},
-        {"blocks at peak", "count", p->peak_blocks, m->peak_blocks, peak},
-        {"block steps", "count", p->block_steps, m->block_steps, held},
-        {"empty slot steps", "count", p->empty_slot_steps, m->empty_slot_steps, empty},
+        {"blocks at peak", "count", p->peak_blocks, m->peak_blocks, "scheduled | counted in every pass"},
+        {"block steps", "count", p->block_steps, m->block_steps, "held blocks, added up over the steps"},
+        {"empty slot steps", "count", p->empty_slot_steps, m->empty_slot_steps, "their slots without a token, added up"},
         {"weights", "bytes", p->weights_bytes, m->weights_bytes, "exact: tensor by tensor | ledger"},
         {"pool", "bytes", p->pool_bytes, m->pool_bytes, "exact: closed form | ledger"},
         {"tables", "bytes", p->table_bytes, m->table_bytes, "exact: closed form | ledger"},
@@ -106,12 +121,9 @@ static kvp_err rows(json_t *res, const struct run *r, struct kvp_error *e)
         {"workspace", "bound", p->workspace_bytes, m->workspace_bytes, "upper bound | ledger high water"},
     };
 
-    share(hit, sizeof(hit), r, "all prompt and answer tokens", (double)m->hit_tokens, prompts);
-    share(peak, sizeof(peak), r, "the pool", (double)m->peak_blocks, (double)r->serve.blocks);
-    share(held, sizeof(held), r, "the pool, on average", (double)m->block_steps, (double)m->steps * (double)r->serve.blocks);
-    share(empty, sizeof(empty), r, "the held slots", (double)m->empty_slot_steps, slots);
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
         KVP_TRY(res_row(res, list[i].row, list[i].kind, (double)list[i].predicted, (double)list[i].measured, list[i].how, e));
+    KVP_TRY(shares(res, r, e));
     return res_row(res, "all passes", "time", p->seconds, m->seconds, "probed roofline of every pass | no clock inside", e);
 }
 

@@ -10,6 +10,8 @@ static const struct kvp_rule cohere_rules[] = {
     {"sliding_window_pattern", KVP_KEY_ANY, "read: which layers slide"},
     {"layer_switch", KVP_KEY_ANY, "an older word for sliding_window_pattern"},
     {"layer_types", KVP_KEY_ANY, "read: which layers slide"},
+    {"order_of_interleaved_layers", KVP_KEY_ANY, "the order that sliding_window_pattern has: sliding layers come first"},
+    {"use_parallel_block", KVP_KEY_ANY, "the class has attention and feed-forward in parallel"},
     {"rotary_pct", KVP_KEY_ANY, "read: no size"},
     {"use_embedding_sharing", KVP_KEY_ANY, "read as tie_word_embeddings, which is the default"},
     {0},

@@ -13,11 +13,17 @@ static const struct kvp_rule part_rules[] = {
     {"moe_num_experts", KVP_KEY_ANY, "read: experts"},
     {"moe_top_k", KVP_KEY_ANY, "read: experts of a token"},
     {"ffn_hidden_size", KVP_KEY_ANY, "read: width of an expert"},
+    {"hidden_size", KVP_KEY_ANY, "d_model again"},
     {"moe_jitter_eps", KVP_KEY_ANY, "training only"},
     {"moe_loss_weight", KVP_KEY_ANY, "training only"},
     {"moe_normalize_expert_weights", KVP_KEY_ANY, "a factor of the experts' sum"},
     {"clip_qkv", KVP_KEY_ANY, "a bound on values"},
     {"uniform_expert_assignment", KVP_KEY_ANY, "a test of the training"},
+    {0},
+};
+
+static const struct kvp_rule rules[] = {
+    {"num_key_value_heads", KVP_KEY_ANY, "read: attn_config's kv_n_heads again"},
     {0},
 };
 
@@ -33,11 +39,15 @@ static kvp_err part(const struct kvp_reader *r, const char *key, struct kvp_read
 static kvp_err read_attention(const struct kvp_reader *r, struct kvp_layer_class *c)
 {
     struct kvp_reader attn;
-    uint32_t heads = 0, kv = 1;
+    uint32_t heads = 0, kv = 1, again;
 
     KVP_TRY(part(r, "attn_config", &attn));
     KVP_TRY(kvp_need_count(r, "n_heads", &heads));
     KVP_TRY(kvp_read_count(&attn, "kv_n_heads", &kv));
+    again = kv;
+    KVP_TRY(kvp_read_count(r, "num_key_value_heads", &again));
+    if (again != kv)
+        return kvp_key_fail(r, KVP_EINPUT, "num_key_value_heads", "expected attn_config's kv_n_heads again");
     KVP_TRY(kvp_json_real(&attn.j, "rope_theta", &r->m->rope_theta, NULL));
     if (!kv || heads % kv || r->m->width % heads)
         return kvp_fail(r->j.e, KVP_EINPUT, "%s: n_heads %u must divide d_model %u and be a multiple of kv_n_heads %u", r->j.origin, heads,
@@ -80,6 +90,7 @@ const struct kvp_dialect family_dbrx[] = {
     {
         .model_type = {"dbrx"},
         .architectures = {"DbrxForCausalLM"},
+        .rules = {rules},
         .key = {[KVP_SIZE_VOCAB] = {"vocab_size"}, [KVP_SIZE_WIDTH] = {"d_model"}, [KVP_SIZE_LAYERS] = {"n_layers"},
                 [KVP_SIZE_HEADS] = {"n_heads"}, [KVP_SIZE_POSITIONS] = {"max_seq_len"}},
         .absent = {[KVP_SIZE_POSITIONS] = 2048},

@@ -314,6 +314,7 @@ static const struct kvp_rule mla_rules[] = {
     {"qk_nope_head_dim", KVP_KEY_ANY, "read: MLA"},
     {"qk_rope_head_dim", KVP_KEY_ANY, "read: MLA"},
     {"v_head_dim", KVP_KEY_ANY, "read: MLA"},
+    {"use_mla", KVP_KEY_ANY, "read: MLA, or plain attention"},
     {"qk_head_dim", KVP_KEY_ANY, "qk_nope_head_dim + qk_rope_head_dim, said again"},
     {"lm_head", KVP_KEY_TRUE, "there would be no head"},
     {"rm_head", KVP_KEY_FALSE, "there would be a second head"},
@@ -328,6 +329,7 @@ static const struct kvp_rule no_index_rules[] = {
 static const struct kvp_rule index_rules[] = {
     {"index_n_heads", KVP_KEY_ANY, "read: indexer"},
     {"index_head_dim", KVP_KEY_ANY, "read: indexer"},
+    {"indexer_rope_interleave", KVP_KEY_ANY, "which elements rotate; no size"},
     {"index_share_for_mtp_iteration", KVP_KEY_ANY, "what repeated predictions choose; the prediction layer's weights are the same"},
     {"index_topk_pattern", KVP_KEY_ANY, "read: which layers have an indexer"},
     {0},
@@ -378,13 +380,13 @@ const struct kvp_dialect family_deepseek[] = {
         .model_type = {"deepseek_v32"},
         .rules = {kvp_rules_moe, mla_rules, index_rules},
         .architectures = {"DeepseekV32ForCausalLM"},
-        MLA_LIKE(KVP_BIAS_ATTN, v32_layers),
+        MLA_LIKE(KVP_BIAS_ATTN, v32_layers), .indexed = true,
     },
     {
         .model_type = {"glm_moe_dsa"},
         .rules = {kvp_rules_moe, mla_rules, index_rules},
         .architectures = {"GlmMoeDsaForCausalLM"},
-        MLA_LIKE(KVP_BIAS_ATTN, glm_layers),
+        MLA_LIKE(KVP_BIAS_ATTN, glm_layers), .indexed = true,
     },
     {
         .model_type = {"deepseek_v4"},

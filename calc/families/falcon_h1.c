@@ -26,6 +26,10 @@ static const struct kvp_rule falcon_rules[] = {
     {"mamba_n_groups", KVP_KEY_ANY, "read: Mamba-2"},
     {"mamba_conv_bias", KVP_KEY_ANY, "read: Mamba-2"},
     {"mamba_proj_bias", KVP_KEY_ANY, "read: Mamba-2"},
+    {"ssm_in_multiplier", KVP_KEY_ANY, "a factor"},
+    {"ssm_out_multiplier", KVP_KEY_ANY, "a factor"},
+    {"ssm_multipliers", KVP_KEY_ANY, "factors"},
+    {"mamba_norm_before_gate", KVP_KEY_ANY, "the order of a norm and a gate"},
     {"mamba_rms_norm", KVP_KEY_ANY, "read: Mamba-2"},
     {"mamba_chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {0},
@@ -117,9 +121,9 @@ static kvp_err granite_layers(struct kvp_reader *r)
     memset(&mamba, 0, sizeof(mamba));
     for (uint32_t i = 0; i < r->m->layers; i++) {
         const char *type = types ? kvp_word_at(types, i) : "mamba";
-        const bool attends = strcmp(type, "attention") == 0;
+        const bool attends = kvp_is_attention(type);
 
-        if (!attends && strcmp(type, "mamba") != 0)
+        if (!attends && !kvp_is_mamba(type))
             return kvp_layer_kind_fail(r, key, i, type, "mamba and attention");
         if (!attends && !mamba.recurrent) {
             memcpy(&mamba, &r->proto, sizeof(mamba));

@@ -28,6 +28,7 @@ extern const struct kvp_dialect family_llama4[];
 extern const struct kvp_dialect family_gpt_oss[];
 extern const struct kvp_dialect family_minimax[];
 extern const struct kvp_dialect family_mimo_v2[];
+extern const struct kvp_dialect family_gemma3n[];
 extern const struct kvp_dialect family_gemma4[];
 extern const struct kvp_dialect family_step[];
 extern const struct kvp_dialect family_falcon_h1[];

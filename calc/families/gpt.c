@@ -19,6 +19,7 @@ static const struct kvp_rule neox_rules[] = {
 };
 static const struct kvp_rule bigcode_rules[] = {
     {"multi_query", KVP_KEY_ANY, "read: one KV head"},
+    {"num_key_value_heads", KVP_KEY_ANY, "read: multi_query again"},
     {"pre_allocate_kv_cache", KVP_KEY_ANY, "a runner's choice of when to allocate; the model is the same"},
     {"scale_attn_weights", KVP_KEY_TRUE, "scores would not be divided by sqrt(head size)"},
     {0},
@@ -60,10 +61,15 @@ static kvp_err reward_layers(struct kvp_reader *r)
 static kvp_err bigcode_layers(struct kvp_reader *r)
 {
     bool multi_query = true;
+    uint32_t again;
 
     KVP_TRY(kvp_read_flag(r, "multi_query", &multi_query));
     if (multi_query)
         r->proto.kv_heads = 1;
+    again = r->proto.kv_heads;
+    KVP_TRY(kvp_read_count(r, "num_key_value_heads", &again));
+    if (again != r->proto.kv_heads)
+        return kvp_key_fail(r, KVP_EINPUT, "num_key_value_heads", "expected 1 with multi_query, else as many as heads");
     kvp_spread(r);
     return KVP_OK;
 }

@@ -137,6 +137,16 @@ const char *kvp_word_at(const json_t *list, uint32_t i)
     return word ? word : "";
 }
 
+bool kvp_is_mamba(const char *word)
+{
+    return strcmp(word, "mamba") == 0 || strcmp(word, "linear_attention") == 0;
+}
+
+bool kvp_is_attention(const char *word)
+{
+    return strcmp(word, "attention") == 0 || strcmp(word, "full_attention") == 0;
+}
+
 bool kvp_list_has(const json_t *list, uint32_t i)
 {
     for (size_t k = 0; k < json_array_size(list); k++)

@@ -39,6 +39,10 @@ void kvp_drop_ffn(struct kvp_layer_class *c);
 /* The i-th string of a list, "" when it is none. */
 const char *kvp_word_at(const json_t *list, uint32_t i);
 
+/* What lists call a Mamba layer ("mamba", "linear_attention" in files of Transformers 5) and one that attends. */
+bool kvp_is_mamba(const char *word);
+bool kvp_is_attention(const char *word);
+
 /* Is the number i in the list? */
 bool kvp_list_has(const json_t *list, uint32_t i);
 

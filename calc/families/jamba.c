@@ -68,6 +68,7 @@ static kvp_err layers(struct kvp_reader *r)
     KVP_TRY(read_every(r, "expert_layer_period", "expert_layer_offset", moe));
     KVP_TRY(kvp_read_count(r, "num_experts", &experts));
     KVP_TRY(kvp_read_count(r, "num_experts_per_tok", &per_token));
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
     memcpy(&mamba, &r->proto, sizeof(mamba));
     kvp_drop_attention(&mamba);
     KVP_TRY(read_mamba(r, &mamba));

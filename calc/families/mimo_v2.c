@@ -93,6 +93,7 @@ static const struct kvp_rule rules[] = {
     {"v_head_dim", KVP_KEY_ANY, "read: size of v"},
     {"swa_num_attention_heads", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_num_key_value_heads", KVP_KEY_ANY, "read: layers that slide"},
+    {"swa_rope_theta", KVP_KEY_ANY, "read: rotation of layers that slide"},
     {"swa_head_dim", KVP_KEY_ANY, "read: layers that slide"},
     {"swa_v_head_dim", KVP_KEY_ANY, "read: layers that slide"},
     {"add_full_attention_sink_bias", KVP_KEY_ANY, "read: a scalar a head"},

@@ -67,6 +67,23 @@ static kvp_err read_experts(const struct kvp_reader *r, struct kvp_layer_class *
     return kvp_add_extra(r, c->extra, "latent_out", r->m->width, c->expert_in, 1, true);
 }
 
+/* NemotronHTopkRouter: sigmoid with a correction bias, a group by its two best. */
+static kvp_err read_route(const struct kvp_reader *r)
+{
+    struct kvp_numbers *n = &r->m->numbers;
+    uint32_t groups = 1, kept = 1;
+
+    n->route = KVP_ROUTE_SIGMOID;
+    n->route_normalise = n->route_pairs = true;
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &n->route_normalise));
+    KVP_TRY(kvp_json_real(&r->j, "routed_scaling_factor", &n->route_scale, NULL));
+    KVP_TRY(kvp_read_count(r, "n_group", &groups));
+    KVP_TRY(kvp_read_count(r, "topk_group", &kept));
+    n->route_groups = groups > 1 ? groups : 0; /* of one group all may be chosen */
+    n->route_groups_kept = groups > 1 ? kept : 0;
+    return KVP_OK;
+}
+
 /* The pattern's letter, or the list's word, of layer i. */
 static kvp_err kind_of(const struct kvp_reader *r, const char *pattern, const json_t *list, uint32_t i, enum kind *out)
 {
@@ -76,7 +93,7 @@ static kvp_err kind_of(const struct kvp_reader *r, const char *pattern, const js
     const char *word = pattern ? letter : kvp_word_at(list, i);
 
     for (int k = 0; k < KINDS; k++)
-        if (pattern ? pattern[i] == letters[k] : strcmp(word, words[k]) == 0) {
+        if (pattern ? pattern[i] == letters[k] : k == 0 ? kvp_is_mamba(word) : k == 1 ? kvp_is_attention(word) : strcmp(word, words[k]) == 0) {
             *out = (enum kind)k;
             return KVP_OK;
         }
@@ -130,8 +147,10 @@ static kvp_err layers(struct kvp_reader *r)
             kvp_drop_attention(&of[k]);
     }
     KVP_TRY(kvp_read_mamba2(r, &mamba_keys, &of[MAMBA]));
-    if (kvp_json_get(&r->j, "n_routed_experts"))
+    if (kvp_json_get(&r->j, "n_routed_experts")) {
         KVP_TRY(read_experts(r, &of[MOE]));
+        KVP_TRY(read_route(r));
+    }
     for (uint32_t i = 0; i < r->m->layers; i++) {
         KVP_TRY(kind_of(r, pattern, list, i, &kind));
         if (kind == MOE && !of[MOE].experts)

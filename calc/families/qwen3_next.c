@@ -172,6 +172,20 @@ static kvp_err read_tower(struct kvp_reader *r)
     return kvp_tower_add(r, "merger.fc2", x.out, merged, 1, true);
 }
 
+/* Norms of 1 + weight, a quarter of a head rotates unless the config says another part, experts by the softmax of all. */
+static kvp_err read_numbers(const struct kvp_reader *r)
+{
+    const json_t *rope = json_object_get(r->j.object, "rope_parameters");
+    struct kvp_numbers *n = &r->m->numbers;
+
+    n->norm_add_one = true;
+    if (!json_object_get(r->j.object, "partial_rotary_factor") && !json_object_get(rope, "partial_rotary_factor"))
+        n->rotary_part = 0.25;
+    n->route = KVP_ROUTE_SOFTMAX;
+    n->route_normalise = true;
+    return kvp_read_flag(r, "norm_topk_prob", &n->route_normalise);
+}
+
 static kvp_err layers(struct kvp_reader *r)
 {
     struct kvp_layer_class delta;
@@ -184,6 +198,7 @@ static kvp_err layers(struct kvp_reader *r)
     if (!interval)
         return kvp_key_fail(r, KVP_EINPUT, "full_attention_interval", "expected a number above 0");
     KVP_TRY(kvp_read_state_dtype(r, "mamba_ssm_dtype"));
+    KVP_TRY(read_numbers(r));
     KVP_TRY(read_moe(r, &moe));
     r->proto.gated_q = true;
     memcpy(&delta, &r->proto, sizeof(delta));
@@ -203,7 +218,7 @@ static kvp_err layers(struct kvp_reader *r)
 #define NEXT_LIKE                                                                                                   \
     .rules = {rules}, LLAMA_LIKE,                                                                                   \
     .absent = {[KVP_SIZE_KV_HEADS] = 2, [KVP_SIZE_HEAD_DIM] = 256, [KVP_SIZE_POSITIONS] = 32768}, .own_ffn = true,  \
-    .bias = KVP_BIAS_ATTN, .qk_norm = true, .window = KVP_WINDOW_HOOK, .layers = layers
+    .bias = KVP_BIAS_ATTN, .qk_norm = true, .window = KVP_WINDOW_HOOK, .layers = layers, .partial_rotary = true
 
 const struct kvp_dialect family_qwen3_next[] = {
     {.model_type = {"qwen3_next"}, .architectures = {"Qwen3NextForCausalLM", "Qwen3NextModel"}, NEXT_LIKE},

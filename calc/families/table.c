@@ -29,6 +29,7 @@ static const struct kvp_dialect *const families[] = {
     family_gpt_oss,
     family_minimax,
     family_mimo_v2,
+    family_gemma3n,
     family_gemma4,
     family_step,
     family_falcon_h1,
@@ -154,6 +155,9 @@ const struct kvp_rule kvp_rules_common[] = {
     {"add_cross_attention", KVP_KEY_FALSE, "layers would hold a second attention"},
     {"is_encoder_decoder", KVP_KEY_FALSE, "this class is a decoder"},
     {"num_nextn_predict_layers", KVP_KEY_FALSE, "prediction layers would add weights and cache"},
+    {"quantization_config", KVP_KEY_ANY, "read: how weights are stored"},
+    {"quantization", KVP_KEY_ANY, "read: how weights are stored"},
+    {"embd_pdrop", KVP_KEY_ANY, "training only"},
     {"num_beams", KVP_KEY_ANY, "how text is generated, not the model"},
     {"num_beam_groups", KVP_KEY_ANY, "how text is generated, not the model"},
     {"num_return_sequences", KVP_KEY_ANY, "how text is generated, not the model"},
@@ -210,22 +214,32 @@ static bool is_size(const struct kvp_dialect *d, const char *key)
     return LISTED(d->nested, key) || (d->eps_key && strcmp(d->eps_key, key) == 0);
 }
 
-/* Could a key of this name change what is stored? The word that says so, or NULL. */
-static const char *suspicious(const char *key)
+static const char *word_in(const char *key, const char *const *words)
+{
+    for (; *words; words++)
+        if (strcasestr(key, *words))
+            return *words;
+    return NULL;
+}
+
+/* Could a key of this name change what is stored? The word that says so, or NULL. Of a part of the file (how weights are
+ * quantized, how positions rotate) every key is about that, so that fewer words say anything. */
+static const char *suspicious(const char *key, bool part)
 {
     static const char *const words[] = {"head", "layer", "window", "rank", "state", "share", "cache", "expert", "dim", "kv", "latent",
                                         "compress", "chunk", "sparse", "group", "block", "width", "size", "memory", "channel", "conv",
                                         "ssm", "mamba", "moe", "hybrid", "interval", "pattern", "mtp", "nextn", "depth", "sink", "full_attn",
-                                        "attn_type", "ratio"};
+                                        "attn_type", "ratio", NULL};
+    static const char *const of_models[] = {"sliding", "swa", "quant", "bits", "precision", "lru", "recurr", "evict", "prun", "stride", "vocab",
+                                            "embd", "indexer", "lora", "delta", "period", "merge", "global", "mla", "gqa", "mqa", "multi_query",
+                                            "retention", "bottleneck", NULL};
     static const char *const counts[] = {"num_", "n_"};
+    const char *word = word_in(key, words);
 
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
         if (strncasecmp(key, counts[i], strlen(counts[i])) == 0)
             return counts[i];
-    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
-        if (strcasestr(key, words[i]))
-            return words[i];
-    return NULL;
+    return word || part ? word : word_in(key, of_models);
 }
 
 static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, const struct kvp_dialect *outer,
@@ -239,7 +253,7 @@ static kvp_err check_key(const struct kvp_json *j, const struct kvp_dialect *d, 
         return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s is set, and %s", j->origin, key, r->reason);
     if (r && r->demand == KVP_KEY_TRUE && !is_true(v))
         return kvp_fail(j->e, KVP_ENOTSUP, "%s: %s is not true, so %s", j->origin, key, r->reason);
-    word = r || is_size(d, key) ? NULL : suspicious(key);
+    word = r || is_size(d, key) ? NULL : suspicious(key, d->part);
     if (!word)
         return KVP_OK;
     kvp_json_word(shown, sizeof(shown), key);
@@ -266,7 +280,7 @@ kvp_err kvp_dialect_check_flat(const struct kvp_json *j, const struct kvp_dialec
 
 kvp_err kvp_check_part(const struct kvp_json *part, const char *name, const struct kvp_rule *rules)
 {
-    const struct kvp_dialect d = {.model_type = {name}, .rules = {rules}};
+    const struct kvp_dialect d = {.model_type = {name}, .rules = {rules}, .part = true};
 
     return kvp_dialect_check_keys(part, &d);
 }

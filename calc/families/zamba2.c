@@ -12,6 +12,8 @@ static const struct kvp_rule rules[] = {
     {"layers_block_type", KVP_KEY_ANY, "read: mamba or hybrid"},
     {"hybrid_layer_ids", KVP_KEY_ANY, "layers_block_type again"},
     {"attention_head_dim", KVP_KEY_ANY, "2 * width / heads, as the class has it"},
+    {"attention_hidden_size", KVP_KEY_ANY, "2 * width, as the class has it"},
+    {"chunk_size", KVP_KEY_ANY, "how a scan is computed"},
     {"kv_channels", KVP_KEY_ANY, "not the head size: attention reads twice the width"},
     {"mamba_headdim", KVP_KEY_ANY, "read: rows of a head's state"},
     {"n_mamba_heads", KVP_KEY_ANY, "read: Mamba-2's heads"},
@@ -95,7 +97,7 @@ static kvp_err place(const struct kvp_reader *r, const struct kvp_layer_class *m
         const char *type = kvp_word_at(types, i);
         const bool hybrid = strcmp(type, "hybrid") == 0;
 
-        if (!hybrid && strcmp(type, "mamba") != 0)
+        if (!hybrid && !kvp_is_mamba(type))
             return kvp_layer_kind_fail(r, "layers_block_type", i, type, "mamba and hybrid");
         memcpy(&r->layer[i], hybrid ? block : mamba, sizeof(*mamba));
         if (!hybrid)

@@ -311,7 +311,7 @@ static void go_on(const struct pass *s, uint32_t from, uint64_t more)
         if (!moves(s->o->v[i].op))
             times(s->o, &s->o->v[i], more + 1);
     next.moving = true;
-    for (uint64_t i = 0; i < more; i++) {
+    for (uint64_t i = 0; i < more && !s->o->over; i++) {
         const uint32_t n = s->o->n;
 
         next.before = next.T;

@@ -78,11 +78,12 @@ static void limit(struct plan *p, struct plan_class *c, const struct kvp_spec *s
         add_scores(c, slots, kvp_spec_param(s, "score_dtype")->f, &ring, fixed);
 }
 
-static void scratch(struct plan *p, const struct plan_class *c, uint64_t kept)
+/* The new token is one more than is kept; flexgen has a slot free for it, and chooses so many fewer of the prompt. */
+static void scratch(struct plan *p, const struct plan_class *c, uint64_t kept, bool fixed)
 {
     plan_add_scratch(p, "prompt_scores", KVP_F32, p->w.batch, select_heads(c), p->w.prompt);
-    plan_add_scratch(p, "kept_index", KVP_I32, p->w.batch, select_heads(c), kept);
-    plan_add_scratch(p, "probabilities", KVP_F32, p->w.batch, c->model->heads, num_add(&p->over, kept, 1));
+    plan_add_scratch(p, "kept_index", KVP_I32, p->w.batch, select_heads(c), kept - (fixed && kept < p->w.context));
+    plan_add_scratch(p, "probabilities", KVP_F32, p->w.batch, c->model->heads, fixed ? kept : num_add(&p->over, kept, 1));
 }
 
 static kvp_err check_window(const struct plan *p, uint64_t window, struct kvp_error *e)
@@ -101,6 +102,8 @@ static kvp_err slots_of(struct plan *p, const struct kvp_spec *s, uint64_t *slot
     if (variant_of(s) == FLEXGEN) {
         if (kvp_spec_param(s, "recent")->given)
             return kvp_fail(e, KVP_EINPUT, "h2o: recent=%" PRId64 ": variant=flexgen has as many recent slots as heavy ones, expected heavy only", kvp_spec_param(s, "recent")->i);
+        if (heavy < 2)
+            return kvp_fail(e, KVP_EINPUT, "h2o: heavy is %" PRIu64 " tokens; variant=flexgen keeps heavy - 1 recent ones, so at least 2", heavy);
         recent = heavy;
     } else {
         KVP_TRY(budget(p, s, "recent", "recent_ratio", &recent, e));
@@ -126,7 +129,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
         if (variant_of(s) != MASK)
             limit(p, c, s, slots);
         if (class_has_rows(c))
-            scratch(p, c, kept);
+            scratch(p, c, kept, variant_of(s) == FLEXGEN);
     }
     return KVP_OK;
 }
@@ -209,10 +212,13 @@ static void example(const struct kvp_model *m, const struct kvp_workload *w, cha
     snprintf(buf, n, "%s", w->prompt >= 10 ? "" : "heavy=1,recent=1");
 }
 
+static const char *const others[] = {"variant=flexgen", NULL};
+
 const struct technique technique_h2o = {
     .info = {.name = "h2o", .axis = KVP_AXIS_SELECT, .summary = "heavy hitters and recent tokens, chosen per kv head",
              .source = "Zhang et al. 2023, arXiv:2306.14048, section 4; FMInference/H2O h2o_hf/utils_real_drop",
              .params = "heavy,recent,heavy_ratio=0.1,recent_ratio=0.1,score_dtype=f32,variant"},
+    .variants = others,
     .n_params = 6,
     .params = {{.key = "heavy", .kind = KVP_PARAM_INT, .no_default = true, .excludes = "heavy_ratio", .min = 1, .max = INT64_MAX},
                {.key = "recent", .kind = KVP_PARAM_INT, .no_default = true, .excludes = "recent_ratio", .min = 1, .max = INT64_MAX},

@@ -154,10 +154,13 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
 }
 
 /* fp8 with one scale a tensor suits rows of any width. */
+static const char *const others[] = {"int8", "int4", NULL};
+
 const struct technique technique_kv = {
     .info = {.name = "kv", .axis = KVP_AXIS_ENCODE, .summary = "keys and values in fp8, int8, int4 or a block format, scales beside or inside",
              .source = "vLLM kv_cache_dtype; transformers cache_utils.py QuantizedLayer; ggml-common.h; OCP MX 1.0",
              .params = "format=fp8,k,v,scale=auto,group=64,layout=plain"},
+    .variants = others,
     .n_params = 6,
     .params = {{.key = "format", .kind = KVP_PARAM_FORMAT, .positional = true, .f = KVP_FP8, .formats = FORMATS},
                {.key = "k", .kind = KVP_PARAM_FORMAT, .no_default = true, .f = KVP_FP8, .formats = FORMATS},

@@ -4,8 +4,8 @@
  *   weights  D * r + r * Hkv * d for each of W_k and W_v
  *
  * rule=uniform: k_rank and v_rank, half of min(D, Hkv * d) when not given. rule=progressive: from r_max in the
- * first layer to r_min in the last; the paper's ranks follow the condition numbers of the weights, and with
- * equal ones that is linear in depth, rounded to the nearest (its own rounding is not known).
+ * first layer to r_min in the last, on a line in the logarithm of the condition numbers of W_k and W_v, multiplied up
+ * from the last layer. Where these are not known they count as equal, which is linear in depth. To the nearest.
  *
  * form=absorbed: the second factor goes into q and into the weighted sum: 2 * H * (rk + rv) * S FLOPs a step.
  * Rotated keys cannot be absorbed: under RoPE they are rebuilt, 2 * rk * Hkv * d * S a step, in either form.
@@ -25,6 +25,7 @@ struct ranks {
     const struct kvp_spec *s;
     uint32_t layers; /* attention layers that store k and v */
     uint32_t seen;
+    double before, all; /* logarithms of condition numbers: of the layers before this one, of all but the last */
     uint64_t refused, most; /* a rank that is too big, and what it may be */
 };
 
@@ -46,6 +47,13 @@ static uint64_t at_depth(uint64_t most, uint64_t least, uint64_t i, uint64_t n)
     return n < 2 ? most : most - ((most - least) * i * 2 + (n - 1)) / (2 * (n - 1));
 }
 
+static uint64_t rank_at(const struct ranks *r, uint64_t most, uint64_t least)
+{
+    if (!r->m->conditions)
+        return at_depth(most, least, r->seen, r->layers);
+    return r->all > 0 ? most - (uint64_t)((double)(most - least) * (r->before / r->all) + 0.5) : most;
+}
+
 static void edit(struct kvp_layer_class *c, uint32_t layer, void *to)
 {
     struct ranks *r = to;
@@ -55,7 +63,6 @@ static void edit(struct kvp_layer_class *c, uint32_t layer, void *to)
     const bool absorb = kvp_spec_param(r->s, "form")->i == ABSORBED;
     uint64_t k, v;
 
-    (void)layer;
     if (!owns(c))
         return;
     if (progressive && r_min > r_max) {
@@ -63,9 +70,10 @@ static void edit(struct kvp_layer_class *c, uint32_t layer, void *to)
         r->most = r_max;
         return;
     }
-    k = progressive ? at_depth(r_max, r_min, r->seen, r->layers) : given_or(r->s, "k_rank", num_max(full / 2, 1));
+    k = progressive ? rank_at(r, r_max, r_min) : given_or(r->s, "k_rank", num_max(full / 2, 1));
     v = progressive ? k : given_or(r->s, "v_rank", num_max(full / 2, 1));
     r->seen++;
+    r->before += r->m->conditions ? r->m->conditions[layer] : 0;
     if (num_max(k, v) > full) {
         r->refused = num_max(k, v);
         r->most = full;
@@ -88,6 +96,9 @@ static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, stru
         return kvp_fail(e, KVP_ENOTSUP, "lorc: not applicable, %s has no attention layer that stores k and v", m->name);
     if (r.layers != model_mixers(m, KVP_MIX_ATTENTION))
         return kvp_fail(e, KVP_ENOTSUP, "lorc: %s has layers that read another layer's rows", m->name);
+    for (uint32_t i = 0, n = 0; i < m->layers && m->conditions; i++)
+        if (owns(&m->cls[m->class_of[i]]) && ++n < r.layers)
+            r.all += m->conditions[i];
     KVP_TRY(model_edit(m, edit, &r, e));
     if (r.refused)
         return kvp_fail(e, KVP_EINPUT, "lorc: a rank of %" PRIu64 " of %s is more than %" PRIu64, r.refused, m->name, r.most);

@@ -126,10 +126,13 @@ static void example(const struct kvp_model *m, const struct kvp_workload *w, cha
     snprintf(buf, n, "%s", m->width % HEAD ? "mamba" : "rwkv7");
 }
 
+static const char *const others[] = {"rwkv4", "rwkv6", "rwkv7", "mamba", "mamba2", NULL};
+
 const struct technique technique_recurrent = {
     .info = {.name = "recurrent", .axis = KVP_AXIS_MIXER, .summary = "a recurrent state of fixed size in place of attention",
              .source = "Peng et al., arXiv:2305.13048, 2404.05892, 2503.14456 (RWKV); Gu, Dao, arXiv:2312.00752, 2405.21060 (Mamba)",
              .params = "kind=rwkv7"},
+    .variants = others,
     .n_params = 1,
     .params = {{.key = "kind", .kind = KVP_PARAM_WORD, .positional = true, .i = RWKV7, .words = kinds}},
     .model_rewrite = model_rewrite,

@@ -76,6 +76,20 @@ kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struc
     return KVP_OK;
 }
 
+bool kvp_technique_variant(uint32_t i, uint32_t k, char *buf, size_t n)
+{
+    const struct technique *t = technique_at(i);
+
+    if (n)
+        *buf = '\0';
+    for (uint32_t j = 0; t && t->variants && t->variants[j]; j++)
+        if (j == k) {
+            snprintf(buf, n, "%s:%s", t->info.name, t->variants[k]);
+            return true;
+        }
+    return false;
+}
+
 uint64_t spec_int(const struct kvp_spec *s, const char *key)
 {
     const struct kvp_param *p = kvp_spec_param(s, key);

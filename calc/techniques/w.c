@@ -122,10 +122,13 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     return KVP_OK;
 }
 
+static const char *const others[] = {"nf4", "gptq", "awq", NULL};
+
 const struct technique technique_w = {
     .info = {.name = "w", .axis = KVP_AXIS_WEIGHTS, .summary = "linear weights quantized, in the stored form of a public checkpoint format",
              .source = "arXiv:2208.07339 (int8), 2305.14314 (nf4), 2210.17323 (gptq), 2306.00978 (awq); OCP MX 1.0; ggml-common.h",
              .params = "format=int8,bits=4,group=0,double_quant=off,scale=channel,head=auto,embed=auto,experts=auto,norms=auto"},
+    .variants = others,
     .n_params = 9,
     .params = {{.key = "format", .kind = KVP_PARAM_WORD, .positional = true, .words = words},
                {.key = "bits", .kind = KVP_PARAM_INT, .i = 4, .min = 2, .max = 8},

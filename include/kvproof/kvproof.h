@@ -195,6 +195,10 @@ const struct kvp_technique_info *kvp_technique_at(uint32_t i);
 kvp_err kvp_technique_example(uint32_t i, const struct kvp_model *m, const struct kvp_workload *w, char *buf, size_t n,
                               struct kvp_error *e);
 
+/* The k-th further variant of technique `i` that a run over all of them has a row for ("w:nf4" beside w's example). Always
+ * terminated; false when there are no more. */
+bool kvp_technique_variant(uint32_t i, uint32_t k, char *buf, size_t n);
+
 /* One row of the composition table: a pair, whether it is allowed, and why. */
 struct kvp_pair {
     const char *a, *b;

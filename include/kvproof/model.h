@@ -190,6 +190,9 @@ struct kvp_model {
     uint32_t classes;
     struct kvp_layer_class *cls; /* [classes] */
     uint32_t *class_of;          /* [layers] index into cls */
+    /* [layers] log of the condition numbers of W_k and W_v, multiplied, where the weights were looked at; not the model's
+     * own. NULL: unknown */
+    const double *conditions;
     enum kvp_norm norm;
     uint32_t norm_vectors; /* learned vectors of one norm: 1 weight, 2 weight and bias, 0 none (OLMo-1) */
     double norm_eps;

@@ -44,6 +44,8 @@ static kvp_err cpu_open(struct kb_dev **out, const struct kb_options *opt, struc
     if (!d)
         return kvp_fail(e, KVP_ENOMEM, "cpu: no memory for a device");
     d->threads = opt && opt->threads ? opt->threads : usable_cores();
+    if (d->threads < KVP_LEAST_THREADS)
+        d->threads = KVP_LEAST_THREADS;
     d->ops = best_ops(opt && opt->plain);
 #ifndef KVP_NO_OPENBLAS
     d->blas = !(opt && opt->plain);

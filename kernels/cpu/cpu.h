@@ -3,12 +3,21 @@
  *
  * Results depend on the number of threads only: work is cut by a rule, never by who comes first, and
  * partial sums are merged in order. OpenBLAS runs with one thread inside each of ours (its own pool
- * would compete with OpenMP's for the cores) and is left out by -DKVP_NO_OPENBLAS. */
+ * would compete with OpenMP's for the cores) and is left out by -DKVP_NO_OPENBLAS.
+ *
+ * A tree that looks for races (CONFIG=tsan) sets both numbers below, so that a tiny test's kernels run side by side too. */
 #ifndef KVPROOF_CPU_H
 #define KVPROOF_CPU_H
 
 #include "kernels/cpu/ops.h"
 #include "kernels/host.h"
+
+#ifndef KVP_LEAST_THREADS
+#define KVP_LEAST_THREADS 1
+#endif
+#ifndef KVP_PARALLEL_FROM
+#define KVP_PARALLEL_FROM 16384 /* multiply-adds, or elements visited: fewer are not worth waking a thread for */
+#endif
 
 struct kb_dev {
     uint32_t threads;
@@ -38,7 +47,7 @@ static inline bool cpu_is_plain(enum kvp_format f)
 /* Threads worth waking for `work` multiply-adds or element visits. */
 static inline int cpu_threads(const struct kb_dev *dev, uint64_t work)
 {
-    return work < 16384 ? 1 : (int)dev->threads;
+    return work < KVP_PARALLEL_FROM ? 1 : (int)dev->threads;
 }
 
 /* c[i][j] = alpha * a[i].b[j] (trans) or sum over l of a[i][l] * b[l][j] (not trans), plus beta * c, f32, in

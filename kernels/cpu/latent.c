@@ -98,6 +98,8 @@ kvp_err cpu_head_gemm(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
         if (!a->transposed) {
             dev->ops->dots[a->format](x, a->x_stride, (uint32_t)a->m, w, a->cols, a->rows, a->cols, 1, out, a->out_stride, NULL);
+            for (uint64_t i = 0; a->bias.buf && i < a->m * a->rows; i++)
+                out[i / a->rows * a->out_stride + i % a->rows] += kb_load(a->format, kb_at(a->bias), h * a->bias_head + i % a->rows);
             continue;
         }
         for (uint64_t r = 0; r < a->m; r++)

@@ -179,20 +179,22 @@ kvp_err cpu_gate(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 /* ---- Mamba ---------------------------------------------------------------------------------------- */
 
-/* Decays and skips of a block of channels serve all sequences. */
+/* Decays and skips of a block of channels serve all sequences, which go together where their states are f32. */
 static void ssm_block(const struct kb_dev *dev, const struct kb_ssm_scan *a, uint64_t c0, float *room)
 {
     const uint32_t width = width_at(c0, a->channels);
-    const uint64_t size = (uint64_t)a->n * width;
-    float *decay = room, *own = decay + size, *d = own + size;
+    const uint64_t size = (uint64_t)a->n * width, together = a->state_format == KVP_F32 ? a->batch : 1;
+    float *decay = room, *own = decay + size, *d = own + size, least;
 
     dev->ops->widen[a->format](decay, place(a->format, a->a_log, c0 * a->n), size);
+    least = -1.001f * expf(dev->ops->max(decay, size));
     dev->ops->rec->decays(decay, size);
     dev->ops->widen[a->format](d, place(a->format, a->d, c0), width);
-    for (uint64_t b = 0; b < a->batch; b++) {
+    for (uint64_t b = 0; b < a->batch; b += together) {
         const uint64_t row = b * a->tokens * a->stride, kept = (b * a->channels + c0) * a->n;
-        struct cpu_ssm x = {.tokens = a->tokens, .width = width, .n = a->n, .stride = a->stride, .out_stride = a->out_stride,
-                            .a = decay, .d = d, .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row),
+        struct cpu_ssm x = {.rows = together * a->tokens, .tokens = a->tokens, .step = (uint64_t)a->channels * a->n, .width = width,
+                            .n = a->n, .least = least, .stride = a->stride, .out_stride = a->out_stride, .a = decay, .d = d,
+                            .x = floats(a->x, row + c0), .dt = floats(a->dt, row + c0), .b = floats(a->b, row),
                             .c = floats(a->c, row), .z = floats(a->z, row + c0),
                             .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + c0};
         uint32_t step;
@@ -351,26 +353,58 @@ kvp_err cpu_wkv7(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 /* ---- head norm ------------------------------------------------------------------------------------ */
 
+static void delta_head(const struct kb_dev *dev, const struct kb_delta_scan *a, uint64_t b, uint32_t head, float *room)
+{
+    const uint64_t row = b * a->tokens * a->stride, first = (uint64_t)head * a->head_dim;
+    const uint64_t shared = (uint64_t)(head / (a->heads / a->groups)) * a->n, size = (uint64_t)a->head_dim * a->n;
+    const uint64_t kept = (b * a->heads + head) * size;
+    uint32_t step;
+    float *s = state_in(dev, room, &step, a->state_format, a->state, kept, size, 1, size);
+
+    dev->ops->rec->delta(&(struct cpu_delta){
+        .tokens = a->tokens, .dim = a->head_dim, .n = a->n, .stride = a->stride, .out_stride = a->out_stride,
+        .a = -expf(kb_load(a->format, kb_at(a->a_log), head)), .bias = kb_load(a->format, kb_at(a->dt_bias), head),
+        .q = floats(a->q, row + shared), .k = floats(a->k, row + shared), .v = floats(a->v, row + first),
+        .dt = floats(a->dt, row + head), .beta = floats(a->beta, row + head), .s = s, .room = room + size,
+        .out = (float *)kb_at(a->out) + b * a->tokens * a->out_stride + first});
+    state_out(dev, s, a->state_format, a->state, kept, size, 1, size);
+}
+
+kvp_err cpu_delta_scan(struct kb_dev *dev, const void *args, struct kvp_error *e)
+{
+    const struct kb_delta_scan *a = args;
+    const uint64_t size = (uint64_t)a->head_dim * a->n, tasks = a->batch * a->heads, parts = parts_of(dev, tasks);
+    uint64_t stride;
+    float *room;
+
+    KVP_TRY(cpu_scratch(dev, &room, &stride, parts, size + 2ull * a->n + a->head_dim, e));
+#pragma omp parallel for num_threads(cpu_threads(dev, 2 * a->tokens * tasks * size))
+    for (uint64_t part = 0; part < parts; part++)
+        for (uint64_t i = tasks * part / parts; i < tasks * (part + 1) / parts; i++)
+            delta_head(dev, a, i / a->heads, (uint32_t)(i % a->heads), room + part * stride);
+    return KVP_OK;
+}
+
 kvp_err cpu_head_norm(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_head_norm *a = args;
-    const uint64_t width = (uint64_t)a->heads * a->dim;
+    const uint64_t width = (uint64_t)a->heads * a->dim, own = a->one ? a->dim : width;
     const struct kb_span from[3] = {a->weight, a->bias, a->r_k};
     uint64_t stride;
     float *w;
 
-    KVP_TRY(cpu_scratch(dev, &w, &stride, 3, width, e));
+    KVP_TRY(cpu_scratch(dev, &w, &stride, 3, own, e));
     for (uint64_t i = 0; i < 3; i++)
         if (from[i].buf)
-            dev->ops->widen[a->format](w + i * stride, kb_at(from[i]), width);
+            dev->ops->widen[a->format](w + i * stride, kb_at(from[i]), own);
 #pragma omp parallel for collapse(2) num_threads(cpu_threads(dev, 4 * a->rows * width))
     for (uint64_t n = 0; n < a->rows; n++)
         for (uint32_t h = 0; h < a->heads; h++) {
-            const uint64_t first = (uint64_t)h * a->dim, in = n * a->in_stride + first;
+            const uint64_t first = (uint64_t)h * a->dim, in = n * a->in_stride + first, at = a->one ? 0 : first;
 
             dev->ops->rec->head_norm(&(struct cpu_head_norm){
-                .dim = a->dim, .rms = a->rms, .silu = a->silu, .eps = (float)a->eps, .weight = w + first,
-                .bias = a->bias.buf ? w + stride + first : NULL, .r_k = a->r_k.buf ? w + 2 * stride + first : NULL,
+                .dim = a->dim, .rms = a->rms, .silu = a->silu, .eps = (float)a->eps, .weight = w + at,
+                .bias = a->bias.buf ? w + stride + at : NULL, .r_k = a->r_k.buf ? w + 2 * stride + at : NULL,
                 .r = floats(a->r, in), .k = floats(a->k, in), .v = floats(a->v, in), .gate = floats(a->gate, in),
                 .x = (float *)kb_at(a->x) + n * a->stride + first});
         }

@@ -5,11 +5,13 @@
 
 #include "kernels/cpu/ops.h"
 
-/* Channels [0, width) of one sequence, at most CPU_BLOCK. a is -exp(a_log) and h the state, [width, n] both. */
+/* Channels [0, width) of `rows` rows, at most CPU_BLOCK channels, `tokens` rows a sequence. a is -exp(a_log), least the
+ * least of it or less, and h a state, [width, n] as a is; a sequence's is `step` after the one before. */
 #define CPU_BLOCK 64
 struct cpu_ssm {
-    uint64_t tokens;
+    uint64_t rows, tokens, step;
     uint32_t width, n;
+    float least;
     uint64_t stride, out_stride;
     const float *a, *d, *x, *dt, *b, *c, *z;
     float *h, *out;
@@ -51,6 +53,16 @@ struct cpu_wkv7 {
 };
 
 /* One head of one row. */
+struct cpu_delta {
+    uint64_t tokens, stride, out_stride;
+    uint32_t dim, n;
+    float a, bias; /* -exp(a_log), dt_bias */
+    const float *q, *k, *v, *dt, *beta;
+    float *s;      /* [n, dim] */
+    float *room;   /* [2 * n + dim] */
+    float *out;
+};
+
 struct cpu_head_norm {
     uint32_t dim;
     bool rms, silu;
@@ -65,13 +77,14 @@ struct cpu_rec_ops {
                  uint64_t n);
     /* out = x + (before - x) * (m + more) */
     void (*blend)(float *out, const float *x, const float *before, const float *m, const float *more, uint64_t n);
-    void (*gate)(float *out, const float *gate, const float *value, uint64_t n); /* out += sigmoid(gate) * value */
+    void (*gate)(float *out, const float *gate, const float *value, uint64_t n); /* out += sigmoid(gate) * value, or *= without */
     void (*decays)(float *x, uint64_t n);                                       /* x = -exp(x) */
     void (*ssm)(const struct cpu_ssm *a);
     void (*ssd)(const struct cpu_ssd *a);
     void (*wkv4)(const struct cpu_wkv4 *a);
     void (*wkv6)(const struct cpu_wkv6 *a);
     void (*wkv7)(const struct cpu_wkv7 *a);
+    void (*delta)(const struct cpu_delta *a);
     void (*head_norm)(const struct cpu_head_norm *a);
 };
 

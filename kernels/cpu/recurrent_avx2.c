@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #define LOOP __attribute__((target("avx2,fma,f16c"))) static
 #define LOOPS_NAME cpu_rec_avx2
+#include "kernels/cpu/ssm_avx2.h"
+#define SSM_EIGHTS ssm_eights
 #include "kernels/cpu/recurrent_loops.h"
 #else
 typedef int no_avx2; /* a translation unit is not empty */

@@ -8,15 +8,17 @@
 extern "C" {
 #endif
 
-/* out[r][h] = W[h] x[r][h], or x[r][h] W[h] when transposed. W[h] is [rows, cols] at h * w_head: x has cols elements and
+/* out[r][h] = W[h] x[r][h] + bias[h], or x[r][h] W[h] when transposed. W[h] is [rows, cols] at h * w_head: x has cols elements and
  * out rows of them, or the other way round. */
 struct kb_head_gemm {
     uint64_t m;              /* rows of x */
     uint32_t heads, rows, cols;
     bool transposed;
-    enum kvp_format format;  /* of W */
+    enum kvp_format format;  /* of W and bias */
     uint64_t w_head;         /* elements between the heads' matrices */
     struct kb_span w;
+    struct kb_span bias;     /* optional, not when transposed: [rows] at h * bias_head */
+    uint64_t bias_head;
     uint64_t x_stride, x_head; /* f32 elements between rows, between heads */
     struct kb_span x;
     uint64_t out_stride, out_head;

@@ -40,8 +40,9 @@ struct kb_kv {
     enum kvp_format scale_format; /* GROUP: F32, F16, BF16 */
     uint32_t group;          /* GROUP: channels */
     struct kb_span scale, shift;
-    uint64_t shared;         /* strips of whole numbers: slots below it are the same rows for every sequence ... */
-    struct kb_span head;     /* ... [heads, shared, dim]; slot s from there on is slot s - shared of the strip */
+    uint64_t shared;         /* strips: slots below it are the same rows for every sequence, [heads, shared, dim] at the tensor's
+                                start; behind them the strips, where slot s is slot s - shared */
+    uint64_t first;          /* with shared: sequence 0 of the call is this one of the strips */
 };
 
 #ifdef __cplusplus

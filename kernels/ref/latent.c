@@ -57,7 +57,7 @@ kvp_err ref_head_gemm(const void *args, struct kvp_error *e)
             float *out = (float *)kb_at(a->out) + r * a->out_stride + h * a->out_head;
 
             for (uint32_t i = 0; i < outs; i++) {
-                double sum = 0;
+                double sum = a->bias.buf ? (double)kb_load(a->format, kb_at(a->bias), h * a->bias_head + i) : 0;
 
                 for (uint32_t j = 0; j < in; j++)
                     sum += (double)x[j] * (double)kb_load(a->format, kb_at(a->w), h * a->w_head + (a->transposed ? (uint64_t)j * a->cols + i : (uint64_t)i * a->cols + j));

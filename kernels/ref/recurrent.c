@@ -108,9 +108,11 @@ kvp_err ref_gate(const void *args, struct kvp_error *e)
 
     (void)e;
     for (uint64_t n = 0; n < a->rows; n++)
-        for (uint32_t i = 0; i < a->width; i++)
-            put(a->out, a->out_stride, n, i, row(a->out, a->out_stride, n, i) + sigmoid(row(a->gate, a->gate_stride, n, i)) *
-                                                                                   row(a->value, a->value_stride, n, i));
+        for (uint32_t i = 0; i < a->width; i++) {
+            const double by = sigmoid(row(a->gate, a->gate_stride, n, i)), old = row(a->out, a->out_stride, n, i);
+
+            put(a->out, a->out_stride, n, i, a->value.buf ? old + by * row(a->value, a->value_stride, n, i) : old * by);
+        }
     return KVP_OK;
 }
 
@@ -336,6 +338,59 @@ kvp_err ref_wkv7(const void *args, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* ---- gated delta rule ------------------------------------------------------------------------------ */
+
+static double length(struct kb_span x, uint64_t stride, uint64_t t, uint64_t first, uint32_t n)
+{
+    double square = 1e-6;
+
+    for (uint32_t i = 0; i < n; i++)
+        square += pow(row(x, stride, t, first + i), 2);
+    return sqrt(square);
+}
+
+static void delta_head(const struct kb_delta_scan *a, uint64_t b, uint32_t head, double *s)
+{
+    const uint64_t size = (uint64_t)a->head_dim * a->n, kept = (b * a->heads + head) * size;
+    const uint64_t shared = (uint64_t)(head / (a->heads / a->groups)) * a->n, first = (uint64_t)head * a->head_dim;
+
+    load_state(s, a->state_format, a->state, kept, size);
+    for (uint64_t t = b * a->tokens; t < (b + 1) * a->tokens; t++) {
+        const double dt = softplus(row(a->dt, a->stride, t, head) + load(a->format, a->dt_bias, head));
+        const double decay = exp(-exp(load(a->format, a->a_log, head)) * dt), beta = sigmoid(row(a->beta, a->stride, t, head));
+        const double q = length(a->q, a->stride, t, shared, a->n) * sqrt(a->n), k = length(a->k, a->stride, t, shared, a->n);
+
+        for (uint32_t j = 0; j < a->head_dim; j++) {
+            double seen = 0, y = 0;
+
+            for (uint32_t i = 0; i < a->n; i++)
+                seen += decay * s[(uint64_t)i * a->head_dim + j] * row(a->k, a->stride, t, shared + i) / k;
+            for (uint32_t i = 0; i < a->n; i++) {
+                double *at = &s[(uint64_t)i * a->head_dim + j];
+
+                *at = decay * *at + row(a->k, a->stride, t, shared + i) / k * beta * (row(a->v, a->stride, t, first + j) - seen);
+                y += *at * row(a->q, a->stride, t, shared + i) / q;
+            }
+            put(a->out, a->out_stride, t, first + j, y);
+        }
+    }
+    store_state(a->state_format, a->state, kept, s, size);
+}
+
+kvp_err ref_delta_scan(const void *args, struct kvp_error *e)
+{
+    const struct kb_delta_scan *a = args;
+    double *s = ref_scratch((uint64_t)a->head_dim * a->n, e);
+
+    if (!s)
+        return KVP_ENOMEM;
+    for (uint64_t b = 0; b < a->batch; b++)
+        for (uint32_t head = 0; head < a->heads; head++)
+            delta_head(a, b, head, s);
+    free(s);
+    return KVP_OK;
+}
+
 /* ---- head norm ------------------------------------------------------------------------------------ */
 
 static double bonus(const struct kb_head_norm *a, uint64_t n, uint64_t first)
@@ -343,13 +398,14 @@ static double bonus(const struct kb_head_norm *a, uint64_t n, uint64_t first)
     double sum = 0;
 
     for (uint32_t i = 0; a->r_k.buf && i < a->dim; i++)
-        sum += row(a->r, a->in_stride, n, first + i) * row(a->k, a->in_stride, n, first + i) * load(a->format, a->r_k, first + i);
+        sum += row(a->r, a->in_stride, n, first + i) * row(a->k, a->in_stride, n, first + i) * load(a->format, a->r_k, (a->one ? 0 : first) + i);
     return sum;
 }
 
 static void head_norm_one(const struct kb_head_norm *a, uint64_t n, uint64_t first)
 {
     const double more = bonus(a, n, first);
+    const uint64_t own = a->one ? 0 : first;
     double mean = 0, square = 0;
 
     for (uint32_t i = 0; !a->rms && i < a->dim; i++)
@@ -357,10 +413,10 @@ static void head_norm_one(const struct kb_head_norm *a, uint64_t n, uint64_t fir
     for (uint32_t i = 0; i < a->dim; i++)
         square += pow(row(a->x, a->stride, n, first + i) - mean, 2) / a->dim;
     for (uint32_t i = 0; i < a->dim; i++) {
-        double y = (row(a->x, a->stride, n, first + i) - mean) / sqrt(square + a->eps) * load(a->format, a->weight, first + i);
+        double y = (row(a->x, a->stride, n, first + i) - mean) / sqrt(square + a->eps) * load(a->format, a->weight, own + i);
 
         if (a->bias.buf)
-            y += load(a->format, a->bias, first + i);
+            y += load(a->format, a->bias, own + i);
         if (a->r_k.buf)
             y += more * row(a->v, a->in_stride, n, first + i);
         if (a->gate.buf)

@@ -295,6 +295,27 @@ START_TEST(work)
 }
 END_TEST
 
+/* Condition numbers that are known: all in the first layer, and only the first has r_max; all in the last, and all have it. */
+START_TEST(ranks_by_condition)
+{
+    static const struct {
+        uint32_t layer;
+        uint64_t ranks;
+    } cases[] = {{0, 1024 + 31 * 256}, {15, 16 * 1024 + 16 * 256}, {31, 32 * 1024}};
+    double conditions[32] = {0};
+    struct kvp_model m = load("llama-3-8b");
+    struct kvp_estimate est;
+
+    ck_assert_uint_eq(m.layers, 32);
+    conditions[cases[_i].layer] = 2.5;
+    m.conditions = conditions;
+    est = estimate_of(&m, "lorc:rule=progressive,r_max=1024,r_min=256", (struct kvp_workload){.context = 10}, (struct kvp_options)F16);
+    ck_assert_uint_eq(est.memory.cache_bytes, cases[_i].ranks * 2 * 10 * 2);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* The decoder as its own encoder: what a prefill of the context does, but for the head and the rows that it would keep. */
 START_TEST(own_encoder)
 {
@@ -465,6 +486,7 @@ int main(void)
     tcase_add_loop_test(t, parameter_count, 0, (int)COUNT(parameters));
     tcase_add_loop_test(t, pure_recurrence, 0, (int)COUNT(pure));
     tcase_add_loop_test(t, work, 0, (int)COUNT(works));
+    tcase_add_loop_test(t, ranks_by_condition, 0, 3);
     tcase_add_test(t, own_encoder);
     tcase_add_loop_test(t, activation_rows, 0, (int)COUNT(rows));
     tcase_add_loop_test(t, lengths, 0, (int)COUNT(ragged));

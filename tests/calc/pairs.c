@@ -56,6 +56,34 @@ static void spec_of(uint32_t technique, const struct kvp_model *m, const struct 
     ck_assert_int_eq(kvp_technique_example(technique, m, w, buf, n, &test_error), KVP_OK);
 }
 
+/* Further variants are specs of their technique, each another than the ones before it. */
+START_TEST(variants_parse)
+{
+    const struct technique *t;
+    uint32_t n = 0;
+    char spec[160];
+
+    for (uint32_t i = 0; (t = technique_at(i)); i++) {
+        char seen[16][256];
+
+        for (uint32_t k = 0; kvp_technique_variant(i, k, spec, sizeof(spec)); k++, n++) {
+            struct kvp_stack s = {0};
+
+            ck_assert_int_eq(kvp_stack_add(&s, spec, &test_error), KVP_OK);
+            ck_assert_uint_eq(s.n, 1);
+            ck_assert_str_eq(s.spec[0].name, t->info.name);
+            ck_assert_uint_lt(k, COUNT(seen));
+            kvp_stack_text(&s, seen[k], sizeof(seen[k]));
+            for (uint32_t j = 0; j < k; j++)
+                ck_assert_str_ne(seen[j], seen[k]);
+        }
+        ck_assert_str_eq(spec, "");
+    }
+    ck_assert_uint_ge(n, 11);
+    ck_assert(!kvp_technique_variant(9999, 0, spec, sizeof(spec)));
+}
+END_TEST
+
 START_TEST(table_is_what_happens)
 {
     struct kvp_model m = load("llama-3-8b");
@@ -148,6 +176,7 @@ int main(void)
 {
     TCase *t = tcase_create("pairs");
 
+    tcase_add_test(t, variants_parse);
     tcase_add_test(t, every_pair_once);
     tcase_add_test(t, rows_name_techniques);
     tcase_add_test(t, table_is_what_happens);

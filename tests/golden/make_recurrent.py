@@ -9,7 +9,7 @@ d_conv of them) or shifted tokens, and the matrix. The forward is repeated token
 differ.
 
     venv/bin/pip install rwkv==0.8.32
-    venv/bin/python tests/golden/make_recurrent.py
+    venv/bin/python tests/golden/make_recurrent.py [NAME...]
 """
 import importlib
 import importlib.metadata
@@ -51,6 +51,28 @@ TRANSFORMERS = {
         vocab_size=VOCAB, hidden_size=32, hybrid_override_pattern="M-*M-", num_attention_heads=4, num_key_value_heads=2, head_dim=8,
         intermediate_size=40, ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=2, conv_kernel=4, chunk_size=16,
         tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # Experts in every other layer: two of four by the softmax of all, behind Mamba and behind attention.
+    "jamba": ("Jamba", 15, dict(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=24, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        attn_layer_period=4, attn_layer_offset=3, expert_layer_period=2, expert_layer_offset=1, num_experts=4, num_experts_per_tok=2,
+        mamba_d_state=8, mamba_d_conv=4, mamba_expand=2, mamba_dt_rank=3, tie_word_embeddings=True, pad_token_id=0, bos_token_id=0,
+        eos_token_id=1)),
+    # Layers of experts without gates, chosen in two of four groups by sigmoid and a correction; a shared one of another width.
+    "nemotron-h-moe": ("NemotronH", 16, dict(
+        vocab_size=VOCAB, hidden_size=32, hybrid_override_pattern="ME*E", num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=40, ssm_state_size=8, mamba_num_heads=4, mamba_head_dim=16, n_groups=2, conv_kernel=4, chunk_size=16,
+        n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3, moe_intermediate_size=12,
+        moe_shared_expert_intermediate_size=20, n_group=4, topk_group=2, norm_topk_prob=True, routed_scaling_factor=1.5,
+        tie_word_embeddings=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # Gated delta nets, two value heads on a key head and other sizes of both, then attention with an output gate, a quarter of whose
+    # heads rotates; norms of 1 + weight; a dense feed-forward, then experts beside a shared one that counts by a gate.
+    "qwen3-next": ("Qwen3Next", 17, dict(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=256, layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12, linear_conv_kernel_dim=4,
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=20, mlp_only_layers=[0],
+        decoder_sparse_step=1, norm_topk_prob=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25})),
     "rwkv4": ("Rwkv", 9, dict(
         vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=72, num_hidden_layers=3,
         context_length=64, rescale_every=0, bos_token_id=0, eos_token_id=1)),
@@ -116,6 +138,9 @@ def make_transformers(name, have):
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     for key, p in model.named_parameters():
         p.data = draw(key, p.shape, generator)
+    corrections = [b for key, b in model.named_buffers() if key.endswith("e_score_correction_bias")]
+    for b in corrections:
+        b.data = 0.2 * torch.randn(b.shape, generator=generator)
     model.tie_weights()
     ids = torch.randint(VOCAB, (1, TOKENS), generator=generator)
     rwkv = family == "Rwkv"
@@ -136,7 +161,7 @@ def make_transformers(name, have):
             row, again = run(ids[:, t:t + 1], again)
             stepped.append(row[0])
     write(name, have, family + "ForCausalLM", seed, ids[0].tolist(), logits, torch.stack(stepped), held,
-          sum(p.numel() for p in model.parameters()), rows)
+          sum(p.numel() for p in [*model.parameters(), *corrections]), rows)
     model.save_pretrained(HERE / name)
     if family == "NemotronH":  # as NVIDIA's checkpoints say it
         path = HERE / name / "config.json"
@@ -273,10 +298,8 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     have = versions()
-    for name in TRANSFORMERS:
-        make_transformers(name, have)
-    for name in RWKV:
-        make_rwkv(name, have)
+    for name in sys.argv[1:] or [*TRANSFORMERS, *RWKV]:
+        (make_transformers if name in TRANSFORMERS else make_rwkv)(name, have)
 
 
 main()

@@ -319,6 +319,52 @@ START_TEST(attention_reads_codes)
 }
 END_TEST
 
+/* Three sequences that begin alike, once with rows of their own and once with shared ones: the first writes all of its rows,
+ * the others, from number 1 of the strips on, only what lies behind. The codes read are the same. */
+START_TEST(attention_reads_shared_codes)
+{
+    enum { SHARED = 21, SLOTS = 40, HEADS = 4, DIM = 96 };
+    static const struct place p = {3, SLOTS, 2, DIM, 0};
+    static const struct kit_out outs[] = {KIT_OUT(kb_attn_decode, out, KVP_F32, 1e-5, false)};
+    const struct coding *c = &codings[_i];
+    struct kb_cache_write own = writes(c, &p, SLOTS), part = own;
+    struct kb_attn_decode a = {.batch = 3, .heads = HEADS, .kv_heads = 2, .head_dim = DIM, .scale = 0.002f, .used = SLOTS,
+                               .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .q = kit_rows(3, HEADS * DIM, HEADS * DIM)};
+    struct kb_span want;
+
+    if (c->scales == KB_SCALES_TENSOR || (c->group && DIM % c->group))
+        return;
+    for (uint64_t b = 1; b < 3; b++)
+        memcpy((float *)kb_at(own.src) + b * own.src_tokens * own.src_stride, kb_at(own.src), (own.src_first + SHARED) * own.src_stride * 4);
+    kit_run(KB_CACHE_WRITE, &own);
+    part.dst = rows_of(c, &p);
+    part.dst.shared = SHARED;
+    part.dst.slots = SLOTS - SHARED;
+    part.batch = 1;
+    kit_run(KB_CACHE_WRITE, &part);
+    part.batch = 2;
+    part.dst.first = 1;
+    part.src.offset += part.src_tokens * part.src_stride * 4;
+    part.src_first += SHARED;
+    part.slot = SHARED;
+    part.count = SLOTS - SHARED;
+    kit_run(KB_CACHE_WRITE, &part);
+    part.dst.first = 0;
+    for (uint64_t b = 0; b < 3; b++)
+        for (uint32_t h = 0; h < 2; h++)
+            for (uint64_t t = 0; t < SLOTS; t++)
+                for (uint32_t i = 0; i < DIM; i++)
+                    ck_assert(element(&part.dst, b, h, t, i) == element(&own.dst, b, h, t, i));
+    a.k = a.v = own.dst;
+    a.out = want = kit_poison(KVP_F32, 3 * HEADS * DIM);
+    kit_run(KB_ATTN_DECODE, &a);
+    a.k = a.v = part.dst;
+    a.out = kit_poison(KVP_F32, 3 * HEADS * DIM);
+    kit_check(KB_ATTN_DECODE, &a, sizeof(a), outs, 1);
+    ck_assert_mem_eq(kb_at(a.out), kb_at(want), 3 * HEADS * DIM * sizeof(float));
+}
+END_TEST
+
 /* Latents and rotary keys of every coding, in strips and in pages. */
 START_TEST(latent_attention_reads_codes)
 {
@@ -373,6 +419,7 @@ int main(void)
     tcase_add_loop_test(t, rows_of_repeated_heads, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, rows_come_back, 0, (int)COUNT(codings));
     tcase_add_test(t, rows_by_hand);
+    tcase_add_loop_test(t, attention_reads_shared_codes, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, attention_reads_codes, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, latent_attention_reads_codes, 0, (int)COUNT(codings));
     tcase_add_loop_test(t, codes_without_scales_are_refused, 0, (int)COUNT(codings));

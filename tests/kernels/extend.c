@@ -32,9 +32,7 @@ static struct kb_kv stored(int i, enum kvp_format f)
     kv.table_stride = pages;
     if (kv.block)
         kv.table = kit_shuffled(SEQS * pages);
-    if (kv.shared)
-        kv.head = kit_poison(f, kv.heads * kv.shared * kv.dim);
-    kv.data = kit_poison(f, SEQS * (kv.block ? pages * kv.block : kv.slots) * kv.heads * kv.dim);
+    kv.data = kit_poison(f, (kv.shared + SEQS * (kv.block ? pages * kv.block : kv.slots)) * kv.heads * kv.dim);
     for (uint64_t b = 0; b < SEQS; b++)
         for (uint32_t h = 0; h < kv.heads; h++)
             for (uint64_t t = 0; t < cases[i].before[b]; t++)
@@ -153,8 +151,7 @@ START_TEST(shared_rows)
     apart.data = kit_floats(KVP_F16, 2ull * KV * USED * DIM, 1);
     joined.slots = USED - SHARED;
     joined.shared = SHARED;
-    joined.head = kit_poison(KVP_F16, (uint64_t)KV * SHARED * DIM);
-    joined.data = kit_poison(KVP_F16, 2ull * KV * (USED - SHARED) * DIM);
+    joined.data = kit_poison(KVP_F16, (uint64_t)KV * (SHARED + 2 * (USED - SHARED)) * DIM);
     for (uint64_t b = 0; b < 2; b++)
         for (uint32_t h = 0; h < KV; h++)
             for (uint64_t t = 0; t < USED; t++) {

@@ -13,7 +13,7 @@ static double state_within(enum kvp_format f)
 static const struct {
     uint64_t batch, tokens;
     uint32_t channels, n;
-} shapes[] = {{1, 1, 1, 1}, {1, 1, 130, 16}, {2, 7, 64, 3}, {3, 40, 65, 16}, {1, 129, 200, 5}, {5, 2, 17, 1}};
+} shapes[] = {{1, 1, 1, 1}, {1, 1, 130, 16}, {2, 7, 64, 3}, {3, 40, 65, 16}, {1, 129, 200, 5}, {5, 2, 17, 1}, {11, 1, 72, 16}};
 
 /* ---- convolution ---------------------------------------------------------------------------------- */
 
@@ -346,6 +346,37 @@ START_TEST(scan_is_its_steps)
 }
 END_TEST
 
+/* With x = 0 a state of 1 becomes exp(-softplus(dt) exp(a_log)): the decays are held against libm's, from those that forget
+ * nothing to those that leave less than any normal float ([1]: 2^-126 may stay). */
+START_TEST(ssm_decays_are_libms)
+{
+    enum { CHANNELS = 200, N = 16 };
+    struct kb_ssm_scan a = {.batch = 1, .tokens = 1, .channels = CHANNELS, .n = N, .stride = CHANNELS, .out_stride = CHANNELS,
+                            .format = KVP_F32, .state_format = KVP_F32};
+    const float most = _i ? 8 : 2.5f;
+    struct kvp_error e = {0};
+
+    a.a_log = kit_floats(KVP_F32, CHANNELS * N, most);
+    a.dt = kit_floats(KVP_F32, CHANNELS, 7);
+    a.d = a.x = kit_bytes(CHANNELS * sizeof(float), 0);
+    a.b = a.c = kit_floats(KVP_F32, CHANNELS, 1);
+    a.out = kit_floats(KVP_F32, CHANNELS, 1);
+    for (size_t k = 0; k < COUNT(kit_cpu); k++) {
+        a.state = kit_bytes(CHANNELS * N * sizeof(float), 0);
+        for (uint32_t i = 0; i < CHANNELS * N; i++)
+            ((float *)kb_at(a.state))[i] = 1;
+        kit_ok(kb_cpu.run(kit_cpu[k].dev, KB_SSM_SCAN, &a, &e), &e);
+        for (uint32_t i = 0; i < CHANNELS * N; i++) {
+            const double u = -log1p(exp(((float *)kb_at(a.dt))[i / N])) * exp(((float *)kb_at(a.a_log))[i]), want = exp(u);
+            const double got = ((float *)kb_at(a.state))[i]; /* dt, a and their product are rounded, exp is not exact */
+
+            ck_assert_msg(fabs(got - want) <= want * (3e-7 - 6e-7 * u) + 0x1p-126, "%s: exp(%g) is %g, not %g", kit_cpu[k].name, u, got,
+                          want);
+        }
+    }
+}
+END_TEST
+
 /* With nothing seen the average is of the token alone: out = sigmoid(r) * v, whatever k and u. */
 START_TEST(wkv4_of_one_token_is_its_value)
 {
@@ -423,6 +454,7 @@ int main(void)
     tcase_add_loop_test(t, gate_cpu, 0, COUNT(shapes));
     tcase_add_loop_test(t, scans_cpu, 0, COUNT(shapes));
     tcase_add_test(t, scan_is_its_steps);
+    tcase_add_loop_test(t, ssm_decays_are_libms, 0, 2);
     tcase_add_test(t, wkv4_of_one_token_is_its_value);
     tcase_add_test(t, wkv4_does_not_overflow);
     tcase_add_loop_test(t, head_norm_cpu, 0, COUNT(shapes));

@@ -264,7 +264,8 @@ START_TEST(head_gemm_cpu)
     static const struct kit_out outs[] = {KIT_OUT(kb_head_gemm, out, KVP_F32, 3e-6, false)};
 
     for (size_t f = 0; f < COUNT(formats); f++)
-        for (int t = 0; t < 2; t++) {
+        for (int way = 0; way < 3; way++) {
+            const bool t = way == 1;
             struct kb_head_gemm a = {.m = products[_i].m, .heads = products[_i].heads, .rows = products[_i].rows,
                                      .cols = products[_i].cols, .transposed = t, .format = formats[f]};
             const uint32_t in = t ? a.rows : a.cols, out = t ? a.cols : a.rows;
@@ -277,6 +278,9 @@ START_TEST(head_gemm_cpu)
             a.out_head = out + 3;
             a.out_stride = a.heads * a.out_head;
             a.out = kit_poison(KVP_F32, a.m * a.out_stride);
+            a.bias_head = out + 1;
+            if (way == 2)
+                a.bias = kit_floats(a.format, a.heads * a.bias_head, 1);
             KIT_CHECK(KB_HEAD_GEMM, a, outs);
         }
 }

@@ -61,7 +61,7 @@ static bool has_word(const char *text, const char *word)
     return false;
 }
 
-static const char *const commands[] = {"estimate", "validate", "sweep", "fit", "compare", "show", "plot", "list"};
+static const char *const commands[] = {"estimate", "validate", "serve", "sweep", "fit", "compare", "calibrate", "predict-ops", "show", "plot", "list"};
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 /* "--context TOKENS ...", then perhaps "also: max-model-len ctx-size". */
@@ -112,6 +112,35 @@ static void files_exist(const char *name, const char *page)
             ck_assert_msg(access(root(file), R_OK) == 0, "%s: there is no %s", name, file);
     }
 }
+
+/* What `serve` prints is explained, row by row, and so is what its traces may have. */
+START_TEST(serving_page)
+{
+    static const char *const columns[] = {"timestamp", "input_length", "output_length", "hash_ids", "hash_block", "arrival", "prompt", "output",
+                                          "prefix", "prefix_id", "TIMESTAMP", "ContextTokens", "GeneratedTokens", "requests", "rate",
+                                          "prefixes", "zipf"};
+    char *page = file_text("docs/serving.md"), *csv, *rest, arguments[640];
+    int rows = 0;
+
+    for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
+        ck_assert_msg(has_word(page, columns[i]), "docs/serving.md: no %s", columns[i]);
+    snprintf(arguments, sizeof(arguments), "serve '%s' --synthetic requests=2,prompt=4,output=2 -o csv", root("tests/golden/llama-gqa"));
+    csv = output(arguments);
+    strtok_r(csv, "\n", &rest); /* the header */
+    for (char *line = strtok_r(NULL, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), rows++) {
+        char *row = strstr(line, "\","), *end;
+
+        for (int k = 0; k < 3; k++) /* after the stack: context, batch */
+            row = strchr(row, ',') + 1;
+        end = strchr(row, ',');
+        *end = '\0';
+        ck_assert_msg(strstr(page, row) != NULL, "docs/serving.md: no row '%s'", row);
+    }
+    ck_assert_int_eq(rows, 18);
+    free(csv);
+    free(page);
+}
+END_TEST
 
 START_TEST(technique_pages)
 {
@@ -198,6 +227,7 @@ int main(void)
 
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, options_in_man_page, 0, N_COMMANDS);
+    tcase_add_test(tc, serving_page);
     tcase_add_test(tc, technique_pages);
     tcase_add_test(tc, worked_numbers);
     suite_add_tcase(s, tc);

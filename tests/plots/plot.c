@@ -258,7 +258,7 @@ static const struct {
     {"predicted-vs-measured", "a.png", "{\"memory\":{}}\n", "in.jsonl:1: expected a result of `kvproof validate -o jsonl`"},
     {"memory", "a.png", "{\"memory\":{}}\n", "in.jsonl:1: model is missing, expected an object"},
     {"memory", "a.png", HEAD "{}]}\n", "in.jsonl:1: rows[0].row: expected a string"},
-    {"memory", "a.png", HEAD ROW("x", "apples", "1", "1") "]}\n", "in.jsonl:1: rows[0].kind 'apples': expected bytes, bound, flops or time"},
+    {"memory", "a.png", HEAD ROW("x", "apples", "1", "1") "]}\n", "in.jsonl:1: rows[0].kind 'apples': expected bytes, bound, count, share, flops or time"},
     {"memory", "a.png", HEAD ROW("x", "bytes", "\"1\"", "1") "]}\n", "in.jsonl:1: rows[0].predicted: expected a number or null"},
     {"memory", "a.png", HEAD ROW("weights", "bytes", "1", "1") "]}\n", "in.jsonl:1: no row 'cache at rest' with a predicted number"},
     {"memory", "a.png", NOTHING, "memory: nothing to draw, none of the 1 results has rows"},

@@ -152,8 +152,8 @@ START_TEST(logits_move_a_little)
     }
     run_text(&m, NULL, TOKENS, "cpu", plain);
     run_text(&m, spec, TOKENS, "cpu", coded);
-    apart = far_apart(coded, plain, TOKENS * m.vocab);
-    ck_assert_msg(apart > 1e-4 && apart < 0.08, "%s, %s: apart by %g", tiny_models[_i % TINY_MODELS].name, spec, apart);
+    apart = rms_apart(coded, plain, TOKENS * m.vocab);
+    ck_assert_msg(apart > 1e-4 && apart < 0.05, "%s, %s: apart by %g", tiny_models[_i % TINY_MODELS].name, spec, apart);
     /* in steps, and on the other backend: an input that rounds the other way is a 127th of its row's largest */
     run_text(&m, spec, 5, "ref", cut);
     apart = far_apart(cut, coded, TOKENS * m.vocab);

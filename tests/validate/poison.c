@@ -41,6 +41,12 @@ static const struct {
     {4, {"duo:0,sink=2,recent=30", "contiguous:64"}, SEEN, 0, true},
     {4, {"tova:7", "growing"}, 7, 0, false},
     {4, {"kivi:bits=2,group=16,residual=16"}, SEEN, 0, true},
+    {4, {"lorc"}, SEEN, 0, true},
+    {0, {"lorc"}, SEEN, 0, true}, /* absorbed */
+    {4, {"lorc:form=rebuild,k_rank=5,v_rank=9", "paged:4"}, SEEN, 0, true},
+    {4, {"lorc:k_rank=3,v_rank=20", "window:5"}, 5, 5, true},
+    {2, {"lorc", "contiguous:64"}, 7, 7, true},
+    {4, {"lorc", "kv:int8"}, SEEN, 0, true},
     {4, {"kv:fp8"}, SEEN, 0, true},
     {4, {"kv:int8", "window:5"}, 5, 5, true},
     {4, {"kv:int8", "growing"}, SEEN, 0, true},

@@ -4,7 +4,7 @@
 
 #include "validate/engine/internal.h"
 
-enum { TOKENS = 19, VOCAB = 61, MODELS = 8 };
+enum { TOKENS = 19, VOCAB = 61, MODELS = 9 };
 
 #define COMMON "\"vocab_size\":61,\"num_hidden_layers\":2,\"torch_dtype\":\"float32\","
 
@@ -21,7 +21,9 @@ enum { TOKENS = 19, VOCAB = 61, MODELS = 8 };
  *   state 2 * (64 + 32 * 8)
  * rwkv6: ranks 64 and 32: rwkv5's and 2*32 + 5*32*32 + 5*32*32 + 64*32 + 32*64 = 14400 more a layer
  * rwkv7: heads of 16, I 40, ranks 4 5 6 7; first layer: 128 + 6*32 + 3*32 + 4*1024 + (2*32*4+32) + (2*32*5+32)
- *   + 2*32*7 + 2*32 + 32 + 2*1280 = 8256; then 2*32*6 + 32 = 416 more: 4032 + 8256 + 8672; state 2 * (64 + 32 * 16) */
+ *   + 2*32*7 + 2*32 + 32 + 2*1280 = 8256; then 2*32*6 + 32 = 416 more: 4032 + 8256 + 8672; state 2 * (64 + 32 * 16)
+ * gated delta: 2 heads of q and k, 6 wide, 4 of v, 5 wide, conv 4, I 40: 3904 + 32 + 2 * (2*32 + (2*12 + 2*20 + 2*4)*32
+ *   + (2*12 + 20)*4 + 4 + 4 + 5 + 32*20 + 3*32*40) = 3936 + 2 * 7037; state 2 * (3 * 44 + 4 * 6 * 5) */
 static const struct {
     const char *name, *config;
     uint64_t parameters, window, matrix;
@@ -46,6 +48,11 @@ static const struct {
               "\"decay_low_rank_dim\":4,\"a_low_rank_dim\":5,\"v_low_rank_dim\":6,\"gate_low_rank_dim\":7,"
               "\"tie_word_embeddings\":false,\"norm_eps\":1e-5}",
      20960, 2 * 64, 2 * 32 * 16},
+    {"gated delta", "{\"model_type\":\"qwen3_next\"," COMMON "\"hidden_size\":32,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+                    "\"intermediate_size\":40,\"layer_types\":[\"linear_attention\",\"linear_attention\"],\"num_experts\":0,"
+                    "\"linear_num_key_heads\":2,\"linear_num_value_heads\":4,\"linear_key_head_dim\":6,\"linear_value_head_dim\":5,"
+                    "\"linear_conv_kernel_dim\":4,\"max_position_embeddings\":64,\"tie_word_embeddings\":false,\"rms_norm_eps\":1e-6}",
+     3936 + 2 * 7037, 2 * 3 * 44, 2 * 4 * 6 * 5},
     /* one tap: no columns are kept; one head */
     {"mamba, one tap", "{\"model_type\":\"mamba\"," COMMON "\"hidden_size\":32,\"state_size\":1,\"conv_kernel\":1,\"expand\":1,"
                        "\"time_step_rank\":1,\"layer_norm_epsilon\":1e-5}",

@@ -12,6 +12,7 @@
 
 struct cache; /* each technique's own */
 struct cache_qkv;
+struct cache_low;
 struct pool_shape;
 
 /* What a cache may use. Lives as long as the cache. */
@@ -56,11 +57,22 @@ struct cache_qkv {
     enum kvp_format sink_format;
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
     uint64_t first, batch; /* extend: row 0 is of sequence `first`, and so many sequences follow one another */
+    const struct cache_low *low; /* of a layer whose projections are factored; NULL: they are not */
+};
+
+/* Factored projections: what is stored of a token, and what leads from there to its k (before norm and RoPE) and v. In a
+ * step k and v of cache_qkv are not there. */
+struct cache_low {
+    uint64_t stride;         /* f32 elements between rows of latents */
+    struct kb_span k, v;     /* [batch*tokens, low_k] and [batch*tokens, low_v] */
+    enum kvp_format format;  /* of what follows */
+    struct kb_factor k_up, v_up;
+    struct kb_span k_norm;   /* [head_dim]; optional */
 };
 
 struct cache_ops {
     const char *name;       /* the technique's name; "dense" for the default */
-    enum kvp_axis axis;     /* SELECT, MERGE or ENCODE */
+    enum kvp_axis axis;     /* RANK, SELECT, MERGE or ENCODE */
     const char *params;     /* the parameters it reads, separated by spaces; NULL: none */
     bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
     bool (*takes)(const struct kvp_spec *s); /* (optional) is it the one for this variant of the technique? */
@@ -83,7 +95,7 @@ struct cache_ops {
     kvp_err (*poison)(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
 };
 
-/* The cache for a stack: the one whose technique is on the ENCODE, MERGE or SELECT axis, else dense. Stores
+/* The cache for a stack: the one whose technique is on the RANK, ENCODE, MERGE or SELECT axis, else dense. Stores
  * (contiguous, growing, paged) are not caches: caches/store.h gives slots to whoever asks. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e);
 

@@ -6,6 +6,6 @@
 
 extern const struct cache_ops cache_dense, cache_window, cache_h2o, cache_kivi, cache_kv;
 extern const struct cache_ops cache_streaming_llm, cache_streaming_llm_once, cache_snapkv, cache_pyramidkv,
-    cache_tova, cache_quest, cache_duo, cache_minicache, cache_adakv, cache_h2o_flexgen;
+    cache_tova, cache_quest, cache_duo, cache_minicache, cache_adakv, cache_h2o_flexgen, cache_lorc;
 
 #endif

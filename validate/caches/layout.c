@@ -18,6 +18,8 @@ struct layer_rows layer_rows(const struct cache_env *env, uint32_t layer)
 
     if (c->no_kv)
         return (struct layer_rows){.latent = false};
+    if (c->low_k) /* one for all heads */
+        return (struct layer_rows){.k = {1, c->low_k}, .v = {1, c->low_v}};
     if (c->mixer == KVP_MIX_MLA && !rows_expanded(env->stack))
         return (struct layer_rows){.k = {1, c->kv_rank}, .v = {1, c->rope_dim}, .latent = true};
     if (c->mixer == KVP_MIX_MLA)
@@ -54,5 +56,5 @@ bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     if (c->mixer == KVP_MIX_NONE) /* a recurrence keeps no rows */
         return true;
-    return cache_is_softmax(m, c) && !c->no_kv;
+    return cache_is_softmax(m, c) && !c->no_kv && !c->low_k;
 }

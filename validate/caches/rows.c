@@ -134,7 +134,7 @@ static struct kb_cache_write part_of(const struct cache *c, uint32_t layer, cons
 }
 
 /* The newest rows of x into their slots. */
-static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+kvp_err rows_append(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     const uint64_t seen = x->position + x->tokens, n = size_min(held(c, layer, seen), x->tokens);
     const uint64_t slot = slot_of(c, layer, seen - n);
@@ -152,11 +152,21 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
     return KVP_OK;
 }
 
+uint64_t rows_window(const struct cache *c, uint32_t layer)
+{
+    return c->window[layer];
+}
+
+void rows_view(const struct cache *c, uint32_t layer, struct kb_kv *k, struct kb_kv *v)
+{
+    store_view(c->store, c->owner[layer], k, v);
+}
+
 kvp_err rows_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     if (x->q.buf)
         KVP_TRY(attend_prompt(c->env, layer, x, c->window[layer], e));
-    return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
+    return c->owner[layer] == layer ? rows_append(c, layer, x, e) : KVP_OK;
 }
 
 /* What the run's one scale for a tensor would be is not known before the whole prompt is; and who reads another layer's
@@ -181,7 +191,7 @@ kvp_err rows_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
     store_view_from(c->store, c->owner[layer], x->first, &a.stored_k, &a.stored_v);
     KVP_TRY(check_extend(c, layer, &a.stored_k, &a.stored_v, e));
     KVP_TRY(c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_EXTEND, &a, e));
-    return c->owner[layer] == layer ? append(c, layer, x, e) : KVP_OK;
+    return c->owner[layer] == layer ? rows_append(c, layer, x, e) : KVP_OK;
 }
 
 static kvp_err decode_latent(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
@@ -208,7 +218,7 @@ kvp_err rows_decode(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
                                .slopes = x->slopes};
 
     if (c->owner[layer] == layer && x->k.buf)
-        KVP_TRY(append(c, layer, x, e));
+        KVP_TRY(rows_append(c, layer, x, e));
     if (layer_rows(c->env, layer).latent)
         return decode_latent(c, layer, x, e);
     a.used = kept(c, layer, c->seen);
@@ -234,8 +244,6 @@ static uint64_t slot_in_order(const void *self, uint32_t layer, uint64_t i)
 
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e)
 {
-    if (c->env->hit)
-        return kvp_fail(e, KVP_ENOTSUP, "prefix: rows that sequences share are not dumped yet");
     for (uint32_t i = 0; i < c->env->model->layers; i++)
         KVP_TRY(store_dump(c->store, c->env, i, kept(c, i, c->seen), slot_in_order, c, f, e));
     return dump_done(f, e);

@@ -19,6 +19,13 @@ kvp_err rows_dump_kept(struct cache *c, FILE *f, struct kvp_error *e);
 kvp_err rows_dump_cache(struct cache *c, FILE *f, struct kvp_error *e);
 kvp_err rows_poison(struct cache *c, uint64_t pos, bool *stored, struct kvp_error *e);
 
+/* For caches whose rows are made of something else: the newest rows of x, its k and v a row wide, into their slots; */
+kvp_err rows_append(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);
+/* a layer's window (0: none), whose slots are token mod window; */
+uint64_t rows_window(const struct cache *c, uint32_t layer);
+/* and where its rows are now. */
+void rows_view(const struct cache *c, uint32_t layer, struct kb_kv *k, struct kb_kv *v);
+
 #define ROWS_OPS                                                                                        \
     .any_attention = true,                                                                              \
     .open = rows_open, .close = rows_close, .reset = rows_reset, .prefill = rows_prefill,               \

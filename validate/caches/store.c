@@ -109,10 +109,10 @@ kvp_err store_alloc(const struct store *s, uint32_t layer, int part, uint64_t sl
     return store_alloc_all(s, layer, part, all, out, e);
 }
 
-/* Slots of every strip that are not there, being in the head that all sequences share. */
+/* Slots of a strip that are not there: all sequences have the same, before the first strip. */
 static uint64_t in_head(const struct store *s, int part)
 {
-    return part < STORE_SCORE && !s->pages ? s->env->hit : 0;
+    return part != STORE_SCORE && !s->pages ? s->env->hit : 0;
 }
 
 kvp_err store_open_strips(struct store *s, struct kvp_error *e)
@@ -120,10 +120,10 @@ kvp_err store_open_strips(struct store *s, struct kvp_error *e)
     for (uint32_t i = 0; i < s->env->model->layers; i++)
         for (int p = 0; p < STORE_PARTS; p++) {
             const uint64_t head = in_head(s, p), slots = (s->fixed ? s->cap[i] : size_min(s->plan.tokens, s->cap[i])) - head;
+            uint64_t all;
 
-            KVP_TRY(store_alloc(s, i, p, slots, &s->layer[i].mem[p], e));
-            if (head)
-                KVP_TRY(store_alloc_all(s, i, p, head, &s->layer[i].head[p], e));
+            KVP_TRY(SIZE_PRODUCT(&all, "cache rows", e, s->env->batch, slots));
+            KVP_TRY(store_alloc_all(s, i, p, all + head, &s->layer[i].mem[p], e));
             s->layer[i].slots[p] = slots;
         }
     return KVP_OK;
@@ -152,8 +152,6 @@ static kvp_err check_head(const struct store *s, struct kvp_error *e)
         return KVP_OK;
     if (s->plan.keeps || s->plan.grows)
         return kvp_fail(e, KVP_ENOTSUP, "%s: sequences share no rows in it", s->ops->name);
-    if (kvp_stack_on(s->env->stack, KVP_AXIS_ENCODE))
-        return kvp_fail(e, KVP_ENOTSUP, "prefix: the engine shares no encoded rows yet");
     for (uint32_t i = 0; i < s->env->model->layers; i++)
         if (s->cap[i] != UINT64_MAX)
             return kvp_fail(e, KVP_ENOTSUP, "prefix: layer %u keeps a window, which the engine does not share yet", i);
@@ -218,7 +216,6 @@ void store_close(struct store *s)
             led_free(s->env->led, &s->layer[i].mem[p]);
         for (int side = 0; side < 2; side++) {
             led_free(s->env->led, &s->layer[i].one_scale[side]);
-            led_free(s->env->led, &s->layer[i].head[side]);
         }
     }
     pages_close(s->pages);
@@ -261,8 +258,7 @@ static struct kb_kv view(const struct store *s, uint32_t layer, int part)
     struct kb_kv v = {.data = {l->mem[part].buf, 0}, .format = code->format, .heads = shape.heads,
                       .dim = shape.dim, .slots = l->slots[part], .block = s->plan.block, .scales = code->scales,
                       .scale_format = code->scale_format, .group = code->group,
-                      .scale = {l->mem[scale].buf, 0}, .shift = {l->mem[scale + 1].buf, 0}, .shared = in_head(s, part),
-                      .head = {l->head[part].buf, 0}};
+                      .scale = {l->mem[scale].buf, 0}, .shift = {l->mem[scale + 1].buf, 0}, .shared = in_head(s, part)};
 
     if (code->scales == KB_SCALES_TENSOR)
         v.scale = (struct kb_span){l->one_scale[part == STORE_V].buf, 0};
@@ -278,7 +274,7 @@ void store_view(const struct store *s, uint32_t layer, struct kb_kv *k, struct k
     *v = view(s, layer, STORE_V);
 }
 
-/* In pages it is the table's row; in strips, the strip, and what lies beside it. */
+/* In pages it is the table's row; in strips, the strip, and what lies beside it, unless there is something before them. */
 static void skip(const struct store *s, uint32_t layer, int part, uint64_t first, struct kb_kv *v)
 {
     const uint64_t rows = first * v->heads * v->slots;
@@ -286,6 +282,10 @@ static void skip(const struct store *s, uint32_t layer, int part, uint64_t first
 
     if (s->pages) {
         v->table.offset += first * v->table_stride * size_of_format(KVP_I32);
+        return;
+    }
+    if (v->shared) {
+        v->first = first;
         return;
     }
     v->data.offset += rows * store_row_bytes(s, layer, part);
@@ -315,11 +315,10 @@ struct kb_span store_row(const struct store *s, uint32_t layer, enum store_part 
     const uint64_t shared = in_head(s, (int)part), bytes = store_row_bytes(s, layer, (int)part);
     const uint64_t block = part == STORE_SCORE || !s->pages ? l->slots[part] : s->plan.block;
     const uint64_t first = part == STORE_SCORE || !s->pages ? b : pages_at(s->pages, layer, b, slot / block);
-    const uint64_t row = (first * store_shape(s, layer, (int)part).heads + head) * block + (slot - shared) % block;
+    const uint32_t heads = store_shape(s, layer, (int)part).heads;
+    const uint64_t row = heads * shared + (first * heads + head) * block + (slot - shared) % block;
 
-    if (slot < shared)
-        return (struct kb_span){l->head[part].buf, (head * shared + slot) * bytes};
-    return (struct kb_span){l->mem[part].buf, row * bytes};
+    return (struct kb_span){l->mem[part].buf, (slot < shared ? head * shared + slot : row) * bytes};
 }
 
 kvp_err store_fetch(void **out, const struct store *s, uint32_t layer, enum store_part part,

@@ -9,8 +9,7 @@
 
 struct store_layer {
     struct led_mem mem[STORE_PARTS];
-    uint64_t slots[STORE_PARTS]; /* allocated for each sequence and head; in pages: whole pages */
-    struct led_mem head[2];      /* strips: K and V of the first env->hit slots, which all sequences share */
+    uint64_t slots[STORE_PARTS]; /* allocated for each sequence and head, beside those that all share; in pages: whole pages */
     struct led_mem one_scale[2]; /* of the whole K, of the whole V */
 };
 

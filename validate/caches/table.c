@@ -9,6 +9,7 @@ static const struct cache_ops *const caches[] = {
     &cache_dense, &cache_window, &cache_h2o, &cache_kivi, &cache_kv,
     &cache_streaming_llm, &cache_streaming_llm_once, &cache_snapkv, &cache_pyramidkv, &cache_tova,
     &cache_quest, &cache_duo, &cache_minicache, &cache_adakv, &cache_h2o_flexgen,
+    &cache_lorc,
 };
 enum { N_CACHES = sizeof(caches) / sizeof(caches[0]) };
 
@@ -20,6 +21,21 @@ static const struct cache_ops *cache_named(const struct kvp_spec *spec)
     return NULL;
 }
 
+/* Latents are rows of their own kind: a window may cut them and `kv` encode them. */
+static kvp_err find_low(const struct cache_ops **out, const struct kvp_spec *rank, const struct kvp_spec *select, const struct kvp_spec *encode,
+                        const struct kvp_spec *merge, struct kvp_error *e)
+{
+    const struct cache_ops *selection = cache_named(select), *encoding = cache_named(encode);
+
+    *out = cache_named(rank);
+    if (!*out)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: predicted only, the engine does not run it yet", rank->name);
+    if ((select && selection != &cache_window) || (encode && encoding != &cache_kv) || merge)
+        return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with %s yet", rank->name,
+                        merge ? merge->name : select && selection != &cache_window ? select->name : encode->name);
+    return KVP_OK;
+}
+
 /* An encoding decides the layout, and asks steps.h what a selection leaves it, as does a merge of layers; so they
  * come first, unless all that an encoding changes is how the selection's rows are stored. */
 kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, struct kvp_error *e)
@@ -28,6 +44,8 @@ kvp_err cache_find(const struct cache_ops **out, const struct kvp_stack *s, stru
     const struct kvp_spec *select = kvp_stack_on(s, KVP_AXIS_SELECT), *spec = encode ? encode : merge ? merge : select;
     const struct cache_ops *selection = cache_named(select);
 
+    if (kvp_stack_on(s, KVP_AXIS_RANK))
+        return find_low(out, kvp_stack_on(s, KVP_AXIS_RANK), select, encode, merge, e);
     if (encode && merge)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not encode what %s merges", encode->name, merge->name);
     *out = spec ? cache_named(spec) : &cache_dense;
@@ -54,7 +72,7 @@ static kvp_err check_spec(const struct kvp_spec *spec, struct kvp_error *e)
 
     if (spec->axis == KVP_AXIS_STORE) {
         KVP_TRY(store_params(&params, spec, e));
-    } else if (spec->axis == KVP_AXIS_MIXER || spec->axis == KVP_AXIS_SHARE) {
+    } else if (spec->axis <= KVP_AXIS_RANK) {
         KVP_TRY(rewrite_params(&params, spec, e));
     } else if (spec->axis == KVP_AXIS_SELECT || spec->axis == KVP_AXIS_MERGE || spec->axis == KVP_AXIS_ENCODE) {
         KVP_TRY(cache_find(&cache, &alone, e));

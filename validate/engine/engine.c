@@ -1,8 +1,11 @@
 #include "validate/engine/calibrate.h"
 
+#include "kernels/host.h"
+#include "kernels/written.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/pool.h"
 #include "validate/engine/encdec.h"
+#include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
@@ -14,6 +17,14 @@
 static kvp_err begin_op(const struct eng *g, uint64_t *t, struct kvp_error *e)
 {
     return g->timed ? g->o.backend->now(g->dev, t, e) : KVP_OK;
+}
+
+static void count_kernel(struct eng *g, int k, uint64_t written)
+{
+    struct eng_kernel *c = &g->kernel[g->phase][k];
+
+    c->calls++;
+    c->written += written;
 }
 
 static kvp_err end_op(struct eng *g, enum kvp_op op, uint64_t began, struct kvp_error *e)
@@ -52,6 +63,7 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
     op = g->encoding ? KVP_OP_ENCODE : op;
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
+    count_kernel(g, (int)k, kb_written(k, args));
     g->op[g->phase][op].gemm_flops += 2 * products_of(k, args);
     return end_op(g, op, t, e);
 }
@@ -65,6 +77,7 @@ kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pi
     KVP_TRY(begin_op(g, &t, e));
     for (uint64_t i = 0; i < rows; i++, dst.offset += dst_pitch, src.offset += src_pitch)
         KVP_TRY(g->o.backend->copy(g->dev, dst, src, bytes, e));
+    count_kernel(g, ENG_COPY, rows * bytes);
     return end_op(g, op, t, e);
 }
 
@@ -88,10 +101,11 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
         w->expanded = larger(w->expanded, (uint64_t)c->heads * ((uint64_t)c->nope_dim + c->v_head_dim));
         w->absorbed = larger(w->absorbed, 2ull * c->heads * c->kv_rank);
     }
+    w->low_rank = larger(w->low_rank, (uint64_t)c->low_k + c->low_v);
     if (c->experts) {
         w->experts = larger(w->experts, c->experts);
         w->chosen = larger(w->chosen, c->experts_per_token);
-        w->expert_up = larger(w->expert_up, 2ull * c->experts_per_token * c->expert_width);
+        w->expert_up = larger(w->expert_up, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->experts_per_token * c->expert_width);
     }
 }
 
@@ -121,7 +135,7 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         widen_dense(&w, c);
         widen_cross(&w, c);
         w.heads = larger(w.heads, c->heads);
-        w.shared = larger(w.shared, 2ull * c->shared_width);
+        w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
     }
     for (uint32_t i = 0; i < m->encoders; i++)
@@ -189,7 +203,7 @@ static kvp_err open_scratch(struct eng *g, struct kvp_error *e)
 /* The widest input of a layer's products as int8: the normed residual, attention's output, the activation. */
 static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
 {
-    const uint64_t n = g->o.batch * g->o.prompt;
+    const uint64_t n = g->rows;
     uint64_t ffn = 0;
 
     if (g->coding.coding != KB_CODING_W8A8)
@@ -200,17 +214,27 @@ static kvp_err open_inputs(struct eng *g, struct kvp_error *e)
     return buffer(g, LED_WORKSPACE, n, 1, sizeof(float), &g->input_scales, e);
 }
 
+/* Of the layers that attend; 0: none does. */
+static uint32_t rotary_dim(const struct kvp_model *m)
+{
+    uint32_t i = 0;
+
+    while (i < m->classes && m->cls[i].mixer == KVP_MIX_NONE)
+        i++;
+    return i < m->classes ? eng_rotary_dim(m, &m->cls[i]) : 0;
+}
+
 static kvp_err open_rope(struct eng *g, struct kvp_error *e)
 {
-    const uint32_t dim = eng_rotary_dim(g->m, &g->m->cls[0]), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
+    const uint32_t dim = rotary_dim(g->m), tables = g->m->numbers.window_theta > 0 ? 2 : 1;
     const uint64_t bytes = (uint64_t)tables * (dim / 2) * sizeof(float);
     float *table;
     kvp_err rc;
 
-    if (g->m->position != KVP_POS_ROPE)
+    if (g->m->position != KVP_POS_ROPE || !dim)
         return KVP_OK;
-    for (uint32_t i = 1; i < g->m->classes; i++)
-        if (eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && eng_rotary_dim(g->m, &g->m->cls[i]) != dim)
             return kvp_fail(e, KVP_ENOTSUP, "%s: layers with different head_dim share no RoPE table", g->m->name);
     KVP_TRY(led_alloc(&g->led, LED_WORKSPACE, bytes, &g->inv_freq, e));
     table = malloc(bytes ? bytes : 1);
@@ -252,19 +276,6 @@ static kvp_err open_slopes(struct eng *g, struct kvp_error *e)
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 
-/* Experts by a route that the engine knows, instead of a dense feed-forward. */
-static bool runs_experts(const struct kvp_model *m, const struct kvp_layer_class *c)
-{
-    const struct kvp_numbers *n = &m->numbers;
-    const uint32_t groups = n->route_groups ? n->route_groups : 1, per = c->experts / groups;
-
-    if (!c->experts)
-        return (c->ffn_width || c->ffn == KVP_FFN_NONE) && !c->shared_width;
-    return n->route != KVP_ROUTE_UNKNOWN && !c->ffn_width && c->ffn == KVP_FFN_GATED && !c->expert_in && !c->shared_gate &&
-           c->experts % groups == 0 && (!n->route_groups || (n->route_groups_kept && n->route_groups_kept <= groups &&
-           c->experts_per_token <= per * n->route_groups_kept && (!n->route_pairs || per >= 2)));
-}
-
 /* What the engine runs is attention and a feed-forward, a pair a layer, or one of them. A new field of a layer class is 0 where
  * the architecture is absent, so what is left after the known ones are cleared must be 0. */
 /* A norm before each half, or before both at once; another one behind each. */
@@ -287,12 +298,12 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
         return mixers_run(m, c);
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
-        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !runs_experts(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)))
+        (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
+        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
-    left.router_bias = left.expert_bias = left.sinks = left.no_rope = false;
+    left.router_bias = left.expert_bias = left.sinks = left.no_rope = left.shared_gate = left.gated_q = false;
     left.count = left.heads = left.kv_heads = left.head_dim = left.v_head_dim = left.ffn_width = left.norms = 0;
     left.window = left.chunk = 0;
     left.mixer = KVP_MIX_NONE;
@@ -300,6 +311,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
     left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.low_k = left.low_v = 0;
+    left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -380,7 +393,7 @@ static bool turns_plainly(const struct kvp_model *m)
            m->rope_scaling != KVP_ROPE_YARN;
 }
 
-/* What goes on from where a pass left it: rows that a cache can extend, states of the whole batch. */
+/* What goes on from where a pass left it: rows that a cache can extend. */
 static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
@@ -395,9 +408,6 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
         if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_is_softmax(g->m, &g->m->cls[i]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs class %" PRIu32 "'s kind of attention with a prompt in one pass only",
                             g->m->name, i);
-    for (uint32_t i = 0; i < g->m->classes; i++)
-        if (g->m->cls[i].recurrent && (p->width < g->o.batch || p->hit))
-            return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs the states of a batch together", g->m->name);
     return KVP_OK;
 }
 
@@ -441,12 +451,32 @@ static kvp_err open_host(struct eng *g, struct kvp_error *e)
     return g->host_ids && g->host_tokens ? KVP_OK : kvp_fail(e, KVP_ENOMEM, "out of memory for token ids");
 }
 
+/* Where keys are rebuilt, nothing but a norm and a rotation follows. */
+static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < g->m->classes; i++) {
+        const struct kvp_layer_class *c = &g->m->cls[i];
+
+        any = any || c->low_k;
+        if (c->low_k && (!cache_is_softmax(g->m, c) || c->no_rope || (c->qk_norm && g->m->numbers.norm_add_one)))
+            return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not run it with the attention of model_type %s yet", g->m->model_type);
+    }
+    if (!any)
+        return KVP_OK;
+    if (g->o.pool)
+        return kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not serve from latents yet");
+    return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
+}
+
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
 {
     KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
+    KVP_TRY(check_factors(g, e));
     g->o.weights = g->coding.plain;
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
@@ -460,6 +490,49 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_host(g, e));
     KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
+}
+
+static kvp_err measure_conditions(double **out, const struct kvp_model *m, const struct eng_options *o, struct kvp_error *e)
+{
+    kvp_err rc;
+
+    *out = calloc(m->layers, sizeof(**out));
+    if (!*out)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", m->layers);
+    rc = weights_conditions(*out, m, o->weights_dir, o->seed, e);
+    if (rc != KVP_OK) {
+        free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e)
+{
+    struct rewritten r;
+    kvp_err rc;
+
+    *out = NULL;
+    if (!rewrite_wants_conditions(s))
+        return KVP_OK;
+    KVP_TRY(rewrite_model(&r, m, s, e));
+    rc = check_model(&r.m, o->prompt + o->generate, e);
+    if (rc == KVP_OK)
+        rc = measure_conditions(out, &r.m, o, e);
+    rewrite_free(&r);
+    return rc;
+}
+
+static kvp_err rank_layers(struct eng *g, struct kvp_error *e)
+{
+    double *conditions;
+
+    if (!rewrite_wants_conditions(&g->stack))
+        return KVP_OK;
+    KVP_TRY(measure_conditions(&conditions, g->m, &g->o, e));
+    rewrite_ranks(&g->own, &g->stack, conditions);
+    free(conditions);
+    return KVP_OK;
 }
 
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o,
@@ -481,6 +554,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
         rc = check_model(g->m, o->prompt + o->generate, e);
     if (rc == KVP_OK)
         rc = encdec_check_options(g->m, o, e);
+    if (rc == KVP_OK)
+        rc = rank_layers(g, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {
@@ -547,6 +622,7 @@ static kvp_err begin_phase(struct eng *g, int phase, uint64_t *began, struct kvp
 {
     g->phase = phase;
     memset(g->op[phase], 0, sizeof(g->op[phase]));
+    memset(g->kernel[phase], 0, sizeof(g->kernel[phase]));
     return g->o.backend->now(g->dev, began, e);
 }
 
@@ -572,15 +648,15 @@ static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, flo
     return KVP_OK;
 }
 
-/* Some sequences' tokens from `from` on, a chunk at a time; logits are the last chunk's. */
-static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, float *all,
+/* Some sequences' tokens [from, to), a chunk at a time; logits are the prompt's last chunk's. */
+static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first, uint64_t batch, uint64_t from, uint64_t to, float *all,
                            float *last, struct kvp_error *e)
 {
     const uint64_t prompt = g->o.prompt;
     struct pass p = {.extend = true, .first = first, .batch = batch};
 
-    for (uint64_t at = from; at < prompt; at += p.tokens) {
-        p.tokens = smaller(g->passes.chunk, prompt - at);
+    for (uint64_t at = from; at < to; at += p.tokens) {
+        p.tokens = smaller(g->passes.chunk, to - at);
         p.rows = batch * p.tokens;
         p.position = at;
         for (uint64_t b = 0; b < batch; b++)
@@ -599,15 +675,26 @@ static kvp_err check_hit(const struct eng *g, const int32_t *tokens, struct kvp_
     return KVP_OK;
 }
 
+static kvp_err go_on(struct eng *g, uint64_t first, uint64_t n, struct kvp_error *e)
+{
+    for (uint64_t b = first; b < first + n; b++)
+        KVP_TRY(mixers_go_on(g, b, e));
+    return KVP_OK;
+}
+
 /* The first sequence alone where the others find its prefix, then as many side by side as a pass holds. */
 static kvp_err prefill_lots(struct eng *g, const int32_t *tokens, float *all, float *last, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
+    const uint64_t cut = g->mix.layer ? p->hit : 0; /* where states are set aside */
 
     KVP_TRY(check_hit(g, tokens, e));
     for (uint64_t first = 0, n; first < g->o.batch; first += n) {
         n = p->hit && !first ? 1 : smaller(p->width, g->o.batch - first);
-        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : 0, all, last, e));
+        if (!first && cut)
+            KVP_TRY(prefill_lot(g, tokens, 0, 1, 0, cut, all, last, e));
+        KVP_TRY(first ? go_on(g, first, n, e) : mixers_mark(g, 0, e));
+        KVP_TRY(prefill_lot(g, tokens, first, n, first ? p->hit : cut, g->o.prompt, all, last, e));
     }
     for (uint64_t b = 1; all && b < g->o.batch; b++) /* the same tokens behind the same tokens: computed once */
         memcpy(all + b * g->o.prompt * g->m->vocab, all, p->hit * g->m->vocab * sizeof(*all));
@@ -744,6 +831,16 @@ uint64_t eng_forward_ns(const struct eng *g, int phase)
 const uint64_t *eng_calls(const struct eng *g)
 {
     return g->calls;
+}
+
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase)
+{
+    return g->kernel[phase];
+}
+
+const char *eng_kernel_name(int k)
+{
+    return k == ENG_COPY ? "copy" : kb_kernel_name((enum kb_kernel)k);
 }
 
 static kvp_err cannot(const struct eng *g, const char *what, struct kvp_error *e)

@@ -43,6 +43,10 @@ struct eng_op_time {
 kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 void eng_close(struct eng *g); /* NULL is fine */
 
+/* What the stack's ranks follow, for each layer (weights_conditions()), to be freed by the caller; NULL: nothing does. A
+ * property of the weights that `o` names, as the dimensions are of the model. */
+kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
+
 const struct ledger *eng_ledger(const struct eng *g);
 
 /* What the encoder reads in every prefill from now on: [batch, encoder_tokens]. KVP_EINPUT: there is no encoder. */
@@ -75,6 +79,15 @@ uint64_t eng_forward_ns(const struct eng *g, int phase);                /* the w
 
 /* Kernel calls of each op in all forwards since eng_open: what really ran. [KVP_OPS] */
 const uint64_t *eng_calls(const struct eng *g);
+
+/* Kernels of the last forward of `phase`, and what they wrote by their arguments (kernels/written.h). [ENG_KERNELS]; the
+ * last is copies from buffer to buffer. */
+enum { ENG_COPY = KB_KERNELS, ENG_KERNELS };
+struct eng_kernel {
+    uint64_t calls, written;
+};
+const struct eng_kernel *eng_kernels(const struct eng *g, int phase);
+const char *eng_kernel_name(int k);
 
 /* JSON lines to f: {"layer","head","batch","positions":[...]} of what each (kv) head can still see, in
  * text order; needs trace. Head is -1 and one line a layer when all heads keep the same. */

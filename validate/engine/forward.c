@@ -145,6 +145,20 @@ static kvp_err norm_after(struct eng *g, enum kvp_op op, enum wt_role role, uint
     return eng_run(g, op, KB_NORM, &a, e);
 }
 
+/* Attention's output times sigmoid of a projection of the same normed rows; q, k and v are used up. */
+static kvp_err gate_output(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
+{
+    const uint32_t width = g->m->width;
+    const struct linear l = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)h->k, .k = width, .role = WT_Q_GATE, .layer = layer,
+                             .w = weight(g, WT_Q_GATE, layer), .x = at(&g->h, 0), .x_stride = width, .out = at(&g->qkv, 0),
+                             .out_stride = h->stride};
+    const struct kb_gate a = {.rows = p->rows, .width = (uint32_t)h->k, .gate_stride = h->stride, .out_stride = h->k, .gate = at(&g->qkv, 0),
+                              .out = at(&g->out, 0)};
+
+    KVP_TRY(eng_linear(g, &l, e));
+    return eng_run(g, KVP_OP_QKV, KB_GATE, &a, e);
+}
+
 static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
 {
     const uint32_t width = g->m->width;
@@ -157,12 +171,17 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
     if (h->c->mixer == KVP_MIX_MLA) {
         KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
         KVP_TRY(eng_mla(g, layer, p, e));
+    } else if (h->c->low_k) {
+        KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), width, e));
+        KVP_TRY(eng_low(g, layer, p, e));
     } else {
         KVP_TRY(project(g, layer, p, h, e));
         KVP_TRY(attend(g, layer, p, h, e));
     }
     if (!h->has_q)
         return KVP_OK;
+    if (h->c->gated_q)
+        KVP_TRY(gate_output(g, layer, p, h, e));
     if (g->m->numbers.norms_after) {
         o.out = at(&g->h, 0);
         o.residual = false;
@@ -309,7 +328,7 @@ kvp_err eng_embed(struct eng *g, uint64_t rows, bool encoder, struct kvp_error *
                                    .scale = (float)g->m->numbers.embed_scale};
 
     KVP_TRY(run_embed(g, embed, e));
-    return !rec_has_pre_norm(g->m) && weight(g, WT_EMBED_NORM, 0).buf ? embed_norm(g, rows, encoder, e) : KVP_OK;
+    return weight(g, WT_EMBED_NORM, 0).buf ? embed_norm(g, rows, encoder, e) : KVP_OK;
 }
 
 kvp_err eng_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
@@ -321,7 +340,6 @@ kvp_err eng_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kv
 kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
 {
     KVP_TRY(eng_embed(g, p->rows, false, e));
-    KVP_TRY(mixers_embedded(g, p, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
         KVP_TRY(mix(g, l, p, last_only, e));
         if (eng_class(g, l)->cross_heads)

@@ -56,6 +56,7 @@ struct eng {
     bool timed;
     int phase;
     struct eng_op_time op[ENG_PHASES][KVP_OPS];
+    struct eng_kernel kernel[ENG_PHASES][ENG_KERNELS];
     uint64_t forward_ns[ENG_PHASES];
     uint64_t calls[KVP_OPS];
     /* (optional) Called before a layer's matrices of `role` are multiplied with x [rows], in f32 `stride` apart. */

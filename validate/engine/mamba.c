@@ -25,10 +25,10 @@ static struct mixer_size size1(const struct kvp_model *m, const struct kvp_layer
 static kvp_err convolve(struct eng *g, uint32_t layer, const struct pass *p, uint64_t first, uint64_t channels, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = mixer_class(g, layer);
-    const struct kb_conv a = {.batch = g->o.batch, .tokens = p->tokens, .channels = (uint32_t)channels, .taps = c->conv,
+    const struct kb_conv a = {.batch = p->batch, .tokens = p->tokens, .channels = (uint32_t)channels, .taps = c->conv,
                               .columns = c->conv - 1, .silu = true, .stride = g->mix.row, .format = g->o.weights,
                               .w = mixer_weight(g, WT_REC_CONV, layer), .bias = mixer_weight(g, WT_REC_CONV_BIAS, layer),
-                              .state_format = g->o.weights, .state = {g->mix.layer[layer].window.buf, 0},
+                              .state_format = g->o.weights, .state = mixer_window(g, layer, p, 0),
                               .x = mixer_at(&g->mix.in, first)};
 
     return eng_run(g, KVP_OP_REC_CONV, KB_CONV, &a, e);
@@ -90,10 +90,10 @@ static kvp_err run1(struct eng *g, uint32_t layer, const struct pass *p, struct 
 {
     const struct kvp_layer_class *c = mixer_class(g, layer);
     const struct one at = one_of(c);
-    const struct kb_ssm_scan scan = {.batch = g->o.batch, .tokens = p->tokens, .channels = c->inner, .n = c->state, .stride = g->mix.row,
+    const struct kb_ssm_scan scan = {.batch = p->batch, .tokens = p->tokens, .channels = c->inner, .n = c->state, .stride = g->mix.row,
                                      .out_stride = g->mix.width, .format = g->o.weights, .a_log = mixer_weight(g, WT_REC_A_LOG, layer),
                                      .d = mixer_weight(g, WT_REC_SKIP, layer), .state_format = g->mix.matrix,
-                                     .state = {g->mix.layer[layer].matrix.buf, 0}, .x = mixer_at(&g->mix.in, at.x),
+                                     .state = mixer_matrix(g, layer, p), .x = mixer_at(&g->mix.in, at.x),
                                      .dt = mixer_at(&g->mix.in, at.dt), .b = mixer_at(&g->mix.in, at.b), .c = mixer_at(&g->mix.in, at.c),
                                      .z = mixer_at(&g->mix.in, at.z), .out = mixer_at(&g->mix.out, 0)};
 
@@ -143,11 +143,11 @@ static kvp_err run2(struct eng *g, uint32_t layer, const struct pass *p, struct 
 {
     const struct kvp_layer_class *c = mixer_class(g, layer);
     const struct two at = two_of(c);
-    const struct kb_ssd_scan scan = {.batch = g->o.batch, .tokens = p->tokens, .heads = c->rec_heads, .head_dim = c->rec_head_dim,
+    const struct kb_ssd_scan scan = {.batch = p->batch, .tokens = p->tokens, .heads = c->rec_heads, .head_dim = c->rec_head_dim,
                                      .groups = c->groups, .n = c->state, .stride = g->mix.row, .out_stride = g->mix.width,
                                      .format = g->o.weights, .a_log = mixer_weight(g, WT_REC_A_LOG, layer),
                                      .d = mixer_weight(g, WT_REC_SKIP, layer), .dt_bias = mixer_weight(g, WT_REC_DT_BIAS, layer),
-                                     .state_format = g->mix.matrix, .state = {g->mix.layer[layer].matrix.buf, 0},
+                                     .state_format = g->mix.matrix, .state = mixer_matrix(g, layer, p),
                                      .x = mixer_at(&g->mix.in, at.x), .dt = mixer_at(&g->mix.in, at.dt), .b = mixer_at(&g->mix.in, at.b),
                                      .c = mixer_at(&g->mix.in, at.c), .z = mixer_at(&g->mix.in, at.z), .out = mixer_at(&g->mix.out, 0)};
 

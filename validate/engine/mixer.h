@@ -1,5 +1,5 @@
 /* mixer.h - layers that keep a state of fixed size instead of keys and values: one row of mixers.c's table for each
- * kind of recurrence, its steps in a file of its own (mamba.c, rwkv.c).
+ * kind of recurrence, its steps in a file of its own (mamba.c, rwkv.c, delta.c).
  *
  * A layer's state is two tensors, tagged STATE: the window (columns of a convolution, or RWKV's two shifted tokens)
  * in the weights' format, and the matrix in f32 unless the config says otherwise. Written from the papers and the
@@ -29,11 +29,12 @@ struct mixer_ops {
     void (*start)(const struct kvp_layer_class *c, float *matrix, uint64_t batch);
 };
 
-extern const struct mixer_ops mixer_mamba, mixer_mamba2, mixer_rwkv4, mixer_rwkv5, mixer_rwkv6, mixer_rwkv7;
+extern const struct mixer_ops mixer_mamba, mixer_mamba2, mixer_rwkv4, mixer_rwkv5, mixer_rwkv6, mixer_rwkv7, mixer_delta;
 
 /* What the engine holds for its recurrent layers. */
 struct mixer_layer {
     struct led_mem window, matrix;
+    struct led_mem window_mark, matrix_mark; /* of one sequence, as they were behind the prefix that others begin with */
 };
 struct mixers {
     struct led_mem in, out;     /* activations of the layer at work: [rows, row], [rows, width] */
@@ -48,14 +49,15 @@ bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c);
 kvp_err mixers_open(struct eng *g, struct kvp_error *e);
 void mixers_close(struct eng *g);
 kvp_err mixers_reset(struct eng *g, struct kvp_error *e); /* nothing seen */
+/* The state of `sequence` is set aside, or becomes what was set aside; where nothing is kept they do nothing. */
+kvp_err mixers_mark(struct eng *g, uint64_t sequence, struct kvp_error *e);
+kvp_err mixers_go_on(struct eng *g, uint64_t sequence, struct kvp_error *e);
 
-/* RWKV's norm behind the embedding; does nothing where there is none. */
-kvp_err mixers_embedded(struct eng *g, const struct pass *p, struct kvp_error *e);
 kvp_err mixers_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 /* RWKV's channel mix, the feed-forward of KVP_FFN_RWKV. */
 kvp_err mixers_channels(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 
-/* ---- for mamba.c and rwkv.c ---------------------------------------------------------------------- */
+/* ---- for mamba.c, rwkv.c and delta.c ---------------------------------------------------------------------- */
 
 /* A matrix [n, k] of a layer: x's rows through it to out. */
 struct mixer_product {
@@ -75,6 +77,9 @@ kvp_err mixer_product(struct eng *g, uint32_t layer, const struct mixer_product 
 kvp_err rwkv_channels(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 
 const struct kvp_layer_class *mixer_class(const struct eng *g, uint32_t layer);
+/* The states of the pass's sequences, from byte `at` of the first one's window on. */
+struct kb_span mixer_window(const struct eng *g, uint32_t layer, const struct pass *p, uint64_t at);
+struct kb_span mixer_matrix(const struct eng *g, uint32_t layer, const struct pass *p);
 struct kb_span mixer_at(const struct led_mem *m, uint64_t f32_elements);
 struct kb_span mixer_weight(const struct eng *g, enum wt_role role, uint32_t layer);
 

@@ -1,12 +1,13 @@
 /* mixers.c - the table of recurrences, their states, and the steps that all of them take */
 #include "validate/engine/convert.h"
 #include "validate/engine/internal.h"
+#include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
-static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4, &mixer_rwkv5, &mixer_rwkv6, &mixer_rwkv7};
+static const struct mixer_ops *const table[] = {&mixer_mamba, &mixer_mamba2, &mixer_rwkv4, &mixer_rwkv5, &mixer_rwkv6, &mixer_rwkv7, &mixer_delta};
 enum { KINDS = sizeof(table) / sizeof(table[0]) };
 
 static const struct mixer_ops *ops_of(const struct kvp_layer_class *c)
@@ -20,6 +21,20 @@ static const struct mixer_ops *ops_of(const struct kvp_layer_class *c)
 const struct kvp_layer_class *mixer_class(const struct eng *g, uint32_t layer)
 {
     return &g->m->cls[g->m->class_of[layer]];
+}
+
+struct kb_span mixer_window(const struct eng *g, uint32_t layer, const struct pass *p, uint64_t at)
+{
+    const struct led_mem *m = &g->mix.layer[layer].window;
+
+    return (struct kb_span){m->buf, p->first * (m->bytes / g->o.batch) + at};
+}
+
+struct kb_span mixer_matrix(const struct eng *g, uint32_t layer, const struct pass *p)
+{
+    const struct led_mem *m = &g->mix.layer[layer].matrix;
+
+    return (struct kb_span){m->buf, p->first * (m->bytes / g->o.batch)};
 }
 
 struct kb_span mixer_at(const struct led_mem *m, uint64_t f32_elements)
@@ -53,7 +68,7 @@ static bool divides(const struct kvp_layer_class *c)
         return true;
     if ((uint64_t)c->rec_heads * c->rec_head_dim != c->inner || !c->inner)
         return false;
-    return c->recurrent != KVP_REC_MAMBA2 || (c->groups && c->rec_heads % c->groups == 0);
+    return (c->recurrent != KVP_REC_MAMBA2 && c->recurrent != KVP_REC_DELTA) || (c->groups && c->rec_heads % c->groups == 0);
 }
 
 /* What is left after the known fields are cleared must be 0, as in the layers that attend. */
@@ -70,6 +85,8 @@ static bool is_known(const struct kvp_layer_class *c)
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
     left.ffn_width = left.norms = 0;
+    left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
+    left.router_bias = left.shared_gate = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
 }
 
@@ -83,9 +100,10 @@ static bool is_plain_mamba(const struct kvp_model *m, const struct kvp_layer_cla
 bool mixers_run(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
     const bool rwkv = c->ffn == KVP_FFN_RWKV, mamba = c->recurrent == KVP_REC_MAMBA1 || c->recurrent == KVP_REC_MAMBA2;
+    const bool convolves = mamba || c->recurrent == KVP_REC_DELTA;
     const uint32_t norms = c->ffn == KVP_FFN_NONE ? 1 : 2;
 
-    return ops_of(c) && is_known(c) && divides(c) && c->norms == norms && mamba == !rwkv && (!mamba || (c->conv && is_plain_mamba(m, c))) &&
+    return ops_of(c) && is_known(c) && divides(c) && (rwkv || eng_runs_ffn(m, c)) && c->norms == norms && convolves == !rwkv && (!convolves || c->conv) && (!mamba || is_plain_mamba(m, c)) &&
            c->inner <= INT32_MAX / 8;
 }
 
@@ -111,7 +129,11 @@ static kvp_err open_layer(struct eng *g, uint32_t l, struct kvp_error *e)
     KVP_TRY(product(&bytes, g->o.batch, s.window, cvt_size(g->o.weights), e));
     KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->window, e));
     KVP_TRY(product(&bytes, g->o.batch, s.matrix, cvt_size(g->mix.matrix), e));
-    return led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e);
+    KVP_TRY(led_alloc(&g->led, LED_STATE, bytes, &x->matrix, e));
+    if (!g->passes.hit)
+        return KVP_OK;
+    KVP_TRY(led_alloc(&g->led, LED_STATE, x->window.bytes / g->o.batch, &x->window_mark, e));
+    return led_alloc(&g->led, LED_STATE, x->matrix.bytes / g->o.batch, &x->matrix_mark, e);
 }
 
 static kvp_err open_activations(struct eng *g, struct kvp_error *e)
@@ -157,6 +179,8 @@ void mixers_close(struct eng *g)
     for (uint32_t l = 0; g->mix.layer && l < g->m->layers; l++) {
         led_free(&g->led, &g->mix.layer[l].window);
         led_free(&g->led, &g->mix.layer[l].matrix);
+        led_free(&g->led, &g->mix.layer[l].window_mark);
+        led_free(&g->led, &g->mix.layer[l].matrix_mark);
     }
     led_free(&g->led, &g->mix.in);
     led_free(&g->led, &g->mix.out);
@@ -200,32 +224,45 @@ kvp_err mixers_reset(struct eng *g, struct kvp_error *e)
     return KVP_OK;
 }
 
+/* One sequence's part of `all` to `mark`, or back. */
+static kvp_err move(struct eng *g, const struct led_mem *all, const struct led_mem *mark, uint64_t sequence, bool back, struct kvp_error *e)
+{
+    const struct kb_span a = {all->buf, sequence * mark->bytes}, b = {mark->buf, 0};
+
+    return mark->buf ? g->o.backend->copy(g->dev, back ? a : b, back ? b : a, mark->bytes, e) : KVP_OK;
+}
+
+static kvp_err move_all(struct eng *g, uint64_t sequence, bool back, struct kvp_error *e)
+{
+    for (uint32_t l = 0; g->mix.layer && l < g->m->layers; l++) {
+        const struct mixer_layer *x = &g->mix.layer[l];
+
+        KVP_TRY(move(g, &x->window, &x->window_mark, sequence, back, e));
+        KVP_TRY(move(g, &x->matrix, &x->matrix_mark, sequence, back, e));
+    }
+    return KVP_OK;
+}
+
+kvp_err mixers_mark(struct eng *g, uint64_t sequence, struct kvp_error *e)
+{
+    return move_all(g, sequence, false, e);
+}
+
+kvp_err mixers_go_on(struct eng *g, uint64_t sequence, struct kvp_error *e)
+{
+    return move_all(g, sequence, true, e);
+}
+
 /* ---- layers -------------------------------------------------------------------------------------- */
-
-static kvp_err norm(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t rows, struct kb_span out,
-                    struct kvp_error *e)
-{
-    const struct kb_norm a = {.rows = rows, .groups = 1, .width = g->m->width, .in_stride = g->m->width, .out_stride = g->m->width,
-                              .layer = g->m->norm == KVP_NORM_LAYER, .eps = g->m->norm_eps, .format = g->o.weights,
-                              .weight = mixer_weight(g, role, layer), .bias = mixer_weight(g, (enum wt_role)(role + 1), layer),
-                              .in = mixer_at(&g->x, 0), .out = out};
-
-    return eng_run(g, op, KB_NORM, &a, e);
-}
-
-kvp_err mixers_embedded(struct eng *g, const struct pass *p, struct kvp_error *e)
-{
-    return rec_has_pre_norm(g->m) ? norm(g, KVP_OP_EMBED, WT_EMBED_NORM, 0, p->rows, mixer_at(&g->x, 0), e) : KVP_OK;
-}
 
 kvp_err mixers_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
 {
-    KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, mixer_at(&g->h, 0), e));
+    KVP_TRY(norm(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, at(&g->x, 0), g->m->width, e));
     return ops_of(mixer_class(g, layer))->run(g, layer, p, e);
 }
 
 kvp_err mixers_channels(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
 {
-    KVP_TRY(norm(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, mixer_at(&g->h, 0), e));
+    KVP_TRY(norm(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, at(&g->x, 0), g->m->width, e));
     return rwkv_channels(g, layer, p, e);
 }

@@ -8,9 +8,13 @@
 
 /* Latent attention up to its output in g->out (mla.c); g->h holds the normed rows. */
 kvp_err eng_mla(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
+/* The same with factored projections (lorc.c). */
+kvp_err eng_low(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
 /* A layer's experts and shared experts over rows [first, first + rows), at most MLP_ROWS; g->h holds them normed, the
  * residual in g->x takes what they yield (moe.c). */
 kvp_err eng_experts(struct eng *g, uint32_t layer, uint64_t first, uint64_t rows, struct kvp_error *e);
+/* Is the layer's feed-forward none, a dense one, or experts by a route that is known here? */
+bool eng_runs_ffn(const struct kvp_model *m, const struct kvp_layer_class *c);
 /* q of `heads` heads, or k, at `x`, `stride` f32 elements between rows; a head begins every `head` elements. */
 kvp_err eng_turn(struct eng *g, const struct kvp_layer_class *c, uint64_t rows, struct kb_span x, uint64_t stride, uint32_t heads,
                  uint64_t head, struct kvp_error *e);

@@ -12,10 +12,11 @@ enum {
     RWKV56 = BIT(RWKV5) | BIT(RWKV6),
     RWKV6 = BIT(RWKV6),
     RWKV7 = BIT(RWKV7),
-    RWKV = RWKV4 | RWKV56 | RWKV7
+    RWKV = RWKV4 | RWKV56 | RWKV7,
+    DELTA = BIT(DELTA)
 };
 
-enum dim { VEC, D, E, IN, CHANNELS, TAPS, STATE, DT_RANK, X_PROJ, HEADS, FFN, RANK0, RANK1, RANK2, RANK3, MIXES, MIXED, DIMS };
+enum dim { VEC, D, E, IN, CHANNELS, TAPS, STATE, DT_RANK, X_PROJ, HEADS, FFN, RANK0, RANK1, RANK2, RANK3, MIXES, MIXED, KEYS, DIMS };
 enum need { ALWAYS, CONV_BIAS, PROJ_BIAS, NORM, INNER_NORMS, FFN_OF_RWKV, V_RANK, NEEDS };
 
 static const struct {
@@ -27,19 +28,25 @@ static const struct {
 #define AT(name) [WP_REC_##name - WP_REC_IN]
     AT(IN) = {MAMBA, WF_MATRIX, IN, D, ALWAYS},
     AT(IN_BIAS) = {MAMBA, WF_BIAS, IN, VEC, PROJ_BIAS},
-    AT(CONV) = {MAMBA, WF_MATRIX, CHANNELS, TAPS, ALWAYS},
+    AT(DELTA_Q) = {DELTA, WF_MATRIX, KEYS, D, ALWAYS},
+    AT(DELTA_K) = {DELTA, WF_MATRIX, KEYS, D, ALWAYS},
+    AT(DELTA_V) = {DELTA, WF_MATRIX, E, D, ALWAYS},
+    AT(DELTA_Z) = {DELTA, WF_MATRIX, E, D, ALWAYS},
+    AT(DELTA_B) = {DELTA, WF_MATRIX, HEADS, D, ALWAYS},
+    AT(DELTA_A) = {DELTA, WF_MATRIX, HEADS, D, ALWAYS},
+    AT(CONV) = {MAMBA | DELTA, WF_MATRIX, CHANNELS, TAPS, ALWAYS},
     AT(CONV_BIAS) = {MAMBA, WF_BIAS, CHANNELS, VEC, CONV_BIAS},
     AT(X_PROJ) = {MAMBA1, WF_MATRIX, X_PROJ, E, ALWAYS},
     AT(DT) = {MAMBA1, WF_MATRIX, E, DT_RANK, ALWAYS},
-    AT(DT_BIAS) = {MAMBA, WF_BIAS, E, VEC, ALWAYS}, /* Mamba-2: one a head */
-    AT(A_LOG) = {MAMBA, WF_NORM, E, STATE, ALWAYS}, /* likewise */
+    AT(DT_BIAS) = {MAMBA | DELTA, WF_BIAS, E, VEC, ALWAYS}, /* Mamba-2, delta: one a head */
+    AT(A_LOG) = {MAMBA | DELTA, WF_NORM, E, STATE, ALWAYS}, /* likewise */
     AT(SKIP) = {MAMBA, WF_NORM, E, VEC, ALWAYS},    /* likewise */
     AT(DT_NORM) = {MAMBA1, WF_NORM, DT_RANK, VEC, INNER_NORMS},
     AT(B_NORM) = {MAMBA1, WF_NORM, STATE, VEC, INNER_NORMS},
     AT(C_NORM) = {MAMBA1, WF_NORM, STATE, VEC, INNER_NORMS},
-    AT(NORM) = {MAMBA2 | RWKV56 | RWKV7, WF_NORM, E, VEC, NORM},
+    AT(NORM) = {MAMBA2 | RWKV56 | RWKV7 | DELTA, WF_NORM, E, VEC, NORM}, /* delta: one for all heads */
     AT(NORM_BIAS) = {RWKV56 | RWKV7, WF_BIAS, E, VEC, ALWAYS},
-    AT(OUT) = {MAMBA | RWKV, WF_MATRIX, D, E, ALWAYS},
+    AT(OUT) = {MAMBA | RWKV | DELTA, WF_MATRIX, D, E, ALWAYS},
     AT(OUT_BIAS) = {MAMBA, WF_BIAS, D, VEC, PROJ_BIAS},
     AT(DECAY) = {RWKV4 | RWKV56, WF_MATRIX, E, VEC, ALWAYS},
     AT(FIRST) = {RWKV4 | RWKV56, WF_BIAS, E, VEC, ALWAYS},
@@ -78,21 +85,22 @@ static const struct {
 #undef AT
 };
 
-/* Mamba-2's decay, skip and time bias are one number a head. */
+/* Mamba-2's and the delta net's decay, skip and time bias are one number a head. */
 static bool is_of_heads(const struct kvp_layer_class *c, enum wt_piece p)
 {
-    return c->recurrent == KVP_REC_MAMBA2 && (p == WP_REC_DT_BIAS || p == WP_REC_A_LOG || p == WP_REC_SKIP);
+    return (c->recurrent == KVP_REC_MAMBA2 || c->recurrent == KVP_REC_DELTA) && (p == WP_REC_DT_BIAS || p == WP_REC_A_LOG || p == WP_REC_SKIP);
 }
 
 struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p)
 {
     const int i = (int)p - WP_REC_IN;
-    const uint64_t bc = 2ull * c->groups * c->state, two = c->recurrent == KVP_REC_MAMBA2;
+    const bool delta = c->recurrent == KVP_REC_DELTA;
+    const uint64_t bc = 2ull * c->groups * c->state, two = c->recurrent == KVP_REC_MAMBA2 || delta;
     const uint64_t dim[DIMS] = {
         [D] = m->width, [E] = c->inner, [IN] = 2ull * c->inner + two * (bc + c->rec_heads), [CHANNELS] = c->inner + two * bc,
         [TAPS] = c->conv, [STATE] = c->state, [DT_RANK] = c->dt_rank, [X_PROJ] = c->dt_rank + 2ull * c->state,
         [HEADS] = c->rec_heads, [FFN] = c->ffn_width, [RANK0] = c->low_rank[0], [RANK1] = c->low_rank[1], [RANK2] = c->low_rank[2],
-        [RANK3] = c->low_rank[3], [MIXES] = 5ull * c->low_rank[1], [MIXED] = 5ull * m->width,
+        [RANK3] = c->low_rank[3], [MIXES] = 5ull * c->low_rank[1], [MIXED] = 5ull * m->width, [KEYS] = (uint64_t)c->groups * c->state,
     };
     const bool has[NEEDS] = {
         [ALWAYS] = true, [CONV_BIAS] = c->conv_bias, [PROJ_BIAS] = c->rec_bias,
@@ -100,11 +108,12 @@ struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_c
         [FFN_OF_RWKV] = c->ffn == KVP_FFN_RWKV,
         [V_RANK] = c->low_rank[2] != 0,
     };
-    struct wt_shape s = {.role = (enum wt_role)(WT_REC_IN + i), .fill = pieces[i].fill};
+    const bool part = p >= WP_REC_DELTA_Q && p <= WP_REC_DELTA_A;
+    struct wt_shape s = {.role = part ? WT_REC_IN : (enum wt_role)(WT_REC_IN + i), .fill = pieces[i].fill};
 
     if (!(pieces[i].kinds & 1u << c->recurrent) || !has[pieces[i].need])
         return s;
-    s.rows = dim[is_of_heads(c, p) ? HEADS : pieces[i].rows];
+    s.rows = delta && p == WP_REC_NORM ? c->rec_head_dim : dim[is_of_heads(c, p) ? HEADS : pieces[i].rows];
     s.cols = is_of_heads(c, p) ? 0 : dim[pieces[i].cols];
     return s;
 }
@@ -148,7 +157,7 @@ static const struct wt_name mamba_ssm_names[] = {
     MAMBA1_MIXER,
 };
 
-/* transformers, models/jamba/modeling_jamba.py: JambaModel, its feed-forwards dense. */
+/* transformers, models/jamba/modeling_jamba.py: JambaModel. */
 static const struct wt_name jamba_names[] = {
     {WP_EMBED, 1, false, "embed_tokens.weight"},
     {WP_FINAL_NORM, 1, false, "final_layernorm.weight"},
@@ -176,6 +185,12 @@ static const struct wt_name jamba_names[] = {
     {WP_GATE, 1, false, "layers.%u.feed_forward.gate_proj.weight"},
     {WP_UP, 1, false, "layers.%u.feed_forward.up_proj.weight"},
     {WP_DOWN, 1, false, "layers.%u.feed_forward.down_proj.weight"},
+    {WP_ROUTER, 1, false, "layers.%u.feed_forward.router.weight"},
+};
+static const struct wt_expert_name jamba_experts[] = {
+    {WP_EXPERT_UP, 0, 2, false, false, "layers.%u.feed_forward.experts.%u.gate_proj.weight"},
+    {WP_EXPERT_UP, 1, 2, false, false, "layers.%u.feed_forward.experts.%u.up_proj.weight"},
+    {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.feed_forward.experts.%u.down_proj.weight"},
 };
 
 /* transformers, models/mamba2/modeling_mamba2.py: Mamba2Model. */
@@ -214,8 +229,8 @@ static const struct wt_name rwkv4_names[] = {
     {WP_REC_FFN_V, 1, false, "blocks.%u.feed_forward.value.weight"},
 };
 
-/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel, without experts. A layer mixes by Mamba-2, or
- * attends, or is a feed-forward, and has one norm. */
+/* transformers, models/nemotron_h/modeling_nemotron_h.py: NemotronHModel. A layer mixes by Mamba-2, or attends, or is a
+ * feed-forward, dense or of experts without gates, and has one norm. */
 static const struct wt_name nemotron_h_names[] = {
     {WP_EMBED, 1, false, "embeddings.weight"},
     MAMBA_MIXER,
@@ -228,6 +243,14 @@ static const struct wt_name nemotron_h_names[] = {
     {WP_MLP_NORM, 1, false, "layers.%u.norm.weight"},
     {WP_UP, 1, false, "layers.%u.mixer.up_proj.weight"},
     {WP_DOWN, 1, false, "layers.%u.mixer.down_proj.weight"},
+    {WP_ROUTER, 1, false, "layers.%u.mixer.gate.weight"},
+    {WP_ROUTER_BIAS, 1, false, "layers.%u.mixer.gate.e_score_correction_bias"},
+    {WP_SHARED_UP, 1, false, "layers.%u.mixer.shared_experts.up_proj.weight"},
+    {WP_SHARED_DOWN, 1, false, "layers.%u.mixer.shared_experts.down_proj.weight"},
+};
+static const struct wt_expert_name nemotron_h_experts[] = {
+    {WP_EXPERT_UP, 0, 1, false, false, "layers.%u.mixer.experts.%u.up_proj.weight"},
+    {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.mixer.experts.%u.down_proj.weight"},
 };
 
 #define RWKV56_BLOCK                                                                \
@@ -325,13 +348,49 @@ static const struct wt_name rwkv7_names[] = {
     {WP_REC_FFN_V, 1, false, "layers.%u.ffn.value.weight"},
 };
 
+/* transformers, models/qwen3_next/modeling_qwen3_next.py: q of a head, then its gate; q, k, v and z by key head, and b and a. */
+static const struct wt_name qwen3_next_names[] = {
+    {WP_EMBED, 1, WO_PLAIN, "embed_tokens.weight"},
+    {WP_FINAL_NORM, 1, WO_PLAIN, "norm.weight"},
+    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
+    {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.input_layernorm.weight"},
+    {WP_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_attention_layernorm.weight"},
+    {WP_Q, 2, WO_BY_QUERY, "layers.%u.self_attn.q_proj.weight"},
+    {WP_K, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.weight"},
+    {WP_V, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.weight"},
+    {WP_Q_NORM, 1, WO_PLAIN, "layers.%u.self_attn.q_norm.weight"},
+    {WP_K_NORM, 1, WO_PLAIN, "layers.%u.self_attn.k_norm.weight"},
+    {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.o_proj.weight"},
+    {WP_REC_DELTA_Q, 4, WO_BY_KEY, "layers.%u.linear_attn.in_proj_qkvz.weight"},
+    {WP_REC_DELTA_B, 2, WO_BY_KEY, "layers.%u.linear_attn.in_proj_ba.weight"},
+    {WP_REC_CONV, 1, WO_PLAIN, "layers.%u.linear_attn.conv1d.weight"},
+    {WP_REC_DT_BIAS, 1, WO_PLAIN, "layers.%u.linear_attn.dt_bias"},
+    {WP_REC_A_LOG, 1, WO_PLAIN, "layers.%u.linear_attn.A_log"},
+    {WP_REC_NORM, 1, WO_PLAIN, "layers.%u.linear_attn.norm.weight"},
+    {WP_REC_OUT, 1, WO_PLAIN, "layers.%u.linear_attn.out_proj.weight"},
+    {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},
+    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
+    {WP_ROUTER, 1, WO_PLAIN, "layers.%u.mlp.gate.weight"},
+    {WP_SHARED_SCALE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert_gate.weight"},
+    {WP_SHARED_GATE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.gate_proj.weight"},
+    {WP_SHARED_UP, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.up_proj.weight"},
+    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.down_proj.weight"},
+};
+static const struct wt_expert_name mlp_experts[] = {
+    {WP_EXPERT_UP, 0, 2, false, false, "layers.%u.mlp.experts.%u.gate_proj.weight"},
+    {WP_EXPERT_UP, 1, 2, false, false, "layers.%u.mlp.experts.%u.up_proj.weight"},
+    {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.mlp.experts.%u.down_proj.weight"},
+};
+
 #define NAMES(a) a, sizeof(a) / sizeof((a)[0])
 static const struct wt_family families[] = {
     {"mamba", "backbone.", NAMES(mamba_names), NULL, 0},
     {"mamba_ssm", "backbone.", NAMES(mamba_ssm_names), NULL, 0},
-    {"jamba", "model.", NAMES(jamba_names), NULL, 0},
+    {"jamba", "model.", NAMES(jamba_names), NAMES(jamba_experts)},
     {"mamba2", "backbone.", NAMES(mamba2_names), NULL, 0},
-    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NULL, 0},
+    {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NAMES(nemotron_h_experts)},
+    {"qwen3_next", "model.", NAMES(qwen3_next_names), NAMES(mlp_experts)},
     {"rwkv", "rwkv.", NAMES(rwkv4_names), NULL, 0},
     {"rwkv5", "rwkv.", NAMES(rwkv5_names), NULL, 0},
     {"rwkv6", "rwkv.", NAMES(rwkv6_names), NULL, 0},

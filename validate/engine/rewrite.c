@@ -65,7 +65,7 @@ static void to_latent(struct kvp_layer_class *c, const struct kvp_spec *s)
     c->q_rank = given(s, "q_rank");
     c->head_dim = c->nope_dim + c->rope_dim;
     c->kv_heads = 0;
-    c->qk_norm = false;
+    c->qk_norm = c->gated_q = false;
 }
 
 static kvp_err mla(struct rewritten *r, const struct kvp_spec *s, struct kvp_error *e)
@@ -158,6 +158,7 @@ static const struct {
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
     {"recurrent", "kind", rewrite_recurrent},
+    {"lorc", "k_rank v_rank rule r_max r_min form", rewrite_lorc},
 };
 enum { ROWS = sizeof(table) / sizeof(table[0]) };
 
@@ -208,7 +209,7 @@ kvp_err rewrite_model(struct rewritten *out, const struct kvp_model *m, const st
     for (uint32_t i = 0; rc == KVP_OK && i < s->n; i++) {
         const int row = row_of(&s->spec[i]);
 
-        if ((s->spec[i].axis == KVP_AXIS_MIXER || s->spec[i].axis == KVP_AXIS_SHARE) && row < ROWS)
+        if (s->spec[i].axis <= KVP_AXIS_RANK && row < ROWS)
             rc = table[row].rewrite(out, &s->spec[i], e);
     }
     if (rc != KVP_OK)

@@ -16,7 +16,7 @@ static struct kb_shift shift_args(const struct eng *g, uint32_t layer, const str
                              .own = mixer_class(g, layer)->recurrent <= KVP_REC_RWKV5, .keep = keep, .x_stride = width,
                              .out_stride = g->mix.width, .format = g->o.weights, .mix = mixer_weight(g, mix, layer),
                              .state_format = g->o.weights, .state_stride = 2ull * width,
-                             .state = {g->mix.layer[layer].window.buf, at}, .x = mixer_at(&g->h, 0),
+                             .state = mixer_window(g, layer, p, at), .x = mixer_at(&g->h, 0),
                              .out = mixer_at(&g->mix.out, first * g->mix.width)};
 }
 
@@ -74,10 +74,10 @@ static kvp_err run4(struct eng *g, uint32_t layer, const struct pass *p, struct 
         enum wt_role mix, w;
     } inputs[] = {{WT_REC_MIX_R, WT_REC_R}, {WT_REC_MIX_K, WT_REC_K}, {WT_REC_MIX_V, WT_REC_V}};
     const struct kvp_layer_class *c = mixer_class(g, layer);
-    const struct kb_wkv4 wkv = {.batch = g->o.batch, .tokens = p->tokens, .channels = c->inner, .stride = g->mix.row,
+    const struct kb_wkv4 wkv = {.batch = p->batch, .tokens = p->tokens, .channels = c->inner, .stride = g->mix.row,
                                 .out_stride = g->mix.width, .format = g->o.weights, .decay = mixer_weight(g, WT_REC_DECAY, layer),
                                 .first = mixer_weight(g, WT_REC_FIRST, layer), .state_format = g->mix.matrix,
-                                .state = {g->mix.layer[layer].matrix.buf, 0}, .r = mixer_at(&g->mix.in, 0),
+                                .state = mixer_matrix(g, layer, p), .r = mixer_at(&g->mix.in, 0),
                                 .k = mixer_at(&g->mix.in, c->inner), .v = mixer_at(&g->mix.in, 2ull * c->inner),
                                 .out = mixer_at(&g->mix.out, 0)};
 
@@ -118,10 +118,10 @@ static struct mixer_size size56(const struct kvp_model *m, const struct kvp_laye
 static kvp_err average56(struct eng *g, uint32_t layer, const struct pass *p, const struct columns56 *at, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = mixer_class(g, layer);
-    const struct kb_wkv6 wkv = {.batch = g->o.batch, .tokens = p->tokens, .heads = c->rec_heads, .dim = c->rec_head_dim,
+    const struct kb_wkv6 wkv = {.batch = p->batch, .tokens = p->tokens, .heads = c->rec_heads, .dim = c->rec_head_dim,
                                 .stride = g->mix.row, .out_stride = g->mix.width, .format = g->o.weights,
                                 .decay = mixer_weight(g, WT_REC_DECAY, layer), .first = mixer_weight(g, WT_REC_FIRST, layer),
-                                .state_format = g->mix.matrix, .state = {g->mix.layer[layer].matrix.buf, 0},
+                                .state_format = g->mix.matrix, .state = mixer_matrix(g, layer, p),
                                 .r = mixer_at(&g->mix.in, at->r), .k = mixer_at(&g->mix.in, at->k), .v = mixer_at(&g->mix.in, at->v),
                                 .w = {at->low > at->w ? g->mix.in.buf : NULL, at->w * sizeof(float)}, .out = mixer_at(&g->mix.out, 0)};
     const struct kb_head_norm norm = {.rows = p->rows, .heads = c->rec_heads, .dim = c->rec_head_dim, .silu = true,
@@ -286,10 +286,10 @@ static kvp_err run7(struct eng *g, uint32_t layer, const struct pass *p, struct 
     const struct columns7 at = columns7(c);
     const uint64_t v = layer ? at.v : at.first;
     const struct kb_span in = mixer_at(&g->mix.in, 0), none = {NULL, 0};
-    const struct kb_wkv7 wkv = {.batch = g->o.batch, .tokens = p->tokens, .heads = c->rec_heads, .dim = c->rec_head_dim,
+    const struct kb_wkv7 wkv = {.batch = p->batch, .tokens = p->tokens, .heads = c->rec_heads, .dim = c->rec_head_dim,
                                 .stride = g->mix.row, .out_stride = g->mix.width, .format = g->o.weights,
                                 .k_k = mixer_weight(g, WT_REC_K_K, layer), .k_a = mixer_weight(g, WT_REC_K_A, layer),
-                                .state_format = g->mix.matrix, .state = {g->mix.layer[layer].matrix.buf, 0}, .r = in,
+                                .state_format = g->mix.matrix, .state = mixer_matrix(g, layer, p), .r = in,
                                 .w = mixer_at(&g->mix.in, at.w), .k = mixer_at(&g->mix.in, at.k), .v = mixer_at(&g->mix.in, v),
                                 .a = mixer_at(&g->mix.in, at.a), .v_first = c->low_rank[2] ? mixer_at(&g->mix.in, at.first) : none,
                                 .v_mix = c->low_rank[2] ? mixer_at(&g->mix.out, 0) : none, .out = mixer_at(&g->mix.out, 0)};

@@ -3,10 +3,11 @@
 /* ---- shapes ------------------------------------------------------------------------------------- */
 
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIM_OUT, DIM_HEADS, DIM_Q_RANK, DIM_Q_IN,
-           DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIMS };
+           DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIM_ONE, DIM_K, DIM_V,
+           DIM_LOW_K, DIM_LOW_V, DIMS };
 enum need { ALWAYS, FINAL_NORM, FINAL_NORM_BIAS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
-            KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
-            EXPERT_BIAS, SHARED, NEEDS };
+            KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, Q_GATE, SHARED_SCALE, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
+            EXPERT_BIAS, SHARED, SHARED_GATED, LOW, LOW_BIAS, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -25,8 +26,9 @@ static const struct {
     [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
     [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ATTENTION},
-    [WP_K] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
-    [WP_V] = {WT_QKV, WF_MATRIX, DIM_KV, DIM_WIDTH, KV},
+    [WP_Q_GATE] = {WT_Q_GATE, WF_MATRIX, DIM_Q, DIM_WIDTH, Q_GATE},
+    [WP_K] = {WT_QKV, WF_MATRIX, DIM_K, DIM_WIDTH, KV},
+    [WP_V] = {WT_QKV, WF_MATRIX, DIM_V, DIM_WIDTH, KV},
     [WP_Q_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_Q, DIM_VEC, QKV_BIAS},
     [WP_K_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
     [WP_V_BIAS] = {WT_QKV_BIAS, WF_BIAS, DIM_KV, DIM_VEC, KV_BIAS},
@@ -59,9 +61,14 @@ static const struct {
     [WP_EXPERT_UP_BIAS] = {WT_EXPERT_UP_BIAS, WF_BIAS, DIM_EXPERT_UP, DIM_VEC, EXPERT_BIAS},
     [WP_EXPERT_DOWN] = {WT_EXPERT_DOWN, WF_MATRIX, DIM_EXPERT_DOWN, DIM_EXPERT, EXPERTS},
     [WP_EXPERT_DOWN_BIAS] = {WT_EXPERT_DOWN_BIAS, WF_BIAS, DIM_EXPERT_DOWN, DIM_VEC, EXPERT_BIAS},
-    [WP_SHARED_GATE] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED},
+    [WP_SHARED_SCALE] = {WT_SHARED_SCALE, WF_MATRIX, DIM_ONE, DIM_WIDTH, SHARED_SCALE},
+    [WP_SHARED_GATE] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED_GATED},
     [WP_SHARED_UP] = {WT_SHARED_UP, WF_MATRIX, DIM_SHARED, DIM_WIDTH, SHARED},
     [WP_SHARED_DOWN] = {WT_SHARED_DOWN, WF_MATRIX, DIM_WIDTH, DIM_SHARED, SHARED},
+    [WP_K_UP] = {WT_K_UP, WF_MATRIX, DIM_KV, DIM_LOW_K, LOW},
+    [WP_V_UP] = {WT_V_UP, WF_MATRIX, DIM_KV, DIM_LOW_V, LOW},
+    [WP_K_UP_BIAS] = {WT_K_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
+    [WP_V_UP_BIAS] = {WT_V_UP_BIAS, WF_BIAS, DIM_KV, DIM_VEC, LOW_BIAS},
 };
 
 /* A layer that mixes by a recurrence, or that has no feed-forward of this kind. */
@@ -80,16 +87,18 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
 {
     static const struct kvp_layer_class none;
     const struct kvp_layer_class *l = c ? c : &none;
+    const uint64_t rows = (uint64_t)l->kv_heads * l->head_dim;
     const uint64_t dim[DIMS] = {
         [DIM_WIDTH] = m->width, [DIM_VOCAB] = m->vocab, [DIM_POSITIONS] = m->position_rows ? m->position_rows : m->max_positions,
-        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = (uint64_t)l->kv_heads * l->head_dim,
+        [DIM_Q] = (uint64_t)l->heads * l->head_dim, [DIM_KV] = rows,
+        [DIM_K] = l->low_k ? l->low_k : rows, [DIM_V] = l->low_v ? l->low_v : rows, [DIM_LOW_K] = l->low_k, [DIM_LOW_V] = l->low_v,
         [DIM_HEAD] = l->head_dim, [DIM_FFN] = l->ffn_width,
         [DIM_OUT] = (uint64_t)l->heads * l->v_head_dim, [DIM_HEADS] = l->heads, [DIM_Q_RANK] = l->q_rank,
         [DIM_Q_IN] = l->q_rank ? l->q_rank : m->width, [DIM_KV_RANK] = l->kv_rank,
         [DIM_LATENT] = (uint64_t)l->kv_rank + l->rope_dim,
         [DIM_EXPANDED] = (uint64_t)l->heads * ((uint64_t)l->nope_dim + l->v_head_dim), [DIM_EXPERTS] = l->experts,
-        [DIM_EXPERT_UP] = 2ull * l->experts * l->expert_width, [DIM_EXPERT_DOWN] = (uint64_t)l->experts * m->width,
-        [DIM_EXPERT] = l->expert_width, [DIM_SHARED] = l->shared_width,
+        [DIM_EXPERT_UP] = (l->ffn == KVP_FFN_GATED ? 2ull : 1ull) * l->experts * l->expert_width, [DIM_EXPERT_DOWN] = (uint64_t)l->experts * m->width,
+        [DIM_EXPERT] = l->expert_width, [DIM_SHARED] = l->shared_width, [DIM_ONE] = 1,
     };
     const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2;
     const bool embed_norm = rec_has_pre_norm(m) || (m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0);
@@ -99,19 +108,20 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [ALWAYS] = true, [FINAL_NORM] = !m->no_final_norm, [FINAL_NORM_BIAS] = !m->no_final_norm && biased, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
-        [KV] = kv, [KV_BIAS] = kv && l->qkv_bias, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
+        [KV] = kv, [KV_BIAS] = kv && l->qkv_bias && !l->low_k, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
         [TWO_NORMS] = two, [TWO_NORMS_LAYER] = two && biased,
         [AFTER] = l->norms == 4, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
         [Q_RANK_BIAS] = mla && l->q_rank && l->qkv_bias, [DENSE] = l->ffn_width, [DENSE_BIAS] = l->ffn_width && l->ffn_bias,
         [EXPERTS] = l->experts, [ROUTER_BIAS] = l->experts && l->router_bias, [EXPERT_BIAS] = l->experts && l->expert_bias,
-        [SHARED] = l->experts && l->shared_width,
+        [LOW] = kv && l->low_k, [LOW_BIAS] = kv && l->low_k && l->qkv_bias, [SHARED] = l->experts && l->shared_width, [SHARED_GATED] = l->experts && l->shared_width && l->ffn == KVP_FFN_GATED,
+        [Q_GATE] = attention && l->gated_q, [SHARED_SCALE] = l->experts && l->shared_gate,
         [O_BIAS] = l->o_bias, [GATED] = l->ffn == KVP_FFN_GATED,
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
 
     if (p >= WP_CROSS_FIRST)
         return cross_shape_of(m, l, p);
-    if (p >= WP_REC_IN)
+    if (p >= WP_REC_IN && p < WP_DRAWN)
         return rec_shape_of(m, l, p);
     return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,
                              .rows = has[pieces[p].need] && !lacks(l, p) ? dim[pieces[p].rows] : 0, .cols = dim[pieces[p].cols]};
@@ -128,7 +138,7 @@ static const struct wt_name gpt2_names[] = {
     {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
     {WP_ATTN_NORM, 1, WO_PLAIN, "h.%u.ln_1.weight"},
     {WP_ATTN_NORM_BIAS, 1, WO_PLAIN, "h.%u.ln_1.bias"},
-    {WP_Q, 3, WO_TRANSPOSED, "h.%u.attn.c_attn.weight"},
+    {WP_Q, 4, WO_TRANSPOSED, "h.%u.attn.c_attn.weight"},
     {WP_Q_BIAS, 3, WO_PLAIN, "h.%u.attn.c_attn.bias"},
     {WP_O, 1, WO_TRANSPOSED, "h.%u.attn.c_proj.weight"},
     {WP_O_BIAS, 1, WO_PLAIN, "h.%u.attn.c_proj.bias"},
@@ -278,7 +288,7 @@ static const struct wt_name neox_names[] = {
     {WP_HEAD, 1, WO_PLAIN, "embed_out.weight"},
     {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.input_layernorm.weight"},
     {WP_ATTN_NORM_BIAS, 1, WO_PLAIN, "layers.%u.input_layernorm.bias"},
-    {WP_Q, 3, WO_GROUPED, "layers.%u.attention.query_key_value.weight"},
+    {WP_Q, 4, WO_GROUPED, "layers.%u.attention.query_key_value.weight"},
     {WP_Q_BIAS, 3, WO_GROUPED, "layers.%u.attention.query_key_value.bias"},
     {WP_O, 1, WO_PLAIN, "layers.%u.attention.dense.weight"},
     {WP_O_BIAS, 1, WO_PLAIN, "layers.%u.attention.dense.bias"},
@@ -339,7 +349,7 @@ static const struct wt_name phi3_names[] = {
     {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
     {WP_HEAD_BIAS, 1, WO_PLAIN, "lm_head.bias"},
     {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.input_layernorm.weight"},
-    {WP_Q, 3, WO_PLAIN, "layers.%u.self_attn.qkv_proj.weight"},
+    {WP_Q, 4, WO_PLAIN, "layers.%u.self_attn.qkv_proj.weight"},
     {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.o_proj.weight"},
     {WP_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_attention_layernorm.weight"},
     {WP_GATE, 2, WO_PLAIN, "layers.%u.mlp.gate_up_proj.weight"},
@@ -375,7 +385,7 @@ static const struct wt_name bloom_names[] = {
     {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
     {WP_ATTN_NORM, 1, WO_PLAIN, "h.%u.input_layernorm.weight|h.%u.ln_attn.weight"},
     {WP_ATTN_NORM_BIAS, 1, WO_PLAIN, "h.%u.input_layernorm.bias|h.%u.ln_attn.bias"},
-    {WP_Q, 3, WO_GROUPED, "h.%u.self_attention.query_key_value.weight"},
+    {WP_Q, 4, WO_GROUPED, "h.%u.self_attention.query_key_value.weight"},
     {WP_Q_BIAS, 3, WO_GROUPED, "h.%u.self_attention.query_key_value.bias"},
     {WP_O, 1, WO_PLAIN, "h.%u.self_attention.dense.weight"},
     {WP_O_BIAS, 1, WO_PLAIN, "h.%u.self_attention.dense.bias"},
@@ -393,7 +403,7 @@ static const struct wt_name mpt_names[] = {
     {WP_FINAL_NORM, 1, WO_PLAIN, "norm_f.weight"},
     {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
     {WP_ATTN_NORM, 1, WO_PLAIN, "blocks.%u.norm_1.weight"},
-    {WP_Q, 3, WO_PLAIN, "blocks.%u.attn.Wqkv.weight"},
+    {WP_Q, 4, WO_PLAIN, "blocks.%u.attn.Wqkv.weight"},
     {WP_O, 1, WO_PLAIN, "blocks.%u.attn.out_proj.weight"},
     {WP_MLP_NORM, 1, WO_PLAIN, "blocks.%u.norm_2.weight"},
     {WP_UP, 1, WO_PLAIN, "blocks.%u.ffn.up_proj.weight"},

@@ -8,14 +8,16 @@
 /* One tensor of the model as most files hold it; several make up a role's buffer, in this order. */
 enum wt_piece {
     WP_EMBED, WP_POSITION, WP_FINAL_NORM, WP_FINAL_NORM_BIAS, WP_HEAD, WP_HEAD_BIAS, WP_EMBED_NORM, WP_EMBED_NORM_BIAS,
-    WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
+    WP_ATTN_NORM, WP_ATTN_NORM_BIAS, WP_Q, WP_Q_GATE, WP_K, WP_V, WP_Q_BIAS, WP_K_BIAS, WP_V_BIAS, WP_Q_NORM, WP_K_NORM,
     WP_O, WP_O_BIAS, WP_MLP_NORM, WP_MLP_NORM_BIAS, WP_GATE, WP_UP, WP_GATE_BIAS, WP_UP_BIAS, WP_DOWN,
     WP_DOWN_BIAS, WP_POST_ATTN_NORM, WP_POST_MLP_NORM, WP_SINKS, WP_Q_A, WP_Q_A_BIAS, WP_Q_A_NORM, WP_Q_B, WP_KV_A, WP_KV_A_BIAS,
     WP_KV_A_NORM, WP_KV_B, WP_ROUTER, WP_ROUTER_BIAS, WP_EXPERT_UP, WP_EXPERT_UP_BIAS, WP_EXPERT_DOWN, WP_EXPERT_DOWN_BIAS,
-    WP_SHARED_GATE, WP_SHARED_UP, WP_SHARED_DOWN,
+    WP_SHARED_SCALE, WP_SHARED_GATE, WP_SHARED_UP, WP_SHARED_DOWN,
 #define REC_X(name) WP_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
+    WP_DRAWN, /* what follows is no file's, and never drawn by itself: it is made of other pieces */
+    WP_K_UP = WP_DRAWN, WP_V_UP, WP_K_UP_BIAS, WP_V_UP_BIAS,
     /* whole models */
     WP_CROSS_FIRST, WP_ENC_POSITION = WP_CROSS_FIRST, WP_ENC_EMBED_NORM, WP_ENC_EMBED_NORM_BIAS,
     /* layers that read an encoder's output (cross_shapes.c) */
@@ -41,9 +43,9 @@ struct wt_shape {
 /* `c` may be NULL for pieces of the whole model. */
 struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
 
-/* How a file has them: [out, in]; [in, out]; [n, in, out], n matrices stacked (n > 1); or q, k and v by KV head (its query
- * heads, its k, its v). */
-enum { WO_PLAIN, WO_TRANSPOSED, WO_GROUPED = 1 << 16 };
+/* How a file has them: [out, in]; [in, out]; [n, in, out], n matrices stacked (n > 1); or by head, each head's share of every
+ * piece in turn: by KV head (its query heads, its k, its v), by query head, by a recurrence's key head. */
+enum { WO_PLAIN, WO_TRANSPOSED, WO_GROUPED = 1 << 16, WO_BY_QUERY, WO_BY_KEY };
 
 /* The same as wt_shape_of for the pieces WP_REC_... (rec_shapes.c). */
 bool rec_has_pre_norm(const struct kvp_model *m); /* a norm right behind the embedding (RWKV) */

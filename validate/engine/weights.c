@@ -1,6 +1,7 @@
 #include "validate/engine/weights.h"
 
 #include "validate/engine/convert.h"
+#include "validate/engine/low_rank.h"
 #include "validate/engine/safetensors.h"
 #include "validate/engine/shapes.h"
 
@@ -113,6 +114,12 @@ static kvp_err check_codable(const struct filling *f, struct kvp_error *e)
                 return kvp_fail(e, KVP_ENOTSUP, "%s: the engine codes the weights of attention and dense feed-forwards only", f->m->name);
         }
     return KVP_OK;
+}
+
+/* What a matrix that is factored becomes, and the biases that go with it. */
+static bool is_factored(const struct kvp_layer_class *c, enum wt_role role)
+{
+    return c && c->low_k && (role == WT_QKV || role == WT_QKV_BIAS || (role >= WT_K_UP && role <= WT_V_UP_BIAS));
 }
 
 static bool is_coded(const struct filling *f, enum wt_role role)
@@ -239,7 +246,7 @@ static kvp_err fill_random(const struct filling *f, const struct wt_shape *s, en
     const double half[] = {[WF_MATRIX] = sqrt(3.0 / (double)(s->cols ? s->cols : 1)), [WF_NORM] = 0.1, [WF_BIAS] = 0.1, [WF_MIX] = 0.5};
     static const double middle[] = {[WF_NORM] = 1, [WF_MIX] = 0.5};
     const bool later = p >= WP_CROSS_FIRST; /* pieces that came to the table later have streams of their own */
-    const uint64_t key = mix(mix(later ? ~f->seed : f->seed) + ((uint64_t)layer * (later ? WP_PIECES : WP_CROSS_FIRST) + p + 1));
+    const uint64_t key = mix(mix(later ? ~f->seed : f->seed) + ((uint64_t)layer * (later ? WP_PIECES : WP_DRAWN) + p + 1));
     const uint64_t total = elements(s), step = CHUNK_ELEMENTS - CHUNK_ELEMENTS % VALUES_PER_DRAW;
     const enum kvp_format format = format_of(f, s);
     uint32_t table[VALUES];
@@ -294,7 +301,7 @@ static bool same_but_for_ones(const struct st_tensor *t, uint64_t rows, uint64_t
 
 static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, uint64_t rows, uint64_t cols, struct kvp_error *e)
 {
-    const uint32_t order = n->order == WO_GROUPED ? WO_PLAIN : n->order;
+    const uint32_t order = n->order >= WO_GROUPED ? WO_PLAIN : n->order;
     const uint64_t stacked[3] = {order, cols, order ? rows / order : 0};
     const uint64_t plain[2] = {order ? cols : rows, order ? rows : cols};
     const uint64_t *want = order > 1 ? stacked : plain;
@@ -344,19 +351,30 @@ static struct st_tensor *find_named(const struct filling *f, const char *pattern
     return t;
 }
 
-/* A file's q, k and v by KV head, to q of all heads, then k, then v. */
-static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct kvp_layer_class *c, const struct wt_shape *s,
-                            struct kb_span dst, struct kvp_error *e)
+static uint32_t groups_of(const struct kvp_layer_class *c, uint32_t order)
 {
-    const uint64_t width = s->cols ? s->cols : 1, d = c->head_dim, q = c->heads / c->kv_heads * d, kv = c->kv_heads * d;
+    return order == WO_GROUPED ? c->kv_heads : order == WO_BY_QUERY ? c->heads : c->groups;
+}
 
-    for (uint32_t h = 0; h < c->kv_heads; h++) {
-        const uint64_t from[] = {h * (q + 2 * d), h * (q + 2 * d) + q, h * (q + 2 * d) + q + d};
-        const uint64_t to[] = {h * q, c->heads * d + h * d, c->heads * d + kv + h * d}, rows[] = {q, d, d};
+/* Each group of rows is a share of every piece, one behind the other. */
+static kvp_err copy_grouped(const struct filling *f, const struct st_tensor *t, const struct wt_name *n, const struct kvp_layer_class *c,
+                            uint32_t layer, struct kvp_error *e)
+{
+    const uint32_t groups = groups_of(c, n->order);
+    uint64_t from = 0;
 
-        for (int i = 0; i < 3; i++)
-            KVP_TRY(copy_tensor(f, t, from[i] * width, rows[i], s->cols, false, format_of(f, s), dst, to[i] * width, e));
-    }
+    for (uint32_t g = 0; g < groups; g++)
+        for (uint32_t i = 0; i < n->count; i++) {
+            const enum wt_piece p = (enum wt_piece)(n->first + i);
+            const struct wt_shape s = wt_shape_of(f->m, c, p);
+            const uint64_t width = s.cols ? s.cols : 1, share = s.rows / groups;
+            uint64_t before;
+
+            KVP_TRY(sum_elements(f, c, s.role, (int)p, &before, e));
+            KVP_TRY(copy_tensor(f, t, from * width, share, s.cols, false, format_of(f, &s), weights_of(f->w, s.role, layer),
+                                before + g * share * width, e));
+            from += share;
+        }
     return KVP_OK;
 }
 
@@ -379,8 +397,8 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
     KVP_TRY(check_tensor(t, n, rows, first.cols, e));
     t->used = true;
     KVP_TRY(sum_elements(f, c, first.role, (int)n->first, &before, e));
-    if (n->order == WO_GROUPED)
-        return copy_grouped(f, t, c, &first, weights_of(f->w, first.role, layer), e);
+    if (n->order >= WO_GROUPED)
+        return copy_grouped(f, t, n, c, layer, e);
     part = n->order ? rows / n->order : rows;
     for (uint64_t at = 0; at < rows; at += part)
         KVP_TRY(copy_tensor(f, t, at * first.cols, part, first.cols, n->order, format_of(f, &first), weights_of(f->w, first.role, layer),
@@ -487,10 +505,10 @@ static kvp_err check_unused(const struct filling *f, struct kvp_error *e)
 
 /* ---- all of it ---------------------------------------------------------------------------------- */
 
-/* Is a piece of this role filled in now: a role that is coded one at a time, the others together? */
-static bool its_turn(const struct filling *f, enum wt_role role)
+/* Is a piece of this role filled in now: a role that is coded or factored one at a time, the others together? */
+static bool its_turn(const struct filling *f, const struct kvp_layer_class *c, enum wt_role role)
 {
-    return f->host ? role == f->only : !is_coded(f, role);
+    return f->host ? role == f->only : !is_coded(f, role) && !is_factored(c, role);
 }
 
 static const struct wt_name *names_of(const struct filling *f, bool encoder, uint32_t *n)
@@ -510,14 +528,14 @@ static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t laye
     for (uint32_t i = 0; of_layer && f->files && !f->host && c->experts && i < f->family->n_experts; i++)
         KVP_TRY(fill_experts(f, &f->family->experts[i], c, layer, e));
     for (uint32_t i = 0; i < n_names; i++)
-        if (wt_of_layer(names[i].first) == of_layer && its_turn(f, wt_shape_of(f->m, c, names[i].first).role))
+        if (wt_of_layer(names[i].first) == of_layer && its_turn(f, c, wt_shape_of(f->m, c, names[i].first).role))
             KVP_TRY(fill_from_file(f, &names[i], c, layer, e));
     for (int p = 0; !f->files && p < WP_PIECES; p++) {
         const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
         struct kb_span dst;
         uint64_t before;
 
-        if (s.rows == 0 || wt_of_layer((enum wt_piece)p) != of_layer || !its_turn(f, s.role))
+        if (s.rows == 0 || wt_of_layer((enum wt_piece)p) != of_layer || !its_turn(f, c, s.role))
             continue;
         KVP_TRY(sum_elements(f, c, s.role, p, &before, e));
         dst = weights_of(f->w, s.role, layer);
@@ -578,13 +596,123 @@ static kvp_err fill_coded(const struct filling *from, enum wt_role role, uint32_
     return rc;
 }
 
+/* ---- factored projections ------------------------------------------------------------------------ */
+
+/* A layer as it is before it is factored: its q, k and v, and their biases. */
+struct projections {
+    const struct filling *f;
+    struct kvp_model m; /* of one layer that is not factored */
+    uint32_t layer;
+    uint64_t q, kv;
+    float *qkv, *bias;
+    double condition;
+};
+
+/* One role of the layer, whole and in f32, as if nothing were factored. */
+static kvp_err read_whole(const struct projections *p, enum wt_role role, float **out, struct kvp_error *e)
+{
+    struct filling f = *p->f;
+    uint64_t n;
+
+    f.m = &p->m;
+    KVP_TRY(sum_elements(&f, class_at(f.m, p->layer), role, WP_PIECES, &n, e));
+    if (!n)
+        return KVP_OK;
+    f.only = role;
+    f.host = *out = malloc(n * sizeof(**out));
+    return *out ? fill_pieces(&f, true, p->layer, e) : kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu64 " weights to be factored", n);
+}
+
+/* n numbers, rounded, to element `at` of a role. */
+static kvp_err put_numbers(const struct projections *p, enum wt_role role, uint64_t at, const float *x, uint64_t n, struct kvp_error *e)
+{
+    const struct filling *f = p->f;
+    const bool vector = role == WT_QKV_BIAS || role == WT_K_UP_BIAS || role == WT_V_UP_BIAS;
+    const enum kvp_format format = vector ? f->w->coding.vectors : f->w->coding.plain;
+
+    for (uint64_t i = 0, step; i < n; i += step) {
+        step = n - i < CHUNK_ELEMENTS ? n - i : CHUNK_ELEMENTS;
+        cvt_run(format, f->chunk, KVP_F32, (const unsigned char *)(x + i), 1, step);
+        KVP_TRY(put(f, format, weights_of(f->w, role, p->layer), at + i, f->chunk, step, e));
+    }
+    return KVP_OK;
+}
+
+/* Rows of k, or of v, of the whole matrix: the first factor below q (and k's), the second by itself. */
+static kvp_err factor(const struct projections *p, bool value, struct kvp_error *e)
+{
+    const struct kvp_layer_class *c = class_at(p->f->m, p->layer);
+    const uint64_t cols = p->f->m->width, rank = value ? c->low_v : c->low_k, first = p->q + (value ? p->kv : 0);
+    float *up = malloc(p->kv * rank * sizeof(*up)), *down = malloc(rank * cols * sizeof(*down));
+    kvp_err rc = up && down ? low_rank_split(up, down, p->qkv + first * cols, p->kv, cols, rank, e)
+                            : kvp_fail(e, KVP_ENOMEM, "out of memory for factors of %" PRIu64 " rows", p->kv);
+
+    if (rc == KVP_OK)
+        rc = put_numbers(p, WT_QKV, (p->q + (value ? c->low_k : 0)) * cols, down, rank * cols, e);
+    if (rc == KVP_OK)
+        rc = put_numbers(p, value ? WT_V_UP : WT_K_UP, 0, up, p->kv * rank, e);
+    if (rc == KVP_OK && p->bias)
+        rc = put_numbers(p, value ? WT_V_UP_BIAS : WT_K_UP_BIAS, 0, p->bias + first, p->kv, e);
+    free(up);
+    free(down);
+    return rc;
+}
+
+static kvp_err factor_all(struct projections *p, struct kvp_error *e)
+{
+    KVP_TRY(read_whole(p, WT_QKV_BIAS, &p->bias, e));
+    KVP_TRY(put_numbers(p, WT_QKV, 0, p->qkv, p->q * p->f->m->width, e));
+    if (p->bias)
+        KVP_TRY(put_numbers(p, WT_QKV_BIAS, 0, p->bias, p->q, e));
+    KVP_TRY(factor(p, false, e));
+    return factor(p, true, e);
+}
+
+/* log of the condition numbers of W_k and W_v, multiplied. */
+static kvp_err condition(struct projections *p, struct kvp_error *e)
+{
+    const uint64_t cols = p->f->m->width;
+    double k, v;
+
+    KVP_TRY(low_rank_condition(&k, p->qkv + p->q * cols, p->kv, cols, e));
+    KVP_TRY(low_rank_condition(&v, p->qkv + (p->q + p->kv) * cols, p->kv, cols, e));
+    p->condition = k + v;
+    return KVP_OK;
+}
+
+/* A layer's projections through `step`. */
+static kvp_err with_projections(const struct filling *f, uint32_t layer, kvp_err (*step)(struct projections *p, struct kvp_error *e),
+                                double *out, struct kvp_error *e)
+{
+    struct kvp_layer_class whole = *class_at(f->m, layer);
+    uint32_t *all_one = calloc(f->m->layers, sizeof(*all_one));
+    struct projections p = {.f = f, .m = *f->m, .layer = layer, .q = (uint64_t)whole.heads * whole.head_dim,
+                            .kv = (uint64_t)whole.kv_heads * whole.head_dim};
+    kvp_err rc;
+
+    if (!all_one)
+        return kvp_fail(e, KVP_ENOMEM, "out of memory for %" PRIu32 " layers", f->m->layers);
+    whole.low_k = whole.low_v = 0;
+    p.m.cls = &whole;
+    p.m.class_of = all_one;
+    rc = read_whole(&p, WT_QKV, &p.qkv, e);
+    if (rc == KVP_OK)
+        rc = step(&p, e);
+    if (out)
+        *out = p.condition;
+    free(p.qkv);
+    free(p.bias);
+    free(all_one);
+    return rc;
+}
+
 static kvp_err fill_roles(const struct filling *f, int from, int to, uint32_t layer, struct kvp_error *e)
 {
     KVP_TRY(fill_pieces(f, from >= WT_LAYER_ROLES, layer, e));
     for (int r = from; r < to; r++)
         if (is_coded(f, (enum wt_role)r) && f->w->coding.method == WT_ROUND)
             KVP_TRY(fill_coded(f, (enum wt_role)r, layer, e));
-    return KVP_OK;
+    return from >= WT_LAYER_ROLES && class_at(f->m, layer)->low_k ? with_projections(f, layer, factor_all, NULL, e) : KVP_OK;
 }
 
 /* All is allocated before anything is read, so that a model that does not fit says so early. */
@@ -660,6 +788,35 @@ kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_mod
     free(f.chunk);
     if (rc != KVP_OK)
         weights_close(w);
+    return rc;
+}
+
+static kvp_err measure(const struct filling *f, double *out, struct kvp_error *e)
+{
+    for (uint32_t l = 0; l < f->m->layers; l++) {
+        out[l] = 0;
+        if (class_at(f->m, l)->mixer == KVP_MIX_ATTENTION && !class_at(f->m, l)->no_kv)
+            KVP_TRY(with_projections(f, l, condition, &out[l], e));
+    }
+    return KVP_OK;
+}
+
+kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *path, uint64_t seed, struct kvp_error *e)
+{
+    struct weights none = {.layers = m->layers, .tied = m->tied};
+    struct filling f = {.w = &none, .m = m, .path = path, .seed = seed, .chunk = malloc(CHUNK_BYTES + longest_row(m) * 4)};
+    kvp_err rc = KVP_OK;
+
+    none.mem = calloc(WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES), sizeof(*none.mem));
+    if (!none.mem || !f.chunk)
+        rc = kvp_fail(e, KVP_ENOMEM, "out of memory for weights");
+    if (rc == KVP_OK && path)
+        rc = open_files(&f, e);
+    if (rc == KVP_OK)
+        rc = measure(&f, out, e);
+    st_close(f.files);
+    free(f.chunk);
+    free(none.mem);
     return rc;
 }
 

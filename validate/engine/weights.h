@@ -26,8 +26,9 @@ enum wt_role {
     WT_LAYER_ROLES,     /* those below exist once per layer; an encoder's layers follow the model's */
     WT_ATTN_NORM = WT_LAYER_ROLES,
     WT_ATTN_NORM_BIAS,
-    WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v */
-    WT_QKV_BIAS,
+    WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v; factored: what leads to their latents */
+    WT_QKV_BIAS,        /* factored: q's */
+    WT_Q_GATE,          /* [H * d, D]: of attention's output (Qwen3-Next) */
     WT_Q_NORM,          /* [d] */
     WT_K_NORM,
     WT_O,               /* [D, H * dv] */
@@ -55,8 +56,13 @@ enum wt_role {
     WT_EXPERT_UP_BIAS,
     WT_EXPERT_DOWN,     /* [E][D, Ie] */
     WT_EXPERT_DOWN_BIAS,
+    WT_SHARED_SCALE,    /* [1, D]: what the shared experts count (Qwen) */
     WT_SHARED_UP,       /* [2 Is, D] gate, then up */
     WT_SHARED_DOWN,     /* [D, Is] */
+    WT_K_UP,            /* [Hkv * d, rank]; factored layers only, as those below */
+    WT_V_UP,
+    WT_K_UP_BIAS,
+    WT_V_UP_BIAS,
 #define REC_X(name) WT_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
@@ -93,10 +99,15 @@ struct weights {
  * buffers, a stored copy of a tied head, and layers beyond the model's). path NULL: random, the same for
  * the same seed whatever the format, but for rounding: matrices uniform with variance 1 / in, norm weights
  * in 1 +- 0.1, biases in +- 0.1.
+ * Layers with low_k: k's and v's matrices, whether read or random, are factored (low_rank.h).
  * On failure nothing is held. */
 kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e);
 void weights_close(struct weights *w); /* zeroed is fine */
+
+/* For each layer the logarithm of W_k's condition number times W_v's, as the same model's weights have them before anything
+ * is factored; 0 for layers without. Nothing is put on a device. */
+kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *path, uint64_t seed, struct kvp_error *e);
 
 /* buf is NULL when the model has no such tensor, or it is coded. `layer` is ignored for roles of the whole model. */
 struct kb_span weights_of(const struct weights *w, enum wt_role role, uint32_t layer);

@@ -79,9 +79,16 @@ static void set_clock(const struct run *r, int phase)
     eng_time_ops(r->g, times_ops(r->of[phase].n, r->of[phase].cap));
 }
 
-static kvp_err keep(const struct run *r, uint64_t rows, struct kvp_error *e)
+static kvp_err keep(const struct run *r, int phase, struct kvp_error *e)
 {
-    return r->p->room && r->number == 0 ? r->p->logits(r->p->self, rows, e) : KVP_OK;
+    return r->p->room && r->number == 0 ? r->p->logits(r->p->self, phase, e) : KVP_OK;
+}
+
+static kvp_err forward_prompt(const struct run *r, struct kvp_error *e)
+{
+    float *const all = r->p->every_row ? r->p->room : NULL;
+
+    return eng_prefill(r->g, r->p->prompt, all, all ? NULL : r->p->room, e);
 }
 
 /* The first forward also starts threads and touches pages. Where it is quick it runs once more; where it
@@ -89,10 +96,10 @@ static kvp_err keep(const struct run *r, uint64_t rows, struct kvp_error *e)
 static kvp_err prefill(struct run *r, struct kvp_error *e)
 {
     set_clock(r, ENG_PREFILL);
-    KVP_TRY(eng_prefill(r->g, r->p->prompt, r->p->room, NULL, e));
+    KVP_TRY(forward_prompt(r, e));
     if (r->number || eng_forward_ns(r->g, ENG_PREFILL) >= WARM_UP_NS)
         return KVP_OK;
-    return eng_prefill(r->g, r->p->prompt, r->p->room, NULL, e);
+    return forward_prompt(r, e);
 }
 
 static kvp_err one_run(struct run *r, struct kvp_error *e)
@@ -101,14 +108,14 @@ static kvp_err one_run(struct run *r, struct kvp_error *e)
 
     KVP_TRY(prefill(r, e));
     samples_add(&r->of[ENG_PREFILL], r->g, ENG_PREFILL);
-    KVP_TRY(keep(r, p->prompt_tokens, e));
+    KVP_TRY(keep(r, ENG_PREFILL, e));
     for (uint64_t i = 0; i < p->generate; i++) {
         for (uint64_t b = 0; b < p->batch; b++)
             r->step[b] = p->rest[b * p->generate + i];
         set_clock(r, ENG_DECODE);
         KVP_TRY(eng_decode(r->g, r->step, p->room, e));
         samples_add(&r->of[ENG_DECODE], r->g, ENG_DECODE);
-        KVP_TRY(keep(r, 1, e));
+        KVP_TRY(keep(r, ENG_DECODE, e));
     }
     return KVP_OK;
 }

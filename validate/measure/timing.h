@@ -14,13 +14,13 @@ struct timing_plan {
     const int32_t *rest;   /* [batch, generate], teacher-forced */
     uint64_t batch, generate;
     uint64_t repeat;       /* runs, at least 1 */
-    /* Logits of the first run: `room` holds [prompt, vocab] f32 (batch 1), and `logits` is called after the
-     * prefill with all its rows and after each step with one. Later runs compute as much and keep none.
-     * NULL: last rows only, kept nowhere. */
+    /* Logits of the first run, one after another in `room`: after the prefill each sequence's last row, [batch, vocab] f32, or
+     * with `every_row` all of them, [batch, prompt, vocab]; after each step [batch, vocab]. Later runs compute as much and hand
+     * on none. room NULL: last rows only, kept nowhere. */
     float *room;
-    kvp_err (*logits)(void *self, uint64_t rows, struct kvp_error *e);
+    bool every_row;
+    kvp_err (*logits)(void *self, int phase, struct kvp_error *e);
     void *self;
-    uint64_t prompt_tokens;
 };
 
 struct timing {
