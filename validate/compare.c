@@ -242,14 +242,15 @@ static kvp_err time_rows(json_t *res, const struct kvp_estimate *est, const stru
 }
 
 /* FLOPs of the ops that are a matrix product and nothing else. */
-static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate *est, enum kvp_phase phase,
+static kvp_err flop_row(json_t *res, const char *row, const struct kvp_stack *s, const struct kvp_estimate *est, enum kvp_phase phase,
                         uint64_t measured, struct kvp_error *e)
 {
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
                                             [KVP_OP_CROSS_QKV] = true, [KVP_OP_CROSS_O] = true,
                                             [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
-    const bool expanded = phase == KVP_PREFILL; /* a step rebuilds inside its attention */
+    const struct kvp_spec *mixer = kvp_stack_on(s, KVP_AXIS_MIXER);
+    const bool expanded = phase == KVP_PREFILL || (mixer && strcmp(mixer->name, "xc-cache") == 0); /* else a step's attention rebuilds */
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
@@ -258,11 +259,11 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
     return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
 }
 
-static kvp_err flop_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, bool decoded,
+static kvp_err flop_rows(json_t *res, const struct kvp_stack *s, const struct kvp_estimate *est, const struct timing *t, bool decoded,
                          struct kvp_error *e)
 {
-    KVP_TRY(flop_row(res, "prefill matrices", est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
-    return decoded ? flop_row(res, "decode matrices", est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
+    KVP_TRY(flop_row(res, "prefill matrices", s, est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
+    return decoded ? flop_row(res, "decode matrices", s, est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
 }
 
 /* {"prefill": {"gemm": {"calls", "bytes_written"}, ...}, "decode": {...}}, of one forward each. */
@@ -483,7 +484,7 @@ static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, con
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)
-        rc = flop_rows(res, est, &t, q->workload.generate > 0, e);
+        rc = flop_rows(res, s, est, &t, q->workload.generate > 0, e);
     if (rc == KVP_OK)
         rc = time_rows(res, est, &t, q->workload.generate > 0, e);
     if (rc == KVP_OK)

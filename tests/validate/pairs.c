@@ -64,8 +64,8 @@ static const struct {
     {"streaming-llm", "cla", NO_READERS}, {"minicache", "cla", NO_READERS}, {"kivi", "cla", NO_READERS}, {"kivi", "yoco", NO_READERS},
     /* rows that several sequences read */
     {"window", "prefix", "a window, which the engine does not share"}, {"prefix", "kv", "shares no encoded rows"},
-    /* the matrices of a recurrence */
-    {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES},
+    /* the matrices of a recurrence, and of cross blocks */
+    {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES}, {"xc-cache", "w", NO_CODES}, {"xc-cache", "smoothquant", NO_CODES},
 };
 enum { REFUSED = sizeof(refused) / sizeof(refused[0]) };
 

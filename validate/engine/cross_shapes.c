@@ -1,9 +1,9 @@
 /* cross_shapes.c - the tensors of models with an encoder: what the encoder has as a whole, and what a decoder's layer reads its
- * output by */
+ * output by. A layer that reads one in a model without an encoder has a cross block of xc-cache's behind it. */
 #include "validate/engine/shapes.h"
 
-enum dim { VEC, WIDTH, POSITIONS, Q, KV };
-enum need { ENC_POSITIONS, ENC_NORM, ENC_NORM_BIAS, CROSS, CROSS_NORM_BIAS, CROSS_BIAS, CROSS_O_BIAS, NEEDS };
+enum dim { VEC, WIDTH, POSITIONS, Q, KV, IN, FFN };
+enum need { ENC_POSITIONS, ENC_NORM, ENC_NORM_BIAS, CROSS, CROSS_NORM_BIAS, CROSS_BIAS, CROSS_O_BIAS, BLOCK, NEEDS };
 
 static const struct {
     enum wt_role role;
@@ -18,27 +18,38 @@ static const struct {
     [WP_CROSS_NORM_BIAS - WP_CROSS_FIRST] = {WT_CROSS_NORM_BIAS, WF_BIAS, WIDTH, VEC, CROSS_NORM_BIAS},
     [WP_CROSS_Q - WP_CROSS_FIRST] = {WT_CROSS_Q, WF_MATRIX, Q, WIDTH, CROSS},
     [WP_CROSS_Q_BIAS - WP_CROSS_FIRST] = {WT_CROSS_Q_BIAS, WF_BIAS, Q, VEC, CROSS_BIAS},
-    [WP_CROSS_K - WP_CROSS_FIRST] = {WT_CROSS_KV, WF_MATRIX, KV, WIDTH, CROSS},
-    [WP_CROSS_V - WP_CROSS_FIRST] = {WT_CROSS_KV, WF_MATRIX, KV, WIDTH, CROSS},
+    [WP_CROSS_K - WP_CROSS_FIRST] = {WT_CROSS_KV, WF_MATRIX, KV, IN, CROSS},
+    [WP_CROSS_V - WP_CROSS_FIRST] = {WT_CROSS_KV, WF_MATRIX, KV, IN, CROSS},
     [WP_CROSS_K_BIAS - WP_CROSS_FIRST] = {WT_CROSS_KV_BIAS, WF_BIAS, KV, VEC, CROSS_BIAS},
     [WP_CROSS_V_BIAS - WP_CROSS_FIRST] = {WT_CROSS_KV_BIAS, WF_BIAS, KV, VEC, CROSS_BIAS},
     [WP_CROSS_O - WP_CROSS_FIRST] = {WT_CROSS_O, WF_MATRIX, WIDTH, Q, CROSS},
     [WP_CROSS_O_BIAS - WP_CROSS_FIRST] = {WT_CROSS_O_BIAS, WF_BIAS, WIDTH, VEC, CROSS_O_BIAS},
+    [WP_BLOCK_NORM - WP_CROSS_FIRST] = {WT_BLOCK_NORM, WF_NORM, WIDTH, VEC, BLOCK},
+    [WP_BLOCK_NORM_BIAS - WP_CROSS_FIRST] = {WT_BLOCK_NORM_BIAS, WF_BIAS, WIDTH, VEC, BLOCK},
+    [WP_BLOCK_GATE - WP_CROSS_FIRST] = {WT_BLOCK_UP, WF_MATRIX, FFN, WIDTH, BLOCK},
+    [WP_BLOCK_UP - WP_CROSS_FIRST] = {WT_BLOCK_UP, WF_MATRIX, FFN, WIDTH, BLOCK},
+    [WP_BLOCK_DOWN - WP_CROSS_FIRST] = {WT_BLOCK_DOWN, WF_MATRIX, WIDTH, FFN, BLOCK},
 };
 
 struct wt_shape cross_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p)
 {
-    const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2, cross = c->cross_heads;
+    const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2, cross = c->cross_heads, block = cross && !m->encoders;
     const bool normed = m->encoders && m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0;
     const uint64_t dim[] = {[WIDTH] = m->width, [POSITIONS] = m->encoder_rows, [Q] = (uint64_t)c->cross_heads * c->cross_head_dim,
-                            [KV] = (uint64_t)c->cross_kv_heads * c->cross_head_dim};
+                            [KV] = (uint64_t)c->cross_kv_heads * c->cross_head_dim, [IN] = c->cross_in ? c->cross_in : m->width,
+                            [FFN] = 4ull * c->cross_heads * c->cross_head_dim};
     const bool has[NEEDS] = {[ENC_POSITIONS] = m->encoder_rows, [ENC_NORM] = normed, [ENC_NORM_BIAS] = normed && biased,
-                             [CROSS] = cross, [CROSS_NORM_BIAS] = cross && biased, [CROSS_BIAS] = cross && c->qkv_bias,
-                             [CROSS_O_BIAS] = cross && c->o_bias};
+                             [CROSS] = cross, [CROSS_NORM_BIAS] = cross && (biased || block), [CROSS_BIAS] = cross && c->qkv_bias && !block,
+                             [CROSS_O_BIAS] = cross && c->o_bias && !block, [BLOCK] = block};
     const uint32_t i = p - WP_CROSS_FIRST;
 
     return (struct wt_shape){.role = pieces[i].role, .fill = pieces[i].fill, .rows = has[pieces[i].need] ? dim[pieces[i].rows] : 0,
                              .cols = dim[pieces[i].cols]};
+}
+
+bool cross_is_block(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p)
+{
+    return p >= WP_CROSS_LAYER && c && c->cross_heads && !m->encoders;
 }
 
 uint32_t wt_encoder_layers(const struct kvp_model *m)

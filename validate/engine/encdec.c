@@ -108,6 +108,8 @@ kvp_err eng_source(struct eng *g, const int32_t *tokens, struct kvp_error *e)
 
 kvp_err eng_poison_source(struct eng *g, uint32_t layer, uint64_t token, struct kvp_error *e)
 {
+    if (g->own.xc.blocks)
+        return xc_poison(g, layer, token, e);
     if (!g->m->encoders || layer >= g->m->layers || token >= g->o.encoder_tokens)
         return kvp_fail(e, KVP_EINPUT, "%s: no key of an encoder's token %" PRIu64 " in layer %" PRIu32, g->m->name, token, layer);
     return cross_poison(&g->cross, layer, token, e);

@@ -133,7 +133,8 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
         const struct kvp_layer_class *c = &m->cls[i];
 
         widen_dense(&w, c);
-        widen_cross(&w, c);
+        if (m->encoders)
+            widen_cross(&w, c);
         w.heads = larger(w.heads, c->heads);
         w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
@@ -481,6 +482,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
     KVP_TRY(encdec_open(g, e));
+    KVP_TRY(xc_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
@@ -557,6 +559,8 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     if (rc == KVP_OK)
         rc = rank_layers(g, e);
     if (rc == KVP_OK)
+        rc = xc_place(g, e);
+    if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {
         eng_close(g);
@@ -581,6 +585,7 @@ void eng_close(struct eng *g)
             led_free(&g->led, mem[i]);
         mixers_close(g);
         encdec_close(g);
+        xc_close(g);
         weights_close(&g->w);
         g->o.backend->close(g->dev);
     }
@@ -709,7 +714,8 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
     if (g->o.pool)
         return kvp_fail(e, KVP_EINPUT, "an engine that serves runs passes, no prefill");
     g->position = 0;
-    KVP_TRY(check_tokens(g, tokens, p.rows, e));
+    KVP_TRY(check_tokens(g, tokens, p.rows + g->o.batch * g->own.xc.context, e));
+    KVP_TRY(xc_begin(g, tokens, &tokens, e));
     KVP_TRY(g->cache_ops->reset(g->cache, e));
     KVP_TRY(mixers_reset(g, e));
     KVP_TRY(begin_phase(g, ENG_PREFILL, &began, e));

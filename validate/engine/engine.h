@@ -51,7 +51,8 @@ const struct ledger *eng_ledger(const struct eng *g);
 
 /* What the encoder reads in every prefill from now on: [batch, encoder_tokens]. KVP_EINPUT: there is no encoder. */
 kvp_err eng_source(struct eng *g, const int32_t *tokens, struct kvp_error *e);
-/* For tests: key and value of one of its tokens, of sequence 0 and kv head 0 of a layer, become NaN. */
+/* For tests: key and value of one of its tokens, of sequence 0 and kv head 0 of a layer, become NaN; with xc-cache what is
+ * stored of the context's token. */
 kvp_err eng_poison_source(struct eng *g, uint32_t layer, uint64_t token, struct kvp_error *e);
 
 /* Run the prompt: tokens is [batch, prompt]. `all_logits` (may be NULL): host f32 [batch, prompt, vocab],

@@ -342,9 +342,10 @@ kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_err
     KVP_TRY(eng_embed(g, p->rows, false, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
         KVP_TRY(mix(g, l, p, last_only, e));
-        if (eng_class(g, l)->cross_heads)
+        if (g->m->encoders)
             KVP_TRY(encdec_cross(g, l, p, e));
         KVP_TRY(feed_forward(g, l, p, e));
+        KVP_TRY(xc_block(g, l, p, e));
     }
     return KVP_OK;
 }

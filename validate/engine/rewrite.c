@@ -157,6 +157,7 @@ static const struct {
     {"mla", "kv_rank rope_dim nope_dim v_dim q_rank form", mla},
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
+    {"xc-cache", "blocks stride inner question keep encoder encoder_width", rewrite_xc},
     {"recurrent", "kind", rewrite_recurrent},
     {"lorc", "k_rank v_rank rule r_max r_min form", rewrite_lorc},
 };
@@ -204,7 +205,7 @@ kvp_err rewrite_model(struct rewritten *out, const struct kvp_model *m, const st
 {
     kvp_err rc;
 
-    *out = (struct rewritten){0};
+    *out = (struct rewritten){.before = m};
     rc = copy_layers(out, m, e);
     for (uint32_t i = 0; rc == KVP_OK && i < s->n; i++) {
         const int row = row_of(&s->spec[i]);

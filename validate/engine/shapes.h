@@ -22,7 +22,8 @@ enum wt_piece {
     WP_CROSS_FIRST, WP_ENC_POSITION = WP_CROSS_FIRST, WP_ENC_EMBED_NORM, WP_ENC_EMBED_NORM_BIAS,
     /* layers that read an encoder's output (cross_shapes.c) */
     WP_CROSS_LAYER, WP_CROSS_NORM = WP_CROSS_LAYER, WP_CROSS_NORM_BIAS, WP_CROSS_Q, WP_CROSS_Q_BIAS, WP_CROSS_K, WP_CROSS_V,
-    WP_CROSS_K_BIAS, WP_CROSS_V_BIAS, WP_CROSS_O, WP_CROSS_O_BIAS,
+    WP_CROSS_K_BIAS, WP_CROSS_V_BIAS, WP_CROSS_O, WP_CROSS_O_BIAS, WP_BLOCK_NORM, WP_BLOCK_NORM_BIAS, WP_BLOCK_GATE, WP_BLOCK_UP,
+    WP_BLOCK_DOWN,
     WP_PIECES
 };
 
@@ -53,6 +54,9 @@ struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_c
 
 /* The same for those from WP_CROSS_FIRST on (cross_shapes.c). */
 struct wt_shape cross_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
+/* Is it a layer's with a block that no checkpoint has (xc-cache)? */
+bool cross_is_block(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
 
 /* Layers of the model's encoder, and the class of one of them. */
 uint32_t wt_encoder_layers(const struct kvp_model *m);

@@ -530,11 +530,13 @@ static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t laye
     for (uint32_t i = 0; i < n_names; i++)
         if (wt_of_layer(names[i].first) == of_layer && its_turn(f, c, wt_shape_of(f->m, c, names[i].first).role))
             KVP_TRY(fill_from_file(f, &names[i], c, layer, e));
-    for (int p = 0; !f->files && p < WP_PIECES; p++) {
+    for (int p = 0; p < WP_PIECES; p++) {
         const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
         struct kb_span dst;
         uint64_t before;
 
+        if (f->files && !cross_is_block(f->m, c, (enum wt_piece)p))
+            continue;
         if (s.rows == 0 || wt_of_layer((enum wt_piece)p) != of_layer || !its_turn(f, c, s.role))
             continue;
         KVP_TRY(sum_elements(f, c, s.role, p, &before, e));
@@ -732,7 +734,7 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
 /* What experts and latent attention multiply by. */
 static uint64_t longest_of(uint64_t longest, const struct kvp_layer_class *c)
 {
-    const uint64_t rows[] = {c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
+    const uint64_t rows[] = {4ull * c->cross_heads * c->cross_head_dim, c->cross_in, c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         longest = rows[i] > longest ? rows[i] : longest;

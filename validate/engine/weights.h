@@ -74,6 +74,10 @@ enum wt_role {
     WT_CROSS_KV_BIAS,
     WT_CROSS_O,         /* [D, H * d] */
     WT_CROSS_O_BIAS,
+    WT_BLOCK_NORM,      /* [D], of a cross block's feed-forward (xc-cache) */
+    WT_BLOCK_NORM_BIAS,
+    WT_BLOCK_UP,        /* [8 inner, D]: gate, then up */
+    WT_BLOCK_DOWN,      /* [D, 4 inner] */
     WT_ROLES
 };
 
