@@ -687,8 +687,8 @@ static kvp_err read_model(struct kvp_reader *r)
     if (r->d->eps_key)
         KVP_TRY(kvp_json_real(&r->j, r->d->eps_key, &m->norm_eps, NULL));
     m->tied = r->d->tied;
-    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &m->tied, NULL));
     KVP_TRY(kvp_json_bool(&r->j, "tie_word_embeddings", &m->tied, NULL));
+    KVP_TRY(kvp_json_bool(&r->top, "tie_word_embeddings", &m->tied, NULL)); /* the head is the outer class's */
     KVP_TRY(read_dtype(r));
     KVP_TRY(read_positions(r));
     if (r->d->not_run)

@@ -30,6 +30,12 @@ static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
 }
 
+/* Rows in any form that belong to one sequence, so that it may write and move them. */
+static bool is_own(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
+{
+    return is_rows(kv, heads, dim) && !kv->shared;
+}
+
 static bool is_kivi(uint32_t bits, uint32_t group, uint32_t head_dim)
 {
     return (bits == 2 || bits == 4) && group && head_dim && group % (32 / bits) == 0 &&
@@ -183,7 +189,7 @@ static bool h2o_step(const void *args)
 
     return a->heavy && a->recent && !__builtin_add_overflow(a->heavy, a->recent, &room) && a->used <= room &&
            a->position >= a->used && is_score(a->score_format) && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
-           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool kivi_pack_k(const void *args)
@@ -364,7 +370,7 @@ static bool tova_step(const void *args)
     const struct kb_tova_step *a = args;
 
     return a->budget && a->used <= a->budget && is_grouped(a->heads, a->kv_heads, a->head_dim) &&
-           is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool page_bounds(const void *args)
@@ -428,7 +434,7 @@ static bool h2o_promote(const void *args)
     const struct kb_h2o_promote *a = args;
 
     return a->heavy >= 2 && a->heavy <= INT32_MAX && a->used < 2 * a->heavy && a->position >= a->used && is_score(a->score_format) &&
-           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_kv(&a->k, a->kv_heads, a->head_dim) && is_kv(&a->v, a->kv_heads, a->head_dim);
+           is_grouped(a->heads, a->kv_heads, a->head_dim) && is_own(&a->k, a->kv_heads, a->head_dim) && is_own(&a->v, a->kv_heads, a->head_dim);
 }
 
 static bool is_ragged(const struct kb_ragged *r)

@@ -2,6 +2,7 @@
 
 #include "validate/caches/cache.h"
 #include "validate/engine/engine.h"
+#include "validate/engine/shelf.h"
 #include "validate/measure/fidelity.h"
 #include "validate/measure/probe.h"
 #include "validate/measure/timing.h"
@@ -23,6 +24,7 @@ struct run {
     struct probe probe;
     struct kb_info info;
     struct tokens tokens;
+    struct shelf shelf;  /* weights that the next stack may need too */
     struct heard full;   /* the full cache's logits, of prompts that have their first `shared` tokens in common */
     uint64_t shared;
     bool asked;          /* whether it ran, ... */
@@ -457,16 +459,16 @@ void val_device(const struct probe *p, const struct kb_info *info, struct kvp_de
     snprintf(d->source, sizeof(d->source), "measured at the start of this run");
 }
 
-static struct eng_options engine_options(const struct run *r)
+static struct eng_options engine_options(struct run *r)
 {
     const struct val_request *q = r->req;
 
     return (struct eng_options){.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
                                 .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
-                                .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed, .weights_dir = q->weights_dir};
+                                .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed, .weights_dir = q->weights_dir, .shelf = &r->shelf};
 }
 
-static kvp_err measured_rows(const struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
+static kvp_err measured_rows(struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
                              struct listener *l, json_t *res, struct kvp_error *e)
 {
     const struct val_request *q = r->req;
@@ -835,6 +837,7 @@ kvp_err val_run(const struct val_request *q, struct kvp_error *e)
     progress(&r, "", "");
     tokens_free(&r.tokens);
     heard_free(&r.full);
+    shelf_close(&r.shelf);
     json_decref(results);
     free(part);
     return rc;

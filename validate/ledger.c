@@ -23,6 +23,15 @@ static void raise_to(uint64_t *high, uint64_t x)
         *high = x;
 }
 
+static void count(struct ledger *l, enum led_tag tag, uint64_t bytes)
+{
+    l->now[tag] += bytes;
+    l->allocations++;
+    raise_to(&l->peak[tag], l->now[tag]);
+    raise_to(&l->cache_peak, l->now[LED_CACHE] + l->now[LED_METADATA]);
+    raise_to(&l->total_peak, total_now(l));
+}
+
 kvp_err led_alloc(struct ledger *l, enum led_tag tag, uint64_t bytes, struct led_mem *out, struct kvp_error *e)
 {
     struct kvp_error why = {0};
@@ -36,12 +45,16 @@ kvp_err led_alloc(struct ledger *l, enum led_tag tag, uint64_t bytes, struct led
         out->buf = NULL;
         return kvp_fail(e, rc, "%" PRIu64 " bytes for %s: %s", bytes, tag_name[tag], why.text);
     }
-    l->now[tag] += bytes;
-    l->allocations++;
-    raise_to(&l->peak[tag], l->now[tag]);
-    raise_to(&l->cache_peak, l->now[LED_CACHE] + l->now[LED_METADATA]);
-    raise_to(&l->total_peak, total_now(l));
+    count(l, tag, bytes);
     return KVP_OK;
+}
+
+void led_move(struct ledger *from, struct ledger *to, const struct led_mem *m)
+{
+    if (!m->buf)
+        return;
+    from->now[m->tag] -= m->bytes;
+    count(to, m->tag, m->bytes);
 }
 
 void led_free(struct ledger *l, struct led_mem *m)

@@ -28,5 +28,7 @@ struct led_mem {
 /* 0 bytes is fine and holds nothing. */
 kvp_err led_alloc(struct ledger *l, enum led_tag tag, uint64_t bytes, struct led_mem *out, struct kvp_error *e);
 void led_free(struct ledger *l, struct led_mem *m); /* m->buf becomes NULL */
+/* Another ledger of the same device holds `m` from now on: both count as if the one had freed it and the other asked for it. */
+void led_move(struct ledger *from, struct ledger *to, const struct led_mem *m);
 
 #endif

@@ -8,6 +8,7 @@
 #include "calc/families/moe.h"
 #include "calc/families/tower.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 struct full {
@@ -17,7 +18,7 @@ struct full {
 
 static kvp_err read_full(const struct kvp_reader *r, struct full *f)
 {
-    *f = (struct full){.kv_heads = r->proto.kv_heads, .head_dim = r->proto.head_dim};
+    *f = (struct full){.kv_heads = r->proto.kv_heads, .head_dim = 512};
     KVP_TRY(kvp_read_flag(r, "attention_k_eq_v", &f->k_is_v));
     KVP_TRY(kvp_read_count(r, "global_head_dim", &f->head_dim));
     if (f->k_is_v)
@@ -29,6 +30,7 @@ static kvp_err read_full(const struct kvp_reader *r, struct full *f)
 
 static kvp_err set_full(struct kvp_reader *r)
 {
+    const bool each = kvp_json_get(&r->j, "per_layer_config") != NULL;
     struct full f;
 
     KVP_TRY(read_full(r, &f));
@@ -37,9 +39,44 @@ static kvp_err set_full(struct kvp_reader *r)
 
         if (c->window)
             continue;
-        c->kv_heads = f.kv_heads;
-        c->head_dim = c->v_head_dim = f.head_dim;
+        c->kv_heads = each ? c->kv_heads : f.kv_heads;
+        c->head_dim = c->v_head_dim = each ? c->head_dim : f.head_dim;
         c->k_is_v = f.k_is_v;
+    }
+    return KVP_OK;
+}
+
+static const struct kvp_rule own_rules[] = {
+    {"head_dim", KVP_KEY_ANY, "read: a layer's own"},
+    {"num_key_value_heads", KVP_KEY_ANY, "read: a layer's own"},
+    {0},
+};
+
+/* Files of Transformers 5 say it layer by layer: {"05": {"head_dim": 512}, ...}. */
+static kvp_err set_own(struct kvp_reader *r)
+{
+    const json_t *list = kvp_json_get(&r->j, "per_layer_config");
+    const char *key;
+    json_t *v;
+
+    if (list && !json_is_object(list))
+        return kvp_key_fail(r, KVP_EINPUT, "per_layer_config", "expected an object of layers");
+    json_object_foreach((json_t *)(uintptr_t)list, key, v) {
+        char *end;
+        const unsigned long i = strtoul(key, &end, 10);
+        struct kvp_reader own = *r;
+        struct kvp_layer_class *c;
+
+        if (*key < '0' || *key > '9' || *end || i >= r->m->layers || !json_is_object(v))
+            return kvp_key_fail(r, KVP_EINPUT, "per_layer_config", "expected layers by their numbers, an object each");
+        own.j.object = v;
+        c = &r->layer[i];
+        KVP_TRY(kvp_check_part(&own.j, "per_layer_config", own_rules));
+        KVP_TRY(kvp_read_count(&own, "head_dim", &c->head_dim));
+        KVP_TRY(kvp_read_count(&own, "num_key_value_heads", &c->kv_heads));
+        if (!c->head_dim || !c->kv_heads || c->heads % c->kv_heads)
+            return kvp_key_fail(r, KVP_EINPUT, "per_layer_config", "num_key_value_heads must divide num_attention_heads, and head_dim be above 0");
+        c->v_head_dim = c->head_dim;
     }
     return KVP_OK;
 }
@@ -155,6 +192,7 @@ static kvp_err add_vision(struct kvp_reader *r)
 static kvp_err layers(struct kvp_reader *r)
 {
     KVP_TRY(set_full(r));
+    KVP_TRY(set_own(r));
     KVP_TRY(share_kv(r));
     KVP_TRY(add_experts(r));
     snprintf(r->m->not_run, sizeof(r->m->not_run), "scaled embeddings, norms on v, scalars a layer, capped logits");
@@ -163,6 +201,7 @@ static kvp_err layers(struct kvp_reader *r)
 }
 
 static const struct kvp_rule rules[] = {
+    {"per_layer_config", KVP_KEY_ANY, "read: what a layer has of its own"},
     {"global_head_dim", KVP_KEY_ANY, "read: full layers"},
     {"num_global_key_value_heads", KVP_KEY_ANY, "read: full layers"},
     {"num_kv_shared_layers", KVP_KEY_ANY, "read: layers without a cache of their own"},

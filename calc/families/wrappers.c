@@ -82,6 +82,8 @@ static kvp_err llava_towers(struct kvp_reader *r)
     KVP_TRY(vision_read(r, "vision_config", &v, &found));
     KVP_TRY(vision_vit(r, &v));
     KVP_TRY(vision_norm(r, "tower.post_layernorm", v.width, 1));
+    if (strcmp(r->outer->model_type[0], "llava_next") == 0)
+        KVP_TRY(tower_add(r, "image_newline", r->m->width, 1, 1));
     return projector(r, v.width);
 }
 
@@ -177,9 +179,15 @@ static kvp_err cogvlm_layers(struct kvp_reader *r)
 
 const struct kvp_dialect family_wrappers[] = {
     {
-        .model_type = {"llava", "llava_llama", "llava_next"},
+        .model_type = {"llava", "llava_llama"},
         .rules = {llava_rules},
-        .architectures = {"LlavaForConditionalGeneration", "LlavaLlamaForCausalLM", "LlavaNextForConditionalGeneration"},
+        .architectures = {"LlavaForConditionalGeneration", "LlavaLlamaForCausalLM"},
+        .nested = {"text_config"}, .inner = "llama", .towers = llava_towers,
+    },
+    {
+        .model_type = {"llava_next"},
+        .rules = {llava_rules},
+        .architectures = {"LlavaNextForConditionalGeneration"},
         .nested = {"text_config"}, .inner = "llama", .towers = llava_towers,
     },
     {

@@ -56,6 +56,7 @@ static kvp_err read_adapters(const struct kvp_reader *r, struct adapters *a)
     static const char *const ranks[] = {"adapter_rank", "lora_rank", NULL};
 
     a->rank = 128;
+    a->ffn = true; /* unless the file says otherwise: the class has no word for it */
     KVP_TRY(kvp_read_count_of(r, ranks, &a->rank));
     KVP_TRY(kvp_read_flag(r, "use_shared_block_lora", &a->ffn));
     KVP_TRY(kvp_read_flag(r, "use_shared_mlp_adapter", &a->ffn));

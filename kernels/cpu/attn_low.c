@@ -46,26 +46,6 @@ static void turn(const float *cs, uint32_t half, float *x)
     }
 }
 
-/* Slots [t0, t1) of one latent as f32, scales applied, to tile [t1 - t0, rank]. */
-static void latents(const struct kb_dev *dev, const struct kb_kv *kv, uint64_t b, uint64_t t0, uint64_t t1, float *tile)
-{
-    for (uint64_t t = t0, n; t < t1; t += n, tile += n * kv->dim) {
-        float one[TILE], weight[TILE];
-
-        n = kv->block && kv->block - t % kv->block < t1 - t ? kv->block - t % kv->block : t < kv->shared && kv->shared - t < t1 - t ? kv->shared - t : t1 - t;
-        if (cpu_is_plain(kv->format)) {
-            dev->ops->widen[kv->format](tile, kb_kv_row(kv, b, 0, t), n * kv->dim);
-            continue;
-        }
-        cpu_kv_unpack(dev, kv, b, 0, t, n, tile);
-        for (uint64_t i = 0; i < n; i++)
-            one[i] = 1;
-        cpu_kv_weigh(kv, b, 0, t, n, one, weight);
-        for (uint64_t i = 0; i < n; i++)
-            dev->ops->scale(tile + i * kv->dim, kv->dim, weight[i]);
-    }
-}
-
 /* rows [n, dim] of kv head g from latents [n, rank]. */
 static void rebuild(const struct kb_dev *dev, const struct low *x, const struct kb_factor *f, uint32_t rank, uint32_t g, uint64_t n,
                     const float *from, float *rows)
@@ -88,7 +68,7 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
     float *tile = extra + (uint64_t)TILE * d;
 
-    latents(dev, &a->k, b, t0, t1, tile);
+    cpu_kv_read(dev, &a->k, b, 0, t0, t1, tile);
     rebuild(dev, x, &a->k_up, a->k.dim, g, t1 - t0, tile, extra);
     for (uint64_t t = t0; t < t1; t++) {
         float *row = extra + (t - t0) * d;
@@ -112,7 +92,7 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
     float *tile = extra + (uint64_t)TILE * d;
 
-    latents(dev, &a->v, b, t0, t1, tile);
+    cpu_kv_read(dev, &a->v, b, 0, t0, t1, tile);
     if (!a->v_up.w.buf) {
         dev->ops->mix[KVP_F32](p, stride, group, tile, a->v.dim, t1 - t0, a->v.dim, o, a->v.dim, NULL);
         return;

@@ -1,6 +1,6 @@
 /* attn_slots.c - attention over keys that are rotated as they are read: sines and cosines once a call, shared by
  * all heads, then a tile of turned keys at a time */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/attn_slots.h"
 
@@ -44,19 +44,18 @@ static void turn(const float *cs, uint32_t half, const float *x, float *out)
     }
 }
 
-/* extra: a tile of turned keys, then one row as it is stored. */
+/* extra: a tile of turned keys, then one of rows as they are stored. */
 static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint32_t g, uint64_t t0, uint64_t t1,
                    float *s, uint64_t stride, float *extra)
 {
     const struct turned *x = args;
     const struct kb_attn_decode *a = &x->a->attn;
     uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
-    float *row = extra + TILE * (uint64_t)d;
+    float *rows = extra + TILE * (uint64_t)d;
 
-    for (uint64_t t = t0; t < t1; t++) {
-        dev->ops->widen[a->k.format](row, kb_kv_row(&a->k, b, g, t), d);
-        turn(x->cs + place(x->a, t) * d, d / 2, row, extra + (t - t0) * d);
-    }
+    cpu_kv_read(dev, &a->k, b, g, t0, t1, rows);
+    for (uint64_t t = t0; t < t1; t++)
+        turn(x->cs + place(x->a, t) * d, d / 2, rows + (t - t0) * d, extra + (t - t0) * d);
     dev->ops->dots[KVP_F32](x->q + (b * a->heads + (uint64_t)g * group) * d, d, group, extra, d, t1 - t0, d, a->scale, s,
                             stride, NULL);
 }
@@ -67,7 +66,11 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const struct kb_attn_decode *a = &((const struct turned *)args)->a->attn;
     uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
 
-    (void)extra;
+    if (!cpu_is_plain(a->v.format)) {
+        cpu_kv_read(dev, &a->v, b, g, t0, t1, extra);
+        dev->ops->mix[KVP_F32](p, stride, group, extra, d, t1 - t0, d, o, d, NULL);
+        return;
+    }
     for (uint64_t t = t0, n; t < t1; t += n) {
         n = a->v.block && a->v.block - t % a->v.block < t1 - t ? a->v.block - t % a->v.block : t1 - t;
         dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, t), d, n, d, o, d, NULL);
@@ -95,7 +98,7 @@ kvp_err cpu_attn_slots(struct kb_dev *dev, const void *args, struct kvp_error *e
     struct turned x = {.a = a, .q = malloc(floats * sizeof(float))};
     const struct cpu_attend work = {
         .batch = a->attn.batch, .heads = a->attn.heads, .kv_heads = a->attn.kv_heads, .dim = a->attn.head_dim,
-        .end = a->attn.used, .tile = TILE, .extra = (TILE + 1) * d, .args = &x, .scores = scores, .values = values,
+        .end = a->attn.used, .tile = TILE, .extra = 2 * TILE * d, .args = &x, .scores = scores, .values = values,
         .out_stride = a->attn.out_stride, .out = kb_at(a->attn.out),
     };
     kvp_err rc;

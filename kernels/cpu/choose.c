@@ -1,6 +1,6 @@
 /* choose.c - which tokens stay: by the last queries of a prompt (a short matrix product, sums, pooling, radix
  * selection), and step by step */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/top_tokens.h"
 #include "kernels/ops/tova_step.h"
@@ -182,8 +182,8 @@ kvp_err cpu_tova_step(struct kb_dev *dev, const void *args, struct kvp_error *e)
         for (uint32_t g = 0; (!full || slot < a->used) && g < a->kv_heads; g++) {
             uint64_t row = b * a->new_stride + (uint64_t)g * a->head_dim;
 
-            dev->ops->narrow[a->k.format](kb_kv_row(&a->k, b, g, slot), (const float *)kb_at(a->new_k) + row, a->head_dim);
-            dev->ops->narrow[a->v.format](kb_kv_row(&a->v, b, g, slot), (const float *)kb_at(a->new_v) + row, a->head_dim);
+            cpu_kv_store(dev, &a->k, b, g, slot, (const float *)kb_at(a->new_k) + row);
+            cpu_kv_store(dev, &a->v, b, g, slot, (const float *)kb_at(a->new_v) + row);
         }
         if (a->victim.buf)
             ((int32_t *)kb_at(a->victim))[b] = full ? (int32_t)slot : -1;

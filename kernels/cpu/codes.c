@@ -318,3 +318,38 @@ void cpu_kv_weigh(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t t, ui
     for (uint64_t i = 0; i < n; i++)
         to[i] = from[i] * (!beside ? 1 : rows ? scale[i] : one ? scale[0] : 1);
 }
+
+void cpu_kv_read(const struct kb_dev *dev, const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t t, uint64_t t1, float *tile)
+{
+    for (uint64_t n; t < t1; t += n, tile += n * kv->dim) {
+        const uint64_t left = kv->block ? kv->block - t % kv->block : t < kv->shared ? kv->shared - t : t1 - t;
+
+        n = left < t1 - t ? left : t1 - t;
+        if (cpu_is_plain(kv->format)) {
+            dev->ops->widen[kv->format](tile, kb_kv_row(kv, b, h, t), n * kv->dim);
+            continue;
+        }
+        cpu_kv_unpack(dev, kv, b, h, t, n, tile);
+        for (uint64_t i = 0; i < n; i++) {
+            const float one = 1;
+            float weight;
+
+            cpu_kv_weigh(kv, b, h, t + i, 1, &one, &weight);
+            dev->ops->scale(tile + i * kv->dim, kv->dim, weight);
+        }
+    }
+}
+
+void cpu_kv_move(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t to, uint64_t from)
+{
+    const uint64_t into = kb_kv_index(kv, b, h, to), of = kb_kv_index(kv, b, h, from);
+    const bool groups = kb_is_code(kv->format) && kv->scales == KB_SCALES_GROUP;
+    const uint64_t beside = groups ? kv->dim / kv->group * kb_element(kv->scale_format) : sizeof(float);
+    unsigned char *const scale = kb_at(kv->scale), *const shift = kb_at(kv->shift);
+
+    memcpy(kb_kv_row(kv, b, h, to), kb_kv_row(kv, b, h, from), kb_row_bytes(kv->format, kv->dim));
+    if (groups || (kb_is_code(kv->format) && kv->scales == KB_SCALES_ROW))
+        memcpy(scale + into * beside, scale + of * beside, beside);
+    if (groups)
+        memcpy(shift + into * beside, shift + of * beside, beside);
+}

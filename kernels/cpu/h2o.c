@@ -1,5 +1,5 @@
 /* h2o.c - H2O's choices: the heavy tokens of a prompt by radix selection, one eviction per step */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/h2o_promote.h"
 #include "kernels/ops/h2o_select.h"
@@ -104,11 +104,6 @@ static uint64_t add_scores(const struct kb_h2o_step *a, const float *probs, void
     return at;
 }
 
-static void move_row(const struct kb_kv *kv, uint64_t b, uint32_t g, uint64_t to, uint64_t from)
-{
-    memcpy(kb_kv_row(kv, b, g, to), kb_kv_row(kv, b, g, from), kv->dim * kb_element(kv->format));
-}
-
 static void step_one(const struct kb_dev *dev, const struct kb_h2o_step *a, uint64_t b, uint32_t g)
 {
     uint64_t new_row = b * a->new_stride + (uint64_t)g * a->head_dim, slot = a->used, low;
@@ -128,13 +123,13 @@ static void step_one(const struct kb_dev *dev, const struct kb_h2o_step *a, uint
         low = oldest < lowest ? slot : low;
         victim = (int32_t)low;
         if (low != slot) {
-            move_row(&a->k, b, g, low, slot);
-            move_row(&a->v, b, g, low, slot);
+            cpu_kv_move(&a->k, b, g, low, slot);
+            cpu_kv_move(&a->v, b, g, low, slot);
             kb_store(a->score_format, scores, low, oldest);
         }
     }
-    dev->ops->narrow[a->k.format](kb_kv_row(&a->k, b, g, slot), (const float *)kb_at(a->new_k) + new_row, a->head_dim);
-    dev->ops->narrow[a->v.format](kb_kv_row(&a->v, b, g, slot), (const float *)kb_at(a->new_v) + new_row, a->head_dim);
+    cpu_kv_store(dev, &a->k, b, g, slot, (const float *)kb_at(a->new_k) + new_row);
+    cpu_kv_store(dev, &a->v, b, g, slot, (const float *)kb_at(a->new_v) + new_row);
     kb_store(a->score_format, scores, slot, added(a, probs, a->used));
     if (a->victim.buf)
         ((int32_t *)kb_at(a->victim))[b * a->kv_heads + g] = victim;
@@ -158,8 +153,8 @@ static void promote(const struct kb_h2o_promote *a, uint64_t b, uint32_t g, void
     const uint64_t o = a->heavy + (a->position - a->heavy) % (a->heavy - 1), from[] = {o, a->used}, to[] = {low, o};
 
     for (int i = 0; i < 2; i++) {
-        move_row(&a->k, b, g, to[i], from[i]);
-        move_row(&a->v, b, g, to[i], from[i]);
+        cpu_kv_move(&a->k, b, g, to[i], from[i]);
+        cpu_kv_move(&a->v, b, g, to[i], from[i]);
         kb_store(a->score_format, scores, to[i], kb_load(a->score_format, scores, from[i]));
     }
 }

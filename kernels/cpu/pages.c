@@ -1,5 +1,5 @@
 /* pages.c - Quest: bounds of pages, the choice by them, attention over what was chosen */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/codes.h"
 
 #include "kernels/ops/attn_pages.h"
 #include "kernels/ops/page_bounds.h"
@@ -137,10 +137,14 @@ static void scores(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
     const float *q = (const float *)kb_at(a->q) + b * a->q_stride + (uint64_t)g * group * d;
 
-    (void)extra;
     for (uint64_t t = t0, n; t < t1; t += n) {
         uint64_t slot = slot_of(x, &a->k, b, g, t, t1, &n);
 
+        if (!cpu_is_plain(a->k.format)) {
+            cpu_kv_read(dev, &a->k, b, g, slot, slot + n, extra);
+            dev->ops->dots[KVP_F32](q, d, group, extra, d, n, d, a->scale, s + t - t0, stride, NULL);
+            continue;
+        }
         dev->ops->dots[a->k.format](q, d, group, kb_kv_row(&a->k, b, g, slot), d, n, d, a->scale, s + t - t0, stride, NULL);
     }
 }
@@ -152,10 +156,14 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
     const struct kb_attn_decode *a = &x->attn;
     uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
 
-    (void)extra;
     for (uint64_t t = t0, n; t < t1; t += n) {
         uint64_t slot = slot_of(x, &a->v, b, g, t, t1, &n);
 
+        if (!cpu_is_plain(a->v.format)) {
+            cpu_kv_read(dev, &a->v, b, g, slot, slot + n, extra);
+            dev->ops->mix[KVP_F32](p + t - t0, stride, group, extra, d, n, d, o, d, NULL);
+            continue;
+        }
         dev->ops->mix[a->v.format](p + t - t0, stride, group, kb_kv_row(&a->v, b, g, slot), d, n, d, o, d, NULL);
     }
 }
@@ -166,7 +174,7 @@ kvp_err cpu_attn_pages(struct kb_dev *dev, const void *args, struct kvp_error *e
     const struct cpu_attend work = {
         .batch = a->attn.batch, .heads = a->attn.heads, .kv_heads = a->attn.kv_heads, .dim = a->attn.head_dim,
         .end = (a->chosen - 1) * a->page + (a->attn.used - 1) % a->page + 1, .tile = TILE, .args = a, .scores = scores,
-        .values = values, .out_stride = a->attn.out_stride, .out = kb_at(a->attn.out),
+        .extra = (uint64_t)TILE * a->attn.head_dim, .values = values, .out_stride = a->attn.out_stride, .out = kb_at(a->attn.out),
     };
 
     return cpu_attend(dev, &work, e);

@@ -1,5 +1,5 @@
 /* choose.c - which tokens stay: by the last queries of a prompt (SnapKV and its kin), and step by step (TOVA) */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/top_tokens.h"
 #include "kernels/ops/tova_step.h"
@@ -122,12 +122,6 @@ static uint64_t least(const struct kb_tova_step *a, uint64_t b)
     return low;
 }
 
-static void store_row(const struct kb_kv *kv, uint64_t b, uint32_t g, uint64_t slot, const float *row)
-{
-    for (uint32_t i = 0; i < kv->dim; i++)
-        kb_store(kv->format, kb_kv_row(kv, b, g, slot), i, row[i]);
-}
-
 kvp_err ref_tova_step(const void *args, struct kvp_error *e)
 {
     const struct kb_tova_step *a = args;
@@ -140,8 +134,8 @@ kvp_err ref_tova_step(const void *args, struct kvp_error *e)
         for (uint32_t g = 0; (!full || slot < a->used) && g < a->kv_heads; g++) {
             uint64_t row = b * a->new_stride + (uint64_t)g * a->head_dim;
 
-            store_row(&a->k, b, g, slot, (const float *)kb_at(a->new_k) + row);
-            store_row(&a->v, b, g, slot, (const float *)kb_at(a->new_v) + row);
+            ref_kv_store(&a->k, b, g, slot, (const float *)kb_at(a->new_k) + row);
+            ref_kv_store(&a->v, b, g, slot, (const float *)kb_at(a->new_v) + row);
         }
         if (a->victim.buf)
             ((int32_t *)kb_at(a->victim))[b] = full ? (int32_t)slot : -1;

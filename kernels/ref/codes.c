@@ -341,3 +341,24 @@ void ref_kv_store(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot,
         else
             kb_store(kv->format, row, i, x[i]);
 }
+
+static void move_beside(struct kb_span values, enum kvp_format f, uint64_t each, uint64_t to, uint64_t from)
+{
+    for (uint64_t i = 0; i < each; i++)
+        kb_store(f, kb_at(values), to * each + i, kb_load(f, kb_at(values), from * each + i));
+}
+
+void ref_kv_move(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t to, uint64_t from)
+{
+    const uint64_t into = kb_kv_index(kv, b, h, to), of = kb_kv_index(kv, b, h, from);
+
+    memcpy(kb_kv_row(kv, b, h, to), kb_kv_row(kv, b, h, from), kb_row_bytes(kv->format, kv->dim));
+    if (!kb_is_code(kv->format))
+        return;
+    if (kv->scales == KB_SCALES_ROW)
+        move_beside(kv->scale, KVP_F32, 1, into, of);
+    if (kv->scales != KB_SCALES_GROUP)
+        return;
+    move_beside(kv->scale, kv->scale_format, kv->dim / kv->group, into, of);
+    move_beside(kv->shift, kv->scale_format, kv->dim / kv->group, into, of);
+}

@@ -14,6 +14,9 @@ double ref_kv_element(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t s
 /* Write the row of kv.dim numbers as kernels/ops/kv.h says; a tensor's scale is there already. */
 void ref_kv_store(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t slot, const float *x);
 
+/* Slot `to` becomes slot `from`, with what lies beside it. */
+void ref_kv_move(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t to, uint64_t from);
+
 /* The largest code of FP8, INT8 or INT4. */
 float ref_top(enum kvp_format f);
 

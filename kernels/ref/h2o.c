@@ -1,5 +1,5 @@
 /* h2o.c - which tokens H2O keeps: after the prompt, and at every step */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/h2o_promote.h"
 #include "kernels/ops/h2o_select.h"
@@ -77,17 +77,6 @@ static float added(const struct kb_h2o_step *a, uint64_t b, uint32_t g, uint64_t
     return sum;
 }
 
-static void move_row(const struct kb_kv *kv, uint64_t b, uint32_t g, uint64_t to, uint64_t from)
-{
-    memcpy(kb_kv_row(kv, b, g, to), kb_kv_row(kv, b, g, from), kv->dim * kb_element(kv->format));
-}
-
-static void store_row(const struct kb_kv *kv, uint64_t b, uint32_t g, uint64_t slot, const float *row)
-{
-    for (uint32_t i = 0; i < kv->dim; i++)
-        kb_store(kv->format, kb_kv_row(kv, b, g, slot), i, row[i]);
-}
-
 /* The slot whose token is lost. */
 static uint64_t lowest(const struct kb_h2o_step *a, uint64_t scores, uint64_t o)
 {
@@ -116,13 +105,13 @@ static void step_one(const struct kb_h2o_step *a, uint64_t b, uint32_t g)
         low = lowest(a, scores, slot);
         victim = (int32_t)low;
         if (low != slot) {
-            move_row(&a->k, b, g, low, slot);
-            move_row(&a->v, b, g, low, slot);
+            ref_kv_move(&a->k, b, g, low, slot);
+            ref_kv_move(&a->v, b, g, low, slot);
             kb_store(a->score_format, p, scores + low, kb_load(a->score_format, p, scores + slot));
         }
     }
-    store_row(&a->k, b, g, slot, (const float *)kb_at(a->new_k) + new_row);
-    store_row(&a->v, b, g, slot, (const float *)kb_at(a->new_v) + new_row);
+    ref_kv_store(&a->k, b, g, slot, (const float *)kb_at(a->new_k) + new_row);
+    ref_kv_store(&a->v, b, g, slot, (const float *)kb_at(a->new_v) + new_row);
     kb_store(a->score_format, p, scores + slot, added(a, b, g, a->used));
     if (a->victim.buf)
         ((int32_t *)kb_at(a->victim))[b * a->kv_heads + g] = victim;
@@ -168,8 +157,8 @@ kvp_err ref_h2o_promote(const void *args, struct kvp_error *e)
         for (int i = 0; full && i < 2; i++) { /* the oldest recent one, then the new one */
             uint64_t from = i ? a->used : o, to = i ? o : low;
 
-            move_row(&a->k, b, g, to, from);
-            move_row(&a->v, b, g, to, from);
+            ref_kv_move(&a->k, b, g, to, from);
+            ref_kv_move(&a->v, b, g, to, from);
             kb_store(a->score_format, p, at + to, kb_load(a->score_format, p, at + from));
         }
         if (a->victim.buf)

@@ -1,5 +1,5 @@
 /* pages.c - Quest: bounds of pages, the choice by them, attention over what was chosen */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/attn_pages.h"
 #include "kernels/ops/page_bounds.h"
@@ -105,14 +105,17 @@ static void attend_one(const struct kb_attn_pages *x, uint64_t b, uint32_t h, do
     uint64_t n = (x->chosen - 1) * x->page + (a->used - 1) % x->page + 1;
     float *out = (float *)kb_at(a->out) + b * a->out_stride + (uint64_t)h * d;
 
-    for (uint64_t j = 0; j < n; j++)
-        s[j] = (double)a->scale * ref_dot(q, a->k.format, kb_kv_row(&a->k, b, g, (uint64_t)list[j / x->page] * x->page + j % x->page), 0, d);
+    for (uint64_t j = 0; j < n; j++) {
+        s[j] = 0;
+        for (uint32_t i = 0; i < d; i++)
+            s[j] += (double)a->scale * (double)q[i] * ref_kv_element(&a->k, b, g, (uint64_t)list[j / x->page] * x->page + j % x->page, i);
+    }
     ref_softmax(s, n);
     for (uint32_t i = 0; i < d; i++) {
         double sum = 0;
 
         for (uint64_t j = 0; j < n; j++)
-            sum += s[j] * (double)kb_load(a->v.format, kb_kv_row(&a->v, b, g, (uint64_t)list[j / x->page] * x->page + j % x->page), i);
+            sum += s[j] * ref_kv_element(&a->v, b, g, (uint64_t)list[j / x->page] * x->page + j % x->page, i);
         out[i] = (float)sum;
     }
 }

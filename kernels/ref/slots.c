@@ -1,5 +1,5 @@
 /* slots.c - attention over keys that are rotated as they are read */
-#include "kernels/ref/ref.h"
+#include "kernels/ref/codes.h"
 
 #include "kernels/ops/attn_slots.h"
 
@@ -38,7 +38,7 @@ static void attend_one(const struct kb_attn_slots *x, uint64_t b, uint32_t h, do
     turn(x, x->query, row, q);
     for (uint64_t j = 0; j < a->used; j++) {
         for (uint32_t i = 0; i < d; i++)
-            row[i] = (double)kb_load(a->k.format, kb_kv_row(&a->k, b, g, j), i);
+            row[i] = ref_kv_element(&a->k, b, g, j, i);
         turn(x, place(x, j), row, turned);
         s[j] = 0;
         for (uint32_t i = 0; i < d; i++)
@@ -49,7 +49,7 @@ static void attend_one(const struct kb_attn_slots *x, uint64_t b, uint32_t h, do
         double sum = 0;
 
         for (uint64_t j = 0; j < a->used; j++)
-            sum += s[j] * (double)kb_load(a->v.format, kb_kv_row(&a->v, b, g, j), i);
+            sum += s[j] * ref_kv_element(&a->v, b, g, j, i);
         out[i] = (float)sum;
     }
 }

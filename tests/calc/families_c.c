@@ -227,6 +227,90 @@ START_TEST(gemma4_shared)
 }
 END_TEST
 
+/* A file under tests/data/, with keys merged into it or, with value NULL, taken away. */
+static kvp_err saved(struct kvp_model *m, const char *file, const char *key, const char *value, struct kvp_error *e)
+{
+    const char *tests = getenv("KVPROOF_TESTS");
+    char path[512], *text;
+    json_t *config;
+    kvp_err rc;
+
+    snprintf(path, sizeof(path), "%s/data/transformers5/%s.json", tests ? tests : "tests", file);
+    config = json_load_file(path, 0, NULL);
+    ck_assert_msg(config != NULL, "%s", path);
+    if (key)
+        json_object_set_new(config, key, json_loads(value, JSON_DECODE_ANY, NULL));
+    text = json_dumps(config, 0);
+    rc = kvp_model_parse(m, text, strlen(text), file, e);
+    free(text);
+    json_decref(config);
+    return rc;
+}
+
+/* What layers keep in files of Transformers 5, whose words are their own (parameters: tests/truth/transformers.csv).
+ *   gemma3n: of 35 layers 20 keep k and v of 2 heads of 256; 4 see everything, 16 see 512 tokens
+ *   gemma4: 5 layers with 4 heads of 512, 25 of 4 heads of 256 that see 512 tokens
+ *   zamba2: 9 hybrids of 32 heads of 160;  nemotron_h: one of 4 layers, 8 heads of 128
+ *   deepseek_v32, glm_moe_dsa: 1152 bytes of latent and 132 of the indexer */
+static const struct {
+    const char *file;
+    uint64_t cache;
+} kept_by[] = {
+    {"gemma3n_text", 2048 * (4 * 32768 + 16 * 512ull)},
+    {"gemma4_text", 5 * 8192 * 32768ull + 25 * 4096 * 512},
+    {"zamba2", 9 * 2 * 32 * 160 * 2 * 32768ull},
+    {"nemotron_h", 2 * 8 * 128 * 2 * 32768ull},
+    {"deepseek_v32", 61 * (1152 + 132) * 32768ull},
+    {"glm_moe_dsa", 78 * (1152 + 132) * 32768ull},
+    {"gpt_bigcode", 12 * 2 * 64 * 2 * 1024},
+    {"cohere2", 2 * 64 * 128 * 2 * (10 * 32768ull + 30 * 4096)},
+    {"falcon_h1", 32 * 2 * 8 * 128 * 2 * 32768ull},
+};
+
+START_TEST(words_of_transformers_5)
+{
+    struct kvp_estimate est;
+    struct kvp_error e = {0};
+    struct kvp_model m;
+
+    ck_assert_msg(saved(&m, kept_by[_i].file, NULL, NULL, &e) == KVP_OK, "%s", e.text);
+    est = estimate_of(&m, "", (struct kvp_workload){.context = m.position == KVP_POS_LEARNED ? 1024 : 32768}, (struct kvp_options)B16);
+    ck_assert_msg(est.memory.cache_bytes == kept_by[_i].cache, "%s: %" PRIu64 ", expected %" PRIu64, kept_by[_i].file, est.memory.cache_bytes, kept_by[_i].cache);
+    kvp_estimate_free(&est);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* What such a file says twice it may not say differently, nor of layers that there are not. */
+static const struct {
+    const char *file, *key, *value, *says;
+} said_twice[] = {
+    {"gpt_bigcode", "num_key_value_heads", "12", "num_key_value_heads"},
+    {"gemma4_text", "per_layer_config", "{\"30\": {\"head_dim\": 512}}", "per_layer_config"},
+    {"gemma4_text", "per_layer_config", "{\"5x\": {\"head_dim\": 512}}", "per_layer_config"},
+    {"gemma4_text", "per_layer_config", "{\"5\": {\"num_key_value_heads\": 3}}", "per_layer_config"},
+    {"gemma4_text", "per_layer_config", "{\"5\": {\"kv_mystery\": 3}}", "kv_mystery"},
+    {"gemma4_text", "per_layer_config", "[512]", "per_layer_config"},
+    {"gemma3n_text", "intermediate_size", "[16384]", "intermediate_size"},
+    {"gemma3n_text", "intermediate_size", "-1", "intermediate_size"},
+    {"gemma3n_text", "num_kv_shared_layers", "35", "num_kv_shared_layers"},
+    {"gemma3n_text", "altup_num_inputs", "0", "altup_num_inputs"},
+    {"gemma3n_text", "laurel_rank", "1e9", "laurel_rank"},
+    {"nemotron_h", "layers_block_type", "[\"linear\", \"moe\", \"mlp\", \"moe\"]", "layers_block_type"},
+    {"qwen2", "layer_types", "[\"indexed_attention\"]", "layer_types"},
+};
+
+START_TEST(says_it_differently)
+{
+    struct kvp_error e = {0};
+    struct kvp_model m;
+    const kvp_err rc = saved(&m, said_twice[_i].file, said_twice[_i].key, said_twice[_i].value, &e);
+
+    ck_assert_int_eq(kvp_exit_status(rc), 2);
+    ck_assert_msg(strstr(e.text, said_twice[_i].says) && !strchr(e.text, '\n'), "%s", e.text);
+}
+END_TEST
+
 /* hpcai-tech/grok-1's keys: 131072*6144 + 64*(2*6144*6144 + 2*6144*1024 + 8*3*6144*32768 + 8*6144 + 4*6144) + 6144 */
 START_TEST(grok)
 {
@@ -306,6 +390,7 @@ static const struct {
     {"mimo/XiaomiMiMo__MiMo-V2-Flash", "swa_num_key_value_heads", "7", KVP_EINPUT, "swa_num_attention_heads"},
     {"unsure/dbrx/databricks__dbrx-instruct", "ffn_config", NULL, KVP_EINPUT, "ffn_config"},
     {"unsure/dbrx/databricks__dbrx-instruct", "n_heads", "47", KVP_EINPUT, "n_heads"},
+    {"unsure/dbrx/databricks__dbrx-instruct", "num_key_value_heads", "7", KVP_EINPUT, "num_key_value_heads"},
     {"unsure/step/stepfun-ai__Step-3.7-Flash", "moe_layers_enum", "\"3,x\"", KVP_EINPUT, "moe_layers_enum"},
 };
 
@@ -496,6 +581,8 @@ int main(void)
     tcase_add_test(t, mimo_layers);
     tcase_add_test(t, gemma4_layers);
     tcase_add_test(t, gemma4_shared);
+    tcase_add_loop_test(t, words_of_transformers_5, 0, (int)COUNT(kept_by));
+    tcase_add_loop_test(t, says_it_differently, 0, (int)COUNT(said_twice));
     tcase_add_test(t, grok);
     tcase_add_test(t, without_mla);
     tcase_add_loop_test(t, refusal, 0, COUNT(refusals));

@@ -11,7 +11,7 @@
 
 #include "calc/json.h"
 
-enum { COLUMNS = 8, ROWS = 327 };
+enum { COLUMNS = 8, ROWS = 405 };
 enum { FILE_NAME, CLASS, PARAMETERS, TOWER, VERSION, READ_WITH, STORED, REMARK };
 
 static void split(char *line, char *col[COLUMNS])

@@ -97,6 +97,43 @@ START_TEST(options_in_man_page)
 }
 END_TEST
 
+/* And the other way around: what the man page calls an option (after Fl, until Ar, Cm or No) some command has. */
+START_TEST(man_page_in_options)
+{
+    enum { MOST = 1 << 18 };
+    char *man = file_text("docs/kvproof.1"), *helps = calloc(1, MOST), *line, *rest, arguments[64];
+    int options = 0;
+
+    for (int i = 0; i < N_COMMANDS; i++) {
+        char *help;
+
+        snprintf(arguments, sizeof(arguments), "%s --help", commands[i]);
+        help = output(arguments);
+        ck_assert(strlen(helps) + strlen(help) < MOST);
+        strcat(helps, help);
+        free(help);
+    }
+    for (line = strtok_r(man, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *end, *at = strstr(line, "Fl ");
+
+        for (char *word = at ? strtok_r(at + 3, " ", &end) : NULL; word; word = strtok_r(NULL, " ", &end)) {
+            char option[64];
+
+            if (strcmp(word, "Ar") == 0 || strcmp(word, "Cm") == 0 || strcmp(word, "No") == 0)
+                break;
+            if (!isalnum((unsigned char)word[strspn(word, "-")]))
+                continue;
+            snprintf(option, sizeof(option), "-%s", word);
+            ck_assert_msg(has_word(helps, option) || has_word(helps, word + 1), "%s is in the man page, and no command has it", option);
+            options++;
+        }
+    }
+    ck_assert_int_gt(options, 60);
+    free(helps);
+    free(man);
+}
+END_TEST
+
 /* Every path in backquotes below "## Files" is there; names without a folder follow one that has it. */
 static void files_exist(const char *name, const char *page)
 {
@@ -227,6 +264,7 @@ int main(void)
 
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, options_in_man_page, 0, N_COMMANDS);
+    tcase_add_test(tc, man_page_in_options);
     tcase_add_test(tc, serving_page);
     tcase_add_test(tc, technique_pages);
     tcase_add_test(tc, worked_numbers);

@@ -418,7 +418,7 @@ START_TEST(refusals)
         {{"kv:q8_0", KVP_F16, 1, 3, 9, 2, 1, 48, 1, {0}, 0}, KVP_EINPUT, "32"},
         {{"kv:int4", KVP_F16, 1, 3, 9, 2, 1, 48, 1, {0}, 0}, KVP_EINPUT, "64"},
         {{"kv:q8_0,scale=tensor", KVP_F16, 1, 3, 9, 2, 1, 32, 1, {0}, 0}, KVP_EINPUT, "scale"},
-        {{"kv h2o", KVP_F16, 1, 3, 9, 2, 1, 32, 1, {0}, 0}, KVP_ENOTSUP, "h2o"},
+        {{"kv duo", KVP_F16, 1, 3, 9, 2, 1, 32, 1, {0}, 0}, KVP_ENOTSUP, "duo"},
     };
     struct kvp_error e = {0};
     struct rig r;
@@ -428,6 +428,45 @@ START_TEST(refusals)
     ck_assert_msg(strstr(e.text, bad[_i].word), "'%s' does not say %s", e.text, bad[_i].word);
     ck_assert_ptr_null(r.cache);
     rig_close(&r);
+}
+END_TEST
+
+/* Encoded, a selection keeps what it would keep whole: the results differ by what rounding does to rows in [-1, 1), and do
+ * differ. Budgets that nothing exceeds where scores decide, since rounded ones may decide otherwise. */
+START_TEST(selections)
+{
+    static const struct {
+        const char *select, *kv;
+        float tolerance;
+    } stacks[] = {
+        {"streaming-llm:sink=3,recent=9", "kv:int8", 0.02f},   {"streaming-llm:sink=3,recent=9", "kv:int4,group=8", 0.3f},
+        {"streaming-llm:variant=factory,sink=3,recent=9", "kv:int8", 0.02f}, {"tova:64", "kv:int8", 0.02f}, {"tova:64", "kv:fp8", 0.15f},
+        {"h2o:heavy=30,recent=34", "kv:int8", 0.02f},          {"h2o:heavy=30,recent=34", "kv:int4,group=8", 0.3f},
+        {"h2o:variant=flexgen,heavy=30", "kv:int8", 0.02f},    {"quest:page=4,budget=64,dense=0", "kv:int8", 0.02f},
+        {"quest:page=4,budget=64,dense=0", "kv:fp8", 0.15f},
+    };
+    const int i = _i / RIG_BACKENDS;
+    const char *backend = rig_backends[_i % RIG_BACKENDS];
+    char both[128];
+    struct rig_case c = {.stack = stacks[i].select, .format = KVP_F32, .batch = 2, .prompt = 17, .context = 40, .heads = 4, .kv_heads = 2,
+                         .dim = 16, .layers = 2}, coded = c;
+    struct rig a, b;
+    float most = 0;
+
+    snprintf(both, sizeof(both), "%s %s", stacks[i].select, stacks[i].kv);
+    coded.stack = both;
+    rig_open(&a, &c, backend, false);
+    rig_open(&b, &coded, backend, false);
+    for (uint64_t tokens = c.prompt; a.seen < c.context; a.seen = b.seen += tokens, tokens = 1)
+        for (uint32_t l = 0; l < c.layers; l++) {
+            rig_layer(&a, l, tokens);
+            rig_layer(&b, l, tokens);
+            for (uint64_t j = 0; j < c.batch * tokens * c.heads * c.dim; j++)
+                most = fmaxf(most, fabsf(a.result[j] - b.result[j]));
+        }
+    ck_assert_msg(most > 1e-5f && most < stacks[i].tolerance, "%s on %s: off by %g", both, backend, (double)most);
+    rig_close(&a);
+    rig_close(&b);
 }
 END_TEST
 
@@ -447,6 +486,7 @@ int main(void)
     tcase_add_test(tc, no_poison);
     tcase_add_loop_test(tc, a_calibrated_scale_beats_one, 0, 2);
     tcase_add_loop_test(tc, finer_scales_beat_coarser, 0, 2);
+    tcase_add_loop_test(tc, selections, 0, 10 * RIG_BACKENDS);
     tcase_add_loop_test(tc, refusals, 0, 5);
     suite_add_tcase(s, tc);
     srunner_run_all(sr, CK_NORMAL);

@@ -77,7 +77,7 @@ struct cache_ops {
     bool any_attention;     /* takes layers that are more than softmax(q k) v over rows of their own (cache_is_plain) */
     bool (*takes)(const struct kvp_spec *s); /* (optional) is it the one for this variant of the technique? */
     bool raw;               /* q and k come before RoPE, and the cache turns them, by env->rope or by itself */
-    bool encodes;           /* SELECT: touches rows by cache_write and attn_decode alone, so `kv` may encode them */
+    bool encodes;           /* SELECT: touches rows by kernels that take them in any form, so `kv` may encode them */
     kvp_err (*open)(struct cache **out, const struct cache_env *env, struct kvp_error *e);
     void (*close)(struct cache *c); /* releases through the ledger; NULL is fine */
     /* Drop all tokens: a new run begins. Storage returns to what open() left. */

@@ -240,7 +240,8 @@ static kvp_err write_selected(struct cache *c, uint32_t layer, const struct cach
                                .src_tokens = x->tokens,
                                .src_stride = x->stride,
                                .index = all_of(&c->index),
-                               .index_stride = kept(c, x->tokens)};
+                               .index_stride = kept(c, x->tokens),
+                               .calibrate = true};
     struct kb_kv k, v;
 
     store_view(c->store, layer, &k, &v);
@@ -462,6 +463,7 @@ const struct cache_ops cache_h2o = {.name = "h2o",
                                     .axis = KVP_AXIS_SELECT,
                                     .params = "heavy recent heavy_ratio recent_ratio score_dtype variant",
                                     .takes = takes_variant,
+                                    .encodes = true,
                                     .open = h2o_open,
                                     .close = h2o_close,
                                     .reset = h2o_reset,

@@ -204,7 +204,7 @@ static kvp_err flexgen_prefill(struct cache *c, uint32_t layer, const struct cac
     KVP_TRY(attend_prompt(c->env, layer, x, cache_class(c->env, layer)->window, e));
     KVP_TRY(store_reserve(c->store, layer, size_min(x->tokens, 2 * c->heavy), e));
     KVP_TRY(select_slots(c, layer, x, e));
-    KVP_TRY(write(c, layer, x, (struct kb_cache_write){.count = n, .index = all_of(&c->index), .index_stride = n}, e));
+    KVP_TRY(write(c, layer, x, (struct kb_cache_write){.count = n, .index = all_of(&c->index), .index_stride = n, .calibrate = true}, e));
     c->look.used[layer] = n;
     return look_read(&c->look, layer, all_of(&c->index), n, e);
 }
@@ -275,6 +275,7 @@ const struct cache_ops cache_h2o_flexgen = {.name = "h2o",
                                             .axis = KVP_AXIS_SELECT,
                                             .params = "heavy recent heavy_ratio score_dtype variant",
                                             .takes = takes,
+                                            .encodes = true,
                                             .open = flexgen_open,
                                             .close = flexgen_close,
                                             .reset = flexgen_reset,

@@ -292,7 +292,7 @@ static kvp_err quest_poison(struct cache *c, uint64_t pos, bool *stored, struct 
     return look_poison(&c->look, pos, stored, e);
 }
 
-const struct cache_ops cache_quest = {.name = "quest", .axis = KVP_AXIS_SELECT, .params = "page budget dense", .open = quest_open,
+const struct cache_ops cache_quest = {.name = "quest", .axis = KVP_AXIS_SELECT, .params = "page budget dense", .encodes = true, .open = quest_open,
                                       .close = quest_close, .reset = quest_reset, .prefill = quest_prefill,
                                       .decode = quest_decode, .dump_kept = quest_dump_kept, .dump_cache = quest_dump_cache,
                                       .poison = quest_poison};

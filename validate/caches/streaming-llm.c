@@ -80,7 +80,7 @@ static kvp_err once_open(struct cache **out, const struct cache_env *env, struct
 }
 
 const struct cache_ops cache_streaming_llm_once = {.name = "streaming-llm", .axis = KVP_AXIS_SELECT, .params = PARAMS,
-                                                   .takes = is_one_choice, .open = once_open, PICKED_OPS};
+                                                   .takes = is_one_choice, .encodes = true, .open = once_open, PICKED_OPS};
 
 /* ---- official --------------------------------------------------------------------------------------- */
 
@@ -253,7 +253,7 @@ static kvp_err official_poison(struct cache *c, uint64_t pos, bool *stored, stru
 }
 
 const struct cache_ops cache_streaming_llm = {.name = "streaming-llm", .axis = KVP_AXIS_SELECT, .params = PARAMS,
-                                              .takes = is_official, .raw = true, .open = official_open,
+                                              .takes = is_official, .raw = true, .encodes = true, .open = official_open,
                                               .close = official_close, .reset = official_reset,
                                               .prefill = official_prefill, .decode = official_decode,
                                               .dump_kept = official_dump_kept, .dump_cache = official_dump_cache,

@@ -145,7 +145,8 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
 static kvp_err write_chosen(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     struct kb_cache_write w = {.batch = c->env->batch, .count = c->budget, .src_tokens = x->tokens, .src_stride = x->stride,
-                               .index = {c->index.buf, 0}, .index_stride = c->budget, .one_index = true};
+                               .index = {c->index.buf, 0}, .index_stride = c->budget, .one_index = true,
+                               .calibrate = true};
     struct kb_kv k, v;
 
     KVP_TRY(store_reserve(c->store, layer, c->budget, e));
@@ -260,6 +261,6 @@ static kvp_err tova_poison(struct cache *c, uint64_t pos, bool *stored, struct k
     return look_poison(&c->look, pos, stored, e);
 }
 
-const struct cache_ops cache_tova = {.name = "tova", .axis = KVP_AXIS_SELECT, .params = "budget", .open = tova_open,
+const struct cache_ops cache_tova = {.name = "tova", .axis = KVP_AXIS_SELECT, .params = "budget", .encodes = true, .open = tova_open,
                                      .close = tova_close, .reset = tova_reset, .prefill = tova_prefill, .decode = tova_decode,
                                      .dump_kept = tova_dump_kept, .dump_cache = tova_dump_cache, .poison = tova_poison};

@@ -471,9 +471,30 @@ static kvp_err check_factors(const struct eng *g, struct kvp_error *e)
     return g->coding.on ? kvp_fail(e, KVP_ENOTSUP, "lorc: the engine does not code factored weights yet") : KVP_OK;
 }
 
+static kvp_err open_device(struct eng *g, struct kvp_error *e)
+{
+    if (!g->o.shelf)
+        return g->o.backend->open(&g->dev, &g->o.device, e);
+    if (!shelf_serves(&g->stack))
+        shelf_clear(g->o.shelf);
+    return shelf_device(g->o.shelf, g->o.backend, &g->o.device, &g->dev, e);
+}
+
+static kvp_err open_weights(struct eng *g, struct kvp_error *e)
+{
+    const struct shelf_key key = {.m = g->given, .dir = g->o.weights_dir, .seed = g->o.seed, .format = g->coding.plain};
+    const bool shelved = g->o.shelf && shelf_serves(&g->stack);
+
+    if (!shelved || !shelf_take(g->o.shelf, &key, &g->w, &g->led))
+        KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
+    if (shelved)
+        g->shelved = key;
+    return KVP_OK;
+}
+
 static kvp_err open_all(struct eng *g, struct kvp_error *e)
 {
-    KVP_TRY(g->o.backend->open(&g->dev, &g->o.device, e));
+    KVP_TRY(open_device(g, e));
     g->led = (struct ledger){.be = g->o.backend, .dev = g->dev};
     KVP_TRY(find_widest(g, e));
     KVP_TRY(wt_coding_read(&g->coding, &g->stack, g->o.weights, e));
@@ -490,7 +511,7 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     KVP_TRY(open_rope(g, e));
     KVP_TRY(open_slopes(g, e));
     KVP_TRY(open_host(g, e));
-    KVP_TRY(weights_open(&g->w, &g->led, g->m, &g->coding, g->o.weights_dir, g->o.seed, e));
+    KVP_TRY(open_weights(g, e));
     return g->coding.method == WT_ROUND ? KVP_OK : calibrate(g, e);
 }
 
@@ -548,6 +569,7 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     g = calloc(1, sizeof(*g));
     if (!g)
         return kvp_fail(e, KVP_ENOMEM, "out of memory for the engine");
+    g->given = m;
     g->stack = *s;
     g->o = *o;
     rc = rewrite_model(&g->own, m, s, e);
@@ -586,8 +608,12 @@ void eng_close(struct eng *g)
         mixers_close(g);
         encdec_close(g);
         xc_close(g);
-        weights_close(&g->w);
-        g->o.backend->close(g->dev);
+        if (g->shelved.m)
+            shelf_put(g->o.shelf, &g->shelved, &g->w);
+        else
+            weights_close(&g->w);
+        if (!g->o.shelf)
+            g->o.backend->close(g->dev);
     }
     rewrite_free(&g->own);
     free(g->host_ids);

@@ -15,6 +15,7 @@
 struct eng; /* opaque */
 struct pool_seq;
 struct pool_shape;
+struct shelf;
 
 struct eng_options {
     const struct kb_backend *backend;
@@ -26,6 +27,7 @@ struct eng_options {
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
     bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
     const struct pool_shape *pool; /* serving (validate/caches/pool.h): passes by eng_pass alone, of any sequences; else NULL */
+    struct shelf *shelf;           /* where weights are found and left (validate/engine/shelf.h); NULL: they are this engine's own */
     bool trace;                    /* keep positions for eng_dump_kept (host memory, not in the ledger) */
 };
 

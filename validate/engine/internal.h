@@ -9,6 +9,7 @@
 #include "validate/engine/mixer.h"
 #include "validate/engine/passes.h"
 #include "validate/engine/rewrite.h"
+#include "validate/engine/shelf.h"
 #include "validate/engine/weights.h"
 
 enum {
@@ -24,6 +25,7 @@ struct widest {
 };
 
 struct eng {
+    const struct kvp_model *given; /* the caller's */
     const struct kvp_model *m; /* own.m: the stack has changed it */
     struct rewritten own;
     struct kvp_stack stack;
@@ -32,6 +34,7 @@ struct eng {
     struct ledger led;
     struct wt_coding coding;
     struct weights w;
+    struct shelf_key shelved; /* its m is NULL: the weights go when the engine does */
     const struct cache_ops *cache_ops;
     struct cache *cache;
     struct cache_env env;

@@ -205,7 +205,7 @@ kvp_err rewrite_model(struct rewritten *out, const struct kvp_model *m, const st
 {
     kvp_err rc;
 
-    *out = (struct rewritten){.before = m};
+    *out = (struct rewritten){0};
     rc = copy_layers(out, m, e);
     for (uint32_t i = 0; rc == KVP_OK && i < s->n; i++) {
         const int row = row_of(&s->spec[i]);

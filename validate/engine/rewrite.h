@@ -16,7 +16,6 @@ struct rewritten {
     uint32_t *class_of;
     uint32_t last_only_from; /* a prefill runs the layers from here on for each sequence's last token; m.layers: none */
     struct xc xc;                /* xc-cache: blocks beside the layers */
-    const struct kvp_model *before; /* the caller's */
 };
 
 /* The techniques on the MIXER, SHARE and RANK axes, applied to a copy of `m`. KVP_EINPUT: a parameter that does not suit

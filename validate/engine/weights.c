@@ -822,9 +822,26 @@ kvp_err weights_conditions(double *out, const struct kvp_model *m, const char *p
     return rc;
 }
 
+static uint64_t slots_of(const struct weights *w)
+{
+    return WT_LAYER_ROLES + (uint64_t)w->layers * (WT_ROLES - WT_LAYER_ROLES);
+}
+
+void weights_move(struct weights *w, struct ledger *to)
+{
+    const uint64_t n = slots_of(w);
+
+    for (uint64_t i = 0; i < n; i++)
+        led_move(w->led, to, &w->mem[i]);
+    for (uint64_t i = 0; i < n * WT_MATRICES; i++)
+        for (int p = 0; p < WT_PARTS; p++)
+            led_move(w->led, to, &w->coded[i].part[p]);
+    w->led = to;
+}
+
 void weights_close(struct weights *w)
 {
-    const uint64_t n = WT_LAYER_ROLES + (uint64_t)w->layers * (WT_ROLES - WT_LAYER_ROLES);
+    const uint64_t n = slots_of(w);
 
     for (uint64_t i = 0; w->mem && i < n; i++)
         led_free(w->led, &w->mem[i]);

@@ -108,6 +108,8 @@ struct weights {
 kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e);
 void weights_close(struct weights *w); /* zeroed is fine */
+/* Another ledger of the same device holds them from now on. */
+void weights_move(struct weights *w, struct ledger *to);
 
 /* For each layer the logarithm of W_k's condition number times W_v's, as the same model's weights have them before anything
  * is factored; 0 for layers without. Nothing is put on a device. */

@@ -329,7 +329,7 @@ static kvp_err encode(struct eng *g, const int32_t *ids, float *out, struct kvp_
     struct eng *enc;
     kvp_err rc;
 
-    KVP_TRY(eng_open(&enc, g->own.before, &dense, &o, e));
+    KVP_TRY(eng_open(&enc, g->given, &dense, &o, e));
     rc = eng_prefill(enc, ids, NULL, NULL, e);
     if (rc == KVP_OK)
         rc = norm(enc, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, rows, at(&enc->x, 0), enc->m->width, e);
