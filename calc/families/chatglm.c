@@ -71,14 +71,15 @@ static kvp_err chatglm_layers(struct kvp_reader *r)
 static kvp_err glm_layers(struct kvp_reader *r)
 {
     r->proto.o_bias = false; /* attention_bias is of q, k and v */
+    r->m->numbers.rope_neighbours = true;
+    r->m->numbers.norms_after = r->d->norms == 4;
     kvp_spread(r);
-    kvp_cannot_run(r->m, "only a part of each head is rotated");
-    return KVP_OK;
+    return kvp_rotary_absent(r, 0.5);
 }
 
 #define GLM                                                                                                   \
     .rules = {kvp_rules_llama, glm_rules}, LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 131072}, .bias = KVP_BIAS_ATTN, \
-    .layers = glm_layers
+    .layers = glm_layers, .partial_rotary = true
 
 const struct kvp_dialect family_chatglm[] = {
     {

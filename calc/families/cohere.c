@@ -19,7 +19,9 @@ static const struct kvp_rule cohere_rules[] = {
 
 static kvp_err cohere_layers(struct kvp_reader *r)
 {
-    kvp_cannot_run(r->m, "attention and feed-forward are parallel");
+    r->m->numbers.parallel = r->m->numbers.rope_neighbours = true;
+    r->m->numbers.logit_scale = 0.0625;
+    KVP_TRY(kvp_json_real(&r->j, "logit_scale", &r->m->numbers.logit_scale, NULL));
     KVP_TRY(kvp_read_flag(r, "use_qk_norm", &r->proto.qk_norm));
     r->proto.qk_norm_wide = r->proto.qk_norm; /* every head has weights of its own */
     kvp_spread(r);

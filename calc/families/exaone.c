@@ -35,6 +35,7 @@ static kvp_err exaone4_layers(struct kvp_reader *r)
     const bool types = kvp_json_get(&r->j, "layer_types") != NULL;
     const bool hybrid = kvp_json_get(&r->j, "sliding_window") != NULL;
 
+    r->m->numbers.norms_after = r->m->numbers.norms_only_after = true;
     for (uint32_t i = 0; i < r->m->layers; i++) {
         bool global = !r->layer[i].window;
 
@@ -65,7 +66,6 @@ const struct kvp_dialect family_exaone[] = {
         .architectures = {"Exaone4ForCausalLM", "Exaone4Model"},
         LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 2048},
         .bias = KVP_BIAS_NONE, .qk_norm = true, .window = KVP_WINDOW_EVERY, .layers = exaone4_layers,
-        .not_run = "norms follow the layer's parts",
     },
     {.model_type = {0}},
 };

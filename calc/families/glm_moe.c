@@ -5,7 +5,25 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/shared.h"
 #include "calc/families/vision.h"
+
+/* Glm4MoeTopkRouter: as DeepSeek-V3's. */
+static kvp_err read_route(struct kvp_reader *r)
+{
+    struct kvp_numbers *n = &r->m->numbers;
+    uint32_t groups = 1, kept = 1;
+
+    n->route = KVP_ROUTE_SIGMOID;
+    n->route_normalise = n->route_pairs = true;
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &n->route_normalise));
+    KVP_TRY(kvp_json_real(&r->j, "routed_scaling_factor", &n->route_scale, NULL));
+    KVP_TRY(kvp_read_count(r, "n_group", &groups));
+    KVP_TRY(kvp_read_count(r, "topk_group", &kept));
+    n->route_groups = groups > 1 ? groups : 0; /* of one group all may be chosen */
+    n->route_groups_kept = groups > 1 ? kept : 0;
+    return kvp_rotary_absent(r, 0.5);
+}
 
 static kvp_err layers(struct kvp_reader *r)
 {
@@ -21,6 +39,7 @@ static kvp_err layers(struct kvp_reader *r)
     KVP_TRY(moe_shared(r, &moe));
     KVP_TRY(moe_need_layout(r));
     moe.router_bias = true;
+    KVP_TRY(read_route(r));
     KVP_TRY(moe_layers(r, &moe));
     return moe_mtp(r, true);
 }
@@ -77,7 +96,7 @@ static kvp_err towers(struct kvp_reader *r)
     return tower_add(r, "merger.mlp", t.merger, t.out, 3);
 }
 
-#define GLM_MOE LLAMA_LIKE, .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 131072}, .bias = KVP_BIAS_ATTN, .layers = layers
+#define GLM_MOE LLAMA_LIKE, .absent = {[KVP_SIZE_KV_HEADS] = 8, [KVP_SIZE_POSITIONS] = 131072}, .bias = KVP_BIAS_ATTN, .layers = layers, .partial_rotary = true
 
 const struct kvp_dialect family_glm_moe[] = {
     {

@@ -3,6 +3,7 @@
  * huggingface/transformers; modeling_openpangu_dense.py beside openPangu-Embedded-7B; TeleChat3 in ml-explore/mlx-lm. */
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
+#include "calc/families/shared.h"
 
 static const struct kvp_rule smollm3_rules[] = {
     {"use_sliding_window", KVP_KEY_FALSE, "layers without rotation would slide"},
@@ -21,9 +22,15 @@ static const struct kvp_rule pangu_rules[] = {
     {0},
 };
 
-/* o_proj never has a bias. */
+static kvp_err granite_layers(struct kvp_reader *r)
+{
+    return kvp_read_multipliers(r);
+}
+
+/* o_proj never has a bias; rotation pairs neighbouring elements. */
 static kvp_err helium_layers(struct kvp_reader *r)
 {
+    r->m->numbers.rope_neighbours = true;
     for (uint32_t i = 0; i < r->m->layers; i++)
         r->layer[i].o_bias = false;
     return KVP_OK;
@@ -68,15 +75,14 @@ const struct kvp_dialect family_llama_kin[] = {
         .model_type = {"granite"},
         .rules = {kvp_rules_llama},
         .architectures = {"GraniteForCausalLM", "GraniteModel"},
-        LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .bias = KVP_BIAS_KEYS,
-        .not_run = "embedding, residual, attention and logit multipliers",
+        LLAMA_LIKE, .absent = {[KVP_SIZE_POSITIONS] = 2048}, .bias = KVP_BIAS_KEYS, .layers = granite_layers,
     },
     {
         .model_type = {"helium"},
         .rules = {kvp_rules_llama},
         .architectures = {"HeliumForCausalLM", "HeliumModel"},
         LLAMA_LIKE, .absent = {[KVP_SIZE_KV_HEADS] = 20, [KVP_SIZE_HEAD_DIM] = 128, [KVP_SIZE_POSITIONS] = 4096},
-        .bias = KVP_BIAS_KEYS, .layers = helium_layers, .not_run = "rotation pairs neighbouring elements",
+        .bias = KVP_BIAS_KEYS, .layers = helium_layers,
     },
     {
         .model_type = {"smollm3"},

@@ -4,6 +4,7 @@
 #include "calc/families/families.h"
 #include "calc/families/llama_like.h"
 #include "calc/families/moe.h"
+#include "calc/families/shared.h"
 
 static kvp_err every_layer(struct kvp_reader *r)
 {
@@ -33,7 +34,8 @@ static kvp_err granite_layers(struct kvp_reader *r)
 
     KVP_TRY(moe_read(r, &moe));
     KVP_TRY(kvp_read_count(r, "shared_intermediate_size", &moe.shared_width));
-    snprintf(r->m->not_run, sizeof(r->m->not_run), "embedding, residual and logits are scaled");
+    r->m->numbers.route = KVP_ROUTE_CHOSEN;
+    KVP_TRY(kvp_read_multipliers(r));
     return moe_layers(r, &moe);
 }
 
@@ -41,6 +43,10 @@ static kvp_err olmoe_layers(struct kvp_reader *r)
 {
     for (uint32_t i = 0; i < r->m->layers; i++)
         r->layer[i].qk_norm_wide = true;
+    r->m->numbers.route = KVP_ROUTE_SOFTMAX;
+    KVP_TRY(kvp_read_flag(r, "norm_topk_prob", &r->m->numbers.route_normalise));
+    if (kvp_json_get(&r->j, "clip_qkv"))
+        kvp_cannot_run(r->m, "q, k and v are clipped");
     return every_layer(r);
 }
 

@@ -12,7 +12,10 @@ static const struct kvp_rule olmo_rules[] = {
 static kvp_err olmo_layers(struct kvp_reader *r)
 {
     r->m->norm_vectors = 0;
-    kvp_cannot_run(r->m, "norms without weights");
+    r->m->norm = KVP_NORM_LAYER;
+    r->m->norm_eps = 1e-5; /* whatever the config says */
+    if (kvp_json_get(&r->j, "clip_qkv"))
+        kvp_cannot_run(r->m, "q, k and v are clipped");
     return KVP_OK;
 }
 
@@ -20,7 +23,7 @@ static kvp_err olmo2_layers(struct kvp_reader *r)
 {
     r->proto.qk_norm = r->proto.qk_norm_wide = true;
     kvp_spread(r);
-    kvp_cannot_run(r->m, "norms after the blocks");
+    r->m->numbers.norms_after = r->m->numbers.norms_only_after = true;
     return KVP_OK;
 }
 

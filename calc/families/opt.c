@@ -38,7 +38,8 @@ static kvp_err opt_layers(struct kvp_reader *r)
     r->m->position_rows = r->m->max_positions + 2;
     r->proto.qkv_bias = r->proto.o_bias = r->proto.ffn_bias = bias;
     kvp_spread(r);
-    kvp_cannot_run(r->m, "its learned positions start at row 2");
+    if (!before)
+        kvp_cannot_run(r->m, "norms follow the layer's parts");
     return read_projections(r);
 }
 

@@ -4,6 +4,7 @@
 #include "calc/families/families.h"
 #include "calc/families/hybrid.h"
 #include "calc/families/llama_like.h"
+#include "calc/families/shared.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -173,14 +174,12 @@ static kvp_err read_tower(struct kvp_reader *r)
 }
 
 /* Norms of 1 + weight, a quarter of a head rotates unless the config says another part, experts by the softmax of all. */
-static kvp_err read_numbers(const struct kvp_reader *r)
+static kvp_err read_numbers(struct kvp_reader *r)
 {
-    const json_t *rope = json_object_get(r->j.object, "rope_parameters");
     struct kvp_numbers *n = &r->m->numbers;
 
     n->norm_add_one = true;
-    if (!json_object_get(r->j.object, "partial_rotary_factor") && !json_object_get(rope, "partial_rotary_factor"))
-        n->rotary_part = 0.25;
+    KVP_TRY(kvp_rotary_absent(r, 0.25));
     n->route = KVP_ROUTE_SOFTMAX;
     n->route_normalise = true;
     return kvp_read_flag(r, "norm_topk_prob", &n->route_normalise);

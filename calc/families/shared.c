@@ -72,3 +72,31 @@ kvp_err kvp_set_encoder(struct kvp_reader *r, uint32_t count, const struct kvp_l
     r->m->encoders = 1;
     return KVP_OK;
 }
+
+kvp_err kvp_read_multipliers(struct kvp_reader *r)
+{
+    struct kvp_numbers *n = &r->m->numbers;
+    double divide = 1;
+
+    n->embed_scale = n->residual_scale = n->score_scale = 1;
+    KVP_TRY(kvp_json_real(&r->j, "embedding_multiplier", &n->embed_scale, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "residual_multiplier", &n->residual_scale, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "attention_multiplier", &n->score_scale, NULL));
+    KVP_TRY(kvp_json_real(&r->j, "logits_scaling", &divide, NULL));
+    if (divide <= 0 || n->embed_scale <= 0 || n->residual_scale <= 0 || n->score_scale <= 0)
+        kvp_cannot_run(r->m, "a multiplier is not above 0");
+    n->logit_scale = divide > 0 ? 1 / divide : 0;
+    return KVP_OK;
+}
+
+kvp_err kvp_rotary_absent(struct kvp_reader *r, double part)
+{
+    static const char *const keys[] = {"rope_parameters", "rope_scaling"};
+    bool said = json_object_get(r->j.object, "partial_rotary_factor") != NULL;
+
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+        said = said || json_object_get(json_object_get(r->j.object, keys[i]), "partial_rotary_factor");
+    if (!said)
+        r->m->numbers.rotary_part = part;
+    return KVP_OK;
+}

@@ -15,4 +15,11 @@ void kvp_spread(struct kvp_reader *r);
 /* An encoder of `count` layers like *c. */
 kvp_err kvp_set_encoder(struct kvp_reader *r, uint32_t count, const struct kvp_layer_class *c);
 
+/* Granite's multipliers, none of which is a size: of the embedding, of what is added to the residual, of scores, and what logits
+ * are divided by. */
+kvp_err kvp_read_multipliers(struct kvp_reader *r);
+
+/* The share of a head that rotates where the config does not say one. */
+kvp_err kvp_rotary_absent(struct kvp_reader *r, double part);
+
 #endif

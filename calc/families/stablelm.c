@@ -39,8 +39,8 @@ static kvp_err stablelm_layers(struct kvp_reader *r)
 
 static kvp_err nemotron_layers(struct kvp_reader *r)
 {
-    kvp_cannot_run(r->m, "its norms add one to their weight");
-    return KVP_OK;
+    r->m->numbers.norm_add_one = true;
+    return kvp_rotary_absent(r, 0.5);
 }
 
 const struct kvp_dialect family_stablelm[] = {
@@ -56,6 +56,7 @@ const struct kvp_dialect family_stablelm[] = {
         .rules = {nemotron_rules, kvp_rules_layer_norm}, .key = LLAMA_KEYS, .absent = {[KVP_SIZE_POSITIONS] = 4096},
         .act_key = "hidden_act", .act = "relu2", .eps_key = "norm_eps", .eps = 1e-5, .norm = KVP_NORM_LAYER,
         .position = KVP_POS_ROPE, .ffn = KVP_FFN_PLAIN, .bias = KVP_BIAS_KEYS, .layers = nemotron_layers,
+        .partial_rotary = true,
     },
     {.model_type = {0}},
 };

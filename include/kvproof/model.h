@@ -135,6 +135,8 @@ struct kvp_numbers {
     bool route_first;     /* what an expert counts multiplies its input, not its output (Llama 4) */
     bool norms_last;      /* a norm stands behind each half and its residual, none before it (BART) */
     bool norms_after;     /* with 4 norms: attention's and the feed-forward's output have one each (Gemma 2) */
+    bool norms_only_after; /* with norms_after and 2 norms: the halves read the residual as it is (OLMo 2) */
+    double residual_scale, logit_scale; /* what the halves' outputs, and the logits, are multiplied by; 0: 1 */
     double score_cap, logit_cap; /* cap * tanh(x / cap) */
     double score_scale;   /* what q.k is multiplied by; 0: 1 / sqrt(head_dim) */
     double window_theta;  /* layers with a window rotate by this base, without scaling; 0: as the others */

@@ -149,6 +149,8 @@ kvp_err cpu_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
 
 static void limited_row(const struct kb_act *a, const float *in, float *out)
 {
+    for (uint32_t i = 0; a->kind == KB_ACT_SCALE && i < a->width; i++)
+        out[i] = a->alpha * in[i];
     for (uint32_t i = 0; a->kind == KB_ACT_SOFTCAP && i < a->width; i++)
         out[i] = a->limit * tanhf(in[i] / a->limit);
     for (uint32_t i = 0; a->kind == KB_ACT_SWIGLU_CLAMPED && i < a->width; i++) {

@@ -9,10 +9,11 @@ extern "C" {
 #endif
 
 /* SWIGLU_CLAMPED (gpt-oss): gated, and rows of in are gate, up, gate, up, ...: with g = min(gate, limit) and u = up held
- * to +-limit, out = (u + 1) * g / (1 + exp(-alpha g)). SOFTCAP: not gated, out = limit * tanh(x / limit). */
+ * to +-limit, out = (u + 1) * g / (1 + exp(-alpha g)). SOFTCAP: not gated, out = limit * tanh(x / limit). SCALE: not gated,
+ * out = alpha * x. */
 enum kb_act_kind {
     KB_ACT_SILU, KB_ACT_GELU_TANH, KB_ACT_GELU, KB_ACT_RELU, KB_ACT_RELU2, KB_ACT_TANH, KB_ACT_SIGMOID,
-    KB_ACT_SWIGLU_CLAMPED, KB_ACT_SOFTCAP
+    KB_ACT_SWIGLU_CLAMPED, KB_ACT_SOFTCAP, KB_ACT_SCALE
 };
 struct kb_act {
     uint64_t rows;

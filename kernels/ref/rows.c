@@ -186,7 +186,9 @@ static kvp_err limited(const struct kb_act *a)
         float *out = (float *)kb_at(a->out) + n * a->out_stride;
 
         for (uint32_t i = 0; i < a->width; i++) {
-            if (a->kind == KB_ACT_SOFTCAP) {
+            if (a->kind == KB_ACT_SCALE) {
+                out[i] = (float)((double)a->alpha * (double)in[i]);
+            } else if (a->kind == KB_ACT_SOFTCAP) {
                 out[i] = (float)((double)a->limit * tanh((double)in[i] / (double)a->limit));
             } else {
                 const double gate = fmin((double)in[2 * i], (double)a->limit);

@@ -101,7 +101,7 @@ static const struct {
 } texts[] = {
     /* techniques.md 5.1 */
     {"{\"model_type\":\"opt\",\"vocab_size\":50272,\"hidden_size\":4096,\"num_hidden_layers\":32,\"num_attention_heads\":32,"
-     "\"ffn_dim\":16384,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":4096}", 6658473984, false},
+     "\"ffn_dim\":16384,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":4096}", 6658473984, true},
     /* OPT-350M: embedded in 512, two projections, no last norm */
     {"{\"model_type\":\"opt\",\"vocab_size\":50272,\"hidden_size\":1024,\"num_hidden_layers\":24,\"num_attention_heads\":16,"
      "\"ffn_dim\":4096,\"max_position_embeddings\":2048,\"word_embed_proj_dim\":512,\"do_layer_norm_before\":false}",

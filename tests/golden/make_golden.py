@@ -150,6 +150,83 @@ MODELS = {
         attn_temperature_tuning=True, floor_scale=8, attn_scale=0.3, tie_word_embeddings=False,
         rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
                          "high_freq_factor": 1.0, "original_max_position_embeddings": 128})),
+    # Multipliers of the embedding, of what is added to the residual, of scores and of logits.
+    "granite": ("Granite", 26, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, embedding_multiplier=1.5, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=3.0,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # And experts, whose weights are the softmax of the chosen logits, gate and up in one matrix.
+    "granitemoe": ("GraniteMoe", 27, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=1.5, residual_multiplier=0.4,
+        attention_multiplier=0.2, logits_scaling=3.0, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # Side by side behind one norm without bias, neighbours rotate, logits are scaled; then with layers that slide and rotate, and
+    # one in three that does neither.
+    "cohere": ("Cohere", 28, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, logit_scale=0.25, use_qk_norm=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    "cohere2": ("Cohere2", 29, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=3, logit_scale=0.25, sliding_window=9, pad_token_id=0,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    "helium": ("Helium", 30, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, head_dim=8, tie_word_embeddings=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # One layer of two does not rotate.
+    "smollm3": ("SmolLM3", 31, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, no_rope_layers=[1, 0], pad_token_id=0, use_sliding_window=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # Neighbours rotate in half of a head, gate and up in one matrix, biases on q, k and v; then norms behind the halves too.
+    "glm": ("Glm", 32, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, head_dim=16, attention_bias=True, tie_word_embeddings=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})),
+    "glm4": ("Glm4", 33, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, head_dim=16, attention_bias=True, tie_word_embeddings=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})),
+    # DeepSeek-V3's experts behind plain attention with norms on q and k.
+    "glm4-moe": ("Glm4Moe", 34, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, head_dim=16, attention_bias=True, use_qk_norm=True, n_routed_experts=8, n_shared_experts=1,
+        num_experts_per_tok=3, moe_intermediate_size=12, n_group=1, topk_group=1, first_k_dense_replace=1, routed_scaling_factor=1.5,
+        norm_topk_prob=True, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})),
+    # LayerNorms of 1 + weight, relu^2, half of a head rotates.
+    "nemotron": ("Nemotron", 35, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, head_dim=8, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})),
+    # LayerNorms without weights.
+    "olmo": ("Olmo", 36, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, tie_word_embeddings=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # Norms only behind the halves, one norm over all heads of q and one over all of k; then with layers that slide.
+    "olmo2": ("Olmo2", 37, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, tie_word_embeddings=False, pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    "olmo3": ("Olmo3", 38, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=3, tie_word_embeddings=False, pad_token_id=0, sliding_window=9,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={"full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 8.0, "beta_slow": 1.0,
+                                            "original_max_position_embeddings": 64},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})),
+    "olmoe": ("Olmoe", 39, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, intermediate_size=12, num_experts=6, num_experts_per_tok=3, norm_topk_prob=False,
+        tie_word_embeddings=False, pad_token_id=0, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # Norms behind the halves, a norm a head on q and k; of layers that slide and those that see all, only the former rotate.
+    "exaone4": ("Exaone4", 40, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=3, head_dim=16, tie_word_embeddings=False, sliding_window=9, sliding_window_pattern=3,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], pad_token_id=0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0})),
+    # Learned positions from row 2 on, relu.
+    "opt": ("OPT", 41, 40, dict(
+        vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=40, max_position_embeddings=64,
+        word_embed_proj_dim=32, do_layer_norm_before=True, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # One KV head behind all of q in one matrix; and as many as query heads, by head.
+    "bigcode-mqa": ("GPTBigCode", 42, 40, dict(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64, multi_query=True, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    "bigcode-mha": ("GPTBigCode", 43, 40, dict(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64, multi_query=False, pad_token_id=0, bos_token_id=0, eos_token_id=1)),
+    # A shared expert that counts by a gate.
+    "qwen2-moe": ("Qwen2Moe", 44, 40, dict(
+        LLAMA_LIKE, num_hidden_layers=2, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12, shared_expert_intermediate_size=20,
+        norm_topk_prob=False, mlp_only_layers=[0], decoder_sparse_step=1, use_sliding_window=False, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0})),
 }
 CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}  # where it is not FAMILYConfig
 

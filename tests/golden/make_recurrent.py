@@ -73,6 +73,13 @@ TRANSFORMERS = {
         num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=20, mlp_only_layers=[0],
         decoder_sparse_step=1, norm_topk_prob=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25})),
+    # The same with its projections apart, and no experts.
+    "qwen3-5": ("Qwen3_5", 18, dict(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=256, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12, linear_conv_kernel_dim=4,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25, "mrope_section": [1, 1, 0]})),
     "rwkv4": ("Rwkv", 9, dict(
         vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32, intermediate_size=72, num_hidden_layers=3,
         context_length=64, rescale_every=0, bos_token_id=0, eos_token_id=1)),
@@ -165,7 +172,7 @@ def against_package(model, ids, logits):
 def make_transformers(name, have):
     family, seed, sizes = TRANSFORMERS[name]
     generator = torch.Generator().manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**sizes)
+    config = getattr(transformers, f"{family}TextConfig" if family == "Qwen3_5" else f"{family}Config")(**sizes)
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     for key, p in model.named_parameters():
         p.data = draw(key, p.shape, generator)

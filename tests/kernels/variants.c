@@ -344,8 +344,9 @@ END_TEST
 START_TEST(act_cpu)
 {
     static const struct kit_out outs[] = {KIT_OUT(kb_act, out, KVP_F32, 2e-6, false)};
+    static const enum kb_act_kind kinds[] = {KB_ACT_SWIGLU_CLAMPED, KB_ACT_SOFTCAP, KB_ACT_SCALE};
     const bool gated = _i == 0;
-    struct kb_act a = {.rows = 9, .width = 37, .gated = gated, .kind = gated ? KB_ACT_SWIGLU_CLAMPED : KB_ACT_SOFTCAP,
+    struct kb_act a = {.rows = 9, .width = 37, .gated = gated, .kind = kinds[_i],
                        .alpha = 1.702f, .limit = gated ? 2 : 5, .in_stride = 80, .out_stride = 41};
 
     ck_assert(kb_ref.supports(kit_ref, KB_ACT, &a));
@@ -458,7 +459,7 @@ int main(void)
     tcase_add_loop_test(t, norm_cpu, 0, 3);
     tcase_add_test(t, norm_by_hand);
     tcase_add_test(t, bare_rows);
-    tcase_add_loop_test(t, act_cpu, 0, 2);
+    tcase_add_loop_test(t, act_cpu, 0, 3);
     tcase_add_test(t, swiglu_by_hand);
     tcase_add_loop_test(t, rope_cpu, 0, 8);
     tcase_add_test(t, rope_laws);

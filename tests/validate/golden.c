@@ -190,7 +190,9 @@ START_TEST(every_dialect_has_a_golden)
     static const char *const dialects[] = {"gpt2",    "llama",     "mistral", "qwen2",  "qwen3",       "mixtral",
                                            "qwen3_moe", "gemma", "gemma2",  "gemma3_text", "gpt_oss", "deepseek_v2", "deepseek_v3",
                                            "gpt_neox",  "gptj",  "phi",     "phi3",        "falcon",  "stablelm",    "starcoder2",
-                                           "bloom",     "mpt",   "llama4_text", "mamba", "mamba2", "jamba", "nemotron_h", "qwen3_next", "rwkv",
+                                           "bloom",     "mpt",   "llama4_text", "granite", "granitemoe", "cohere", "cohere2", "helium", "smollm3", "glm",
+                                           "glm4",  "glm4_moe",  "nemotron", "olmo",  "olmo2", "olmo3", "olmoe", "exaone4", "opt", "gpt_bigcode",
+                                           "qwen2_moe", "qwen3_5_text", "mamba", "mamba2", "jamba", "nemotron_h", "qwen3_next", "rwkv",
                                            "rwkv5", "rwkv6",     "rwkv7", "bart"};
 
     for (size_t d = 0; d < sizeof(dialects) / sizeof(dialects[0]); d++) {

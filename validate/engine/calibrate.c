@@ -20,13 +20,14 @@ struct station {
 
 /* ---- the norm before ------------------------------------------------------------------------------ */
 
-/* The norm whose output is this role's input and nobody else's: one that both halves read is none. */
+/* The norm with weights whose output is this role's input and nobody else's: one that both halves read is none. */
 static bool norm_of(const struct station *s, enum wt_role *norm)
 {
     const struct kvp_model *m = s->to->m;
 
     *norm = s->role == WT_QKV ? WT_ATTN_NORM : WT_MLP_NORM;
-    return (s->role == WT_QKV || s->role == WT_UP) && !(m->numbers.parallel && m->cls[m->class_of[s->layer]].norms == 1);
+    return (s->role == WT_QKV || s->role == WT_UP) && m->norm_vectors && !m->numbers.norms_only_after &&
+           !(m->numbers.parallel && m->cls[m->class_of[s->layer]].norms == 1);
 }
 
 /* `base` + the vector is what is divided. */

@@ -3,6 +3,7 @@
 #include "kernels/host.h"
 #include "kernels/written.h"
 #include "validate/caches/layout.h"
+#include "validate/caches/lots.h"
 #include "validate/caches/pool.h"
 #include "validate/engine/encdec.h"
 #include "validate/engine/parts.h"
@@ -286,7 +287,7 @@ static bool runs_norms(const struct kvp_model *m, const struct kvp_layer_class *
 
     if (m->numbers.parallel)
         return halves == 2 && (c->norms == 1 || c->norms == 2);
-    return halves && c->norms == (m->numbers.norms_after ? 2 : 1) * halves;
+    return halves && c->norms == (m->numbers.norms_after && !m->numbers.norms_only_after ? 2 : 1) * halves;
 }
 
 static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *c)
@@ -300,7 +301,8 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     memcpy(&left, c, sizeof(left));
     if ((mixes && c->mixer != KVP_MIX_ATTENTION && c->mixer != KVP_MIX_MLA) || c->ffn == KVP_FFN_RWKV || !runs_norms(m, c) ||
         (c->mixer != KVP_MIX_MLA && c->v_head_dim != c->head_dim) || !eng_runs_ffn(m, c) ||
-        (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
+        (c->qk_norm && m->norm == KVP_NORM_LAYER) || /* a LayerNorm a head */
+        (m->numbers.residual_scale > 0 && (c->o_bias || c->ffn_bias)) || (c->experts && (m->numbers.norms_after || m->numbers.parallel)) || (c->gated_q && c->qkv_bias))
         return false;
     left.q_rank = left.kv_rank = left.nope_dim = left.rope_dim = 0;
     left.experts = left.experts_per_token = left.expert_width = left.shared_width = 0;
@@ -311,7 +313,7 @@ static bool runs_layer(const struct kvp_model *m, const struct kvp_layer_class *
     left.ffn = KVP_FFN_NONE;
     left.act = KVP_ACT_SILU;
     left.fused_qkv = left.fused_gate_up = false; /* how a checkpoint stores them */
-    left.qkv_bias = left.o_bias = left.qk_norm = left.ffn_bias = left.no_kv = false;
+    left.qkv_bias = left.o_bias = left.qk_norm = left.qk_norm_wide = left.ffn_bias = left.no_kv = false;
     left.low_k = left.low_v = 0;
     left.absorb_k = left.absorb_v = false;
     return memcmp(&left, &none, sizeof(none)) == 0;
@@ -321,13 +323,13 @@ static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e
 {
     const uint32_t norm = m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0 ? 1 : rec_has_pre_norm(m);
     const uint32_t once = m->head_rows + m->encoders + (m->extra[norm].name != NULL) + m->no_final_norm + m->no_head +
-                          (m->position_rows != 0) + (m->quant.format != KVP_WF_PLAIN);
+                          (m->position_rows && m->position != KVP_POS_LEARNED) + (m->quant.format != KVP_WF_PLAIN);
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
     if (m->encoders)
         return encdec_check(m, e);
-    if (once || m->norm_vectors == 0 || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
+    if (once || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
         if (!runs_layer(m, &m->cls[c]))
@@ -390,8 +392,25 @@ static bool turns_plainly(const struct kvp_model *m)
 {
     const struct kvp_numbers *n = &m->numbers;
 
+    for (uint32_t i = 0; i < m->classes; i++)
+        if (m->cls[i].no_rope)
+            return false;
     return !n->rope_neighbours && !(n->rotary_part > 0) && !(n->window_theta > 0) && !n->norm_qk_after && !(n->warm_every > 0) &&
            m->rope_scaling != KVP_ROPE_YARN;
+}
+
+/* Whole prompts, fewer side by side than there are, and a cache or a kind of attention that takes no pieces: each lot has a
+ * cache of its own. */
+static bool needs_lots(const struct eng *g)
+{
+    const struct passes *p = &g->passes;
+    bool pieces = g->cache_ops->extend && g->own.last_only_from >= g->m->layers;
+
+    if (g->o.pool || p->chunk < g->o.prompt || p->hit || p->width >= g->o.batch)
+        return false;
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        pieces = pieces && (g->m->cls[i].mixer == KVP_MIX_NONE || cache_is_softmax(g->m, &g->m->cls[i]));
+    return !pieces;
 }
 
 /* What goes on from where a pass left it: rows that a cache can extend. */
@@ -399,7 +418,7 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
 
-    if (g->o.pool || passes_one(p, g->o.batch, g->o.prompt))
+    if (g->o.pool || g->env.lot || passes_one(p, g->o.batch, g->o.prompt))
         return KVP_OK;
     if (!g->cache_ops->extend)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
@@ -434,6 +453,11 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
         g->cache_ops = &cache_pool;
     else
         KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    if (needs_lots(g)) {
+        g->env.lot = g->passes.width;
+        g->lots_ops = lots_of(g->cache_ops);
+        g->cache_ops = &g->lots_ops;
+    }
     KVP_TRY(check_passes(g, e));
     if (g->cache_ops->raw && !turns_plainly(g->m))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with %s's kind of rotation yet", g->cache_ops->name, g->m->name);
@@ -632,8 +656,8 @@ static kvp_err check_tokens(const struct eng *g, const int32_t *tokens, uint64_t
     return KVP_OK;
 }
 
-/* Rows of a table of learned positions that no position reads: BART begins behind two. */
-static uint64_t skipped_rows(const struct kvp_model *m)
+/* Of the table of learned positions (OPT, BART: 2). */
+static uint64_t first_row(const struct kvp_model *m)
 {
     return m->position == KVP_POS_LEARNED && m->position_rows ? m->position_rows - m->max_positions : 0;
 }
@@ -641,7 +665,7 @@ static uint64_t skipped_rows(const struct kvp_model *m)
 kvp_err eng_upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e)
 {
     const struct kb_backend *be = g->o.backend;
-    const uint64_t bytes = p->rows * sizeof(int32_t), first = p->position + skipped_rows(g->m);
+    const uint64_t bytes = p->rows * sizeof(int32_t), first = p->position + first_row(g->m);
 
     for (uint64_t i = 0; i < p->rows; i++)
         g->host_ids[i] = (int32_t)(first + i % p->tokens);
@@ -684,15 +708,15 @@ static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first,
                            float *last, struct kvp_error *e)
 {
     const uint64_t prompt = g->o.prompt;
-    struct pass p = {.extend = true, .first = first, .batch = batch};
 
-    for (uint64_t at = from; at < to; at += p.tokens) {
-        p.tokens = smaller(g->passes.chunk, to - at);
-        p.rows = batch * p.tokens;
-        p.position = at;
+    for (uint64_t at = from, n; at < to; at += n) {
+        struct pass p = {.extend = !g->env.lot, .prefill = g->env.lot > 0, .first = first, .batch = batch, .position = at};
+
+        p.tokens = n = smaller(g->passes.chunk, to - at);
+        p.rows = batch * n;
         for (uint64_t b = 0; b < batch; b++)
-            memcpy(g->host_tokens + b * p.tokens, tokens + (first + b) * prompt + at, p.tokens * sizeof(*tokens));
-        KVP_TRY(forward(g, &p, g->host_tokens, all, last, at + p.tokens == prompt, e));
+            memcpy(g->host_tokens + b * n, tokens + (first + b) * prompt + at, n * sizeof(*tokens));
+        KVP_TRY(forward(g, &p, g->host_tokens, all, last, at + n == prompt, e));
     }
     return KVP_OK;
 }
@@ -778,7 +802,7 @@ static kvp_err upload_ragged(struct eng *g, const struct pool_seq *seq, uint64_t
 
     for (uint64_t s = 0; s < n; s++)
         for (uint64_t i = 0; i < seq[s].rows; i++)
-            *at++ = (int32_t)(seq[s].before + i);
+            *at++ = (int32_t)(seq[s].before + i + first_row(g->m));
     KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, rows * sizeof(int32_t), e));
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, rows * sizeof(int32_t), e);
 }

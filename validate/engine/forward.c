@@ -25,12 +25,14 @@ static kvp_err qk_norm(struct eng *g, uint32_t layer, const struct heads *h, uin
 {
     const struct {
         enum wt_role role;
-        uint32_t groups;
+        uint32_t heads;
         uint64_t first;
     } parts[] = {{WT_Q_NORM, h->c->heads, 0}, {WT_K_NORM, h->c->kv_heads, h->k}};
+    const bool wide = h->c->qk_norm_wide;
 
     for (size_t i = h->has_q ? 0 : 1; i < (h->has_kv ? 2 : 1); i++) {
-        const struct kb_norm a = {.rows = rows, .groups = parts[i].groups, .width = h->c->head_dim,
+        const struct kb_norm a = {.rows = rows, .groups = wide ? 1 : parts[i].heads,
+                                  .width = wide ? parts[i].heads * h->c->head_dim : h->c->head_dim,
                                   .in_stride = h->stride, .out_stride = h->stride, .eps = g->m->norm_eps, .add_one = g->m->numbers.norm_add_one,
                                   .format = g->w.coding.vectors, .weight = weight(g, parts[i].role, layer),
                                   .in = at(&g->qkv, parts[i].first), .out = at(&g->qkv, parts[i].first)};
@@ -66,9 +68,9 @@ static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct 
 kvp_err eng_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     struct eng *g = self;
-    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+    const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
 
-    return rope(g, &h, g->o.batch * x->tokens, e);
+    return eng_turn(g, c, x->batch * x->tokens, x->q, x->stride, c->heads + c->kv_heads, c->head_dim, e); /* k follows q */
 }
 
 static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
@@ -106,6 +108,14 @@ static kvp_err warm_q(struct eng *g, const struct heads *h, uint64_t rows, struc
                               .warm_by = (float)g->m->numbers.warm_by};
 
     return eng_run(g, KVP_OP_QK_NORM, KB_ROPE, &a, e);
+}
+
+kvp_err eng_scale(struct eng *g, enum kvp_op op, struct kb_span x, uint64_t rows, uint32_t width, uint64_t stride, double by, struct kvp_error *e)
+{
+    const struct kb_act a = {.rows = rows, .width = width, .kind = KB_ACT_SCALE, .alpha = (float)by, .in_stride = stride, .out_stride = stride,
+                             .in = x, .out = x};
+
+    return by > 0 && by != 1 ? eng_run(g, op, KB_ACT, &a, e) : KVP_OK;
 }
 
 /* q, k and v of every row, or the part of them that h says, normed and rotated, in g->qkv. */
@@ -182,6 +192,7 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
         return KVP_OK;
     if (h->c->gated_q)
         KVP_TRY(gate_output(g, layer, p, h, e));
+    KVP_TRY(eng_scale(g, KVP_OP_O_PROJ, at(&g->out, 0), p->rows, outs, outs, g->m->numbers.residual_scale, e));
     if (g->m->numbers.norms_after) {
         o.out = at(&g->h, 0);
         o.residual = false;
@@ -212,7 +223,7 @@ static kvp_err keep_last_rows(struct eng *g, const struct pass *p, struct kvp_er
     } rows[] = {{g->x.buf, g->m->width * sizeof(float)}, {g->positions.buf, sizeof(int32_t)}};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        for (uint64_t b = 0; b < g->o.batch && p->tokens > 1; b++)
+        for (uint64_t b = 0; b < p->batch && p->tokens > 1; b++)
             KVP_TRY(g->o.backend->copy(g->dev, (struct kb_span){rows[i].buf, b * rows[i].bytes},
                                        (struct kb_span){rows[i].buf, ((b + 1) * p->tokens - 1) * rows[i].bytes}, rows[i].bytes, e));
     return KVP_OK;
@@ -227,7 +238,7 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
     h.has_q = false;
     KVP_TRY(attention_with(g, layer, p, &h, e));
     KVP_TRY(keep_last_rows(g, p, e));
-    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .batch = g->o.batch, .position = p->position + p->tokens - 1};
+    *p = (struct pass){.tokens = 1, .rows = p->batch, .first = p->first, .batch = p->batch, .position = p->position + p->tokens - 1};
     h.has_q = true;
     h.has_kv = false;
     return attention_with(g, layer, p, &h, e);
@@ -258,6 +269,7 @@ static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t 
         return eng_experts(g, layer, first, rows, e);
     KVP_TRY(eng_linear(g, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
+    KVP_TRY(eng_scale(g, KVP_OP_MLP_ACT, at(&g->mlp, 0), rows, c->ffn_width, wide, g->m->numbers.residual_scale, e));
     KVP_TRY(eng_linear(g, &down, e));
     return after ? norm_after(g, KVP_OP_MLP_NORM, WT_POST_MLP_NORM, layer, first, rows, e)
                  : eng_norm_last(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, first, rows, e);
@@ -363,6 +375,7 @@ static kvp_err head_rows(struct eng *g, uint64_t first, uint64_t rows, float *ho
                                .in = at(&g->logits, 0), .out = at(&g->logits, 0), .limit = (float)g->m->numbers.logit_cap};
 
     KVP_TRY(eng_linear(g, &l, e));
+    KVP_TRY(eng_scale(g, KVP_OP_HEAD, at(&g->logits, 0), rows, g->m->vocab, vocab, g->m->numbers.logit_scale, e));
     if (g->m->numbers.logit_cap > 0)
         KVP_TRY(eng_run(g, KVP_OP_HEAD, KB_ACT, &cap, e));
     return host ? g->o.backend->read(g->dev, at(&g->logits, 0), host, rows * vocab * sizeof(float), e) : KVP_OK;
@@ -394,7 +407,7 @@ static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *
 
     KVP_TRY(final_rows(g, p->rows, at(&g->x, 0), g->m->width, e));
     if (!p->extend)
-        KVP_TRY(head_blocks(g, 0, p->rows, all, e));
+        KVP_TRY(head_blocks(g, 0, p->rows, all + p->first * p->tokens * vocab, e));
     for (uint64_t b = 0; b < p->batch; b++) {
         float *rows = all + ((p->first + b) * g->o.prompt + p->position) * vocab;
 

@@ -80,6 +80,7 @@ static kvp_err routed(struct eng *g, uint32_t layer, const struct kvp_layer_clas
 
     KVP_TRY(eng_run(g, KVP_OP_MLP_UP, KB_MOE_GEMM, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
+    KVP_TRY(eng_scale(g, KVP_OP_MLP_ACT, at(&g->expert_up, 0), rows * k, c->expert_width, wide, g->m->numbers.residual_scale, e));
     return eng_run(g, KVP_OP_MLP_DOWN, KB_MOE_GEMM, &down, e);
 }
 
@@ -112,6 +113,7 @@ static kvp_err shared(struct eng *g, uint32_t layer, const struct kvp_layer_clas
 
     KVP_TRY(eng_linear(g, &up, e));
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
+    KVP_TRY(eng_scale(g, KVP_OP_MLP_ACT, at(&g->mlp, 0), rows, c->shared_width, wide, g->m->numbers.residual_scale, e));
     if (!c->shared_gate)
         return eng_linear(g, &down, e);
     KVP_TRY(share_of(g, layer, first, rows, e));

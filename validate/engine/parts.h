@@ -50,15 +50,21 @@ static inline kvp_err norm(struct eng *g, enum kvp_op op, enum wt_role role, uin
     return eng_run(g, op, KB_NORM, &a, e);
 }
 
-/* What a half of a layer reads, from row `first` on: normed rows, or where norms come last the residual itself. */
+/* Does no norm stand before a half of a layer? */
+static inline bool eng_norms_behind(const struct eng *g)
+{
+    return g->m->numbers.norms_last || g->m->numbers.norms_only_after;
+}
+
+/* What a half of a layer reads, from row `first` on: normed rows, or where norms stand behind it the residual itself. */
 static inline struct kb_span eng_half_input(const struct eng *g, uint64_t first)
 {
-    return at(g->m->numbers.norms_last ? &g->x : &g->h, first * g->m->width);
+    return at(eng_norms_behind(g) ? &g->x : &g->h, first * g->m->width);
 }
 
 static inline kvp_err eng_norm_first(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t rows, struct kvp_error *e)
 {
-    return g->m->numbers.norms_last ? KVP_OK : norm(g, op, role, layer, rows, at(&g->x, 0), g->m->width, e);
+    return eng_norms_behind(g) ? KVP_OK : norm(g, op, role, layer, rows, at(&g->x, 0), g->m->width, e);
 }
 
 /* Rows [first, first + rows) of the residual, normed in their place where norms come last. */
@@ -85,6 +91,9 @@ struct linear {
     uint32_t layer;
     uint64_t first;    /* its first row of the role's */
 };
+
+/* Rows of x times `by` in place; does nothing where it is 0 or 1 (forward.c). */
+kvp_err eng_scale(struct eng *g, enum kvp_op op, struct kb_span x, uint64_t rows, uint32_t width, uint64_t stride, double by, struct kvp_error *e);
 
 /* The product, coded or not; the engine's tap sees its input (linear.c). */
 kvp_err eng_linear(struct eng *g, const struct linear *l, struct kvp_error *e);

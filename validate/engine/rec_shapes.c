@@ -348,34 +348,45 @@ static const struct wt_name rwkv7_names[] = {
     {WP_REC_FFN_V, 1, false, "layers.%u.ffn.value.weight"},
 };
 
-/* transformers, models/qwen3_next/modeling_qwen3_next.py: q of a head, then its gate; q, k, v and z by key head, and b and a. */
+/* transformers, models/qwen3_next/modeling_qwen3_next.py and models/qwen3_5/modeling_qwen3_5.py: q of a head, then its gate. */
+#define NEXT_NAMES                                                                            \
+    {WP_EMBED, 1, WO_PLAIN, "embed_tokens.weight"},                                      \
+    {WP_FINAL_NORM, 1, WO_PLAIN, "norm.weight"},                                         \
+    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},                                            \
+    {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.input_layernorm.weight"},                     \
+    {WP_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_attention_layernorm.weight"},             \
+    {WP_Q, 2, WO_BY_QUERY, "layers.%u.self_attn.q_proj.weight"},                         \
+    {WP_K, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.weight"},                            \
+    {WP_V, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.weight"},                            \
+    {WP_Q_NORM, 1, WO_PLAIN, "layers.%u.self_attn.q_norm.weight"},                       \
+    {WP_K_NORM, 1, WO_PLAIN, "layers.%u.self_attn.k_norm.weight"},                       \
+    {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.o_proj.weight"},                            \
+    {WP_REC_CONV, 1, WO_PLAIN, "layers.%u.linear_attn.conv1d.weight"},                   \
+    {WP_REC_DT_BIAS, 1, WO_PLAIN, "layers.%u.linear_attn.dt_bias"},                      \
+    {WP_REC_A_LOG, 1, WO_PLAIN, "layers.%u.linear_attn.A_log"},                          \
+    {WP_REC_NORM, 1, WO_PLAIN, "layers.%u.linear_attn.norm.weight"},                     \
+    {WP_REC_OUT, 1, WO_PLAIN, "layers.%u.linear_attn.out_proj.weight"},                  \
+    {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},                            \
+    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},                                \
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},                            \
+    {WP_ROUTER, 1, WO_PLAIN, "layers.%u.mlp.gate.weight"},                               \
+    {WP_SHARED_SCALE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert_gate.weight"},           \
+    {WP_SHARED_GATE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.gate_proj.weight"},       \
+    {WP_SHARED_UP, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.up_proj.weight"},           \
+    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.down_proj.weight"}
+
+/* q, k, v and z by key head, and b and a. */
 static const struct wt_name qwen3_next_names[] = {
-    {WP_EMBED, 1, WO_PLAIN, "embed_tokens.weight"},
-    {WP_FINAL_NORM, 1, WO_PLAIN, "norm.weight"},
-    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
-    {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.input_layernorm.weight"},
-    {WP_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_attention_layernorm.weight"},
-    {WP_Q, 2, WO_BY_QUERY, "layers.%u.self_attn.q_proj.weight"},
-    {WP_K, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.weight"},
-    {WP_V, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.weight"},
-    {WP_Q_NORM, 1, WO_PLAIN, "layers.%u.self_attn.q_norm.weight"},
-    {WP_K_NORM, 1, WO_PLAIN, "layers.%u.self_attn.k_norm.weight"},
-    {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.o_proj.weight"},
+    NEXT_NAMES,
     {WP_REC_DELTA_Q, 4, WO_BY_KEY, "layers.%u.linear_attn.in_proj_qkvz.weight"},
     {WP_REC_DELTA_B, 2, WO_BY_KEY, "layers.%u.linear_attn.in_proj_ba.weight"},
-    {WP_REC_CONV, 1, WO_PLAIN, "layers.%u.linear_attn.conv1d.weight"},
-    {WP_REC_DT_BIAS, 1, WO_PLAIN, "layers.%u.linear_attn.dt_bias"},
-    {WP_REC_A_LOG, 1, WO_PLAIN, "layers.%u.linear_attn.A_log"},
-    {WP_REC_NORM, 1, WO_PLAIN, "layers.%u.linear_attn.norm.weight"},
-    {WP_REC_OUT, 1, WO_PLAIN, "layers.%u.linear_attn.out_proj.weight"},
-    {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},
-    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
-    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
-    {WP_ROUTER, 1, WO_PLAIN, "layers.%u.mlp.gate.weight"},
-    {WP_SHARED_SCALE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert_gate.weight"},
-    {WP_SHARED_GATE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.gate_proj.weight"},
-    {WP_SHARED_UP, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.up_proj.weight"},
-    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.down_proj.weight"},
+};
+static const struct wt_name qwen3_5_names[] = {
+    NEXT_NAMES,
+    {WP_REC_DELTA_Q, 3, WO_PLAIN, "layers.%u.linear_attn.in_proj_qkv.weight"},
+    {WP_REC_DELTA_Z, 1, WO_PLAIN, "layers.%u.linear_attn.in_proj_z.weight"},
+    {WP_REC_DELTA_B, 1, WO_PLAIN, "layers.%u.linear_attn.in_proj_b.weight"},
+    {WP_REC_DELTA_A, 1, WO_PLAIN, "layers.%u.linear_attn.in_proj_a.weight"},
 };
 static const struct wt_expert_name mlp_experts[] = {
     {WP_EXPERT_UP, 0, 2, false, false, "layers.%u.mlp.experts.%u.gate_proj.weight"},
@@ -391,6 +402,7 @@ static const struct wt_family families[] = {
     {"mamba2", "backbone.", NAMES(mamba2_names), NULL, 0},
     {"nemotron_h", "backbone.", NAMES(nemotron_h_names), NAMES(nemotron_h_experts)},
     {"qwen3_next", "model.", NAMES(qwen3_next_names), NAMES(mlp_experts)},
+    {"qwen3_5_text qwen3_5_moe_text", "model.", NAMES(qwen3_5_names), NAMES(mlp_experts)},
     {"rwkv", "rwkv.", NAMES(rwkv4_names), NULL, 0},
     {"rwkv5", "rwkv.", NAMES(rwkv5_names), NULL, 0},
     {"rwkv6", "rwkv.", NAMES(rwkv6_names), NULL, 0},

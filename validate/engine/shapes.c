@@ -6,7 +6,7 @@ enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD
            DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIM_ONE, DIM_K, DIM_V,
            DIM_LOW_K, DIM_LOW_V, DIMS };
 enum need { ALWAYS, FINAL_NORM, FINAL_NORM_BIAS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
-            KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, Q_GATE, SHARED_SCALE, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
+            KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, Q_GATE, SHARED_SCALE, NORMS, BEFORE, BEFORE_LAYER, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
             EXPERT_BIAS, SHARED, SHARED_GATED, LOW, LOW_BIAS, NEEDS };
 
 static const struct {
@@ -23,8 +23,8 @@ static const struct {
     [WP_HEAD_BIAS] = {WT_HEAD_BIAS, WF_BIAS, DIM_VOCAB, DIM_VEC, HEAD_BIAS},
     [WP_EMBED_NORM] = {WT_EMBED_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, EMBED_NORM},
     [WP_EMBED_NORM_BIAS] = {WT_EMBED_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, EMBED_NORM_BIAS},
-    [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, ALWAYS},
-    [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
+    [WP_ATTN_NORM] = {WT_ATTN_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, BEFORE},
+    [WP_ATTN_NORM_BIAS] = {WT_ATTN_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, BEFORE_LAYER},
     [WP_Q] = {WT_QKV, WF_MATRIX, DIM_Q, DIM_WIDTH, ATTENTION},
     [WP_Q_GATE] = {WT_Q_GATE, WF_MATRIX, DIM_Q, DIM_WIDTH, Q_GATE},
     [WP_K] = {WT_QKV, WF_MATRIX, DIM_K, DIM_WIDTH, KV},
@@ -103,14 +103,16 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool biased = m->norm == KVP_NORM_LAYER && m->norm_vectors == 2;
     const bool embed_norm = rec_has_pre_norm(m) || (m->extra[0].name && strcmp(m->extra[0].name, "embedding_norm") == 0);
     const bool attention = l->mixer == KVP_MIX_ATTENTION, mla = l->mixer == KVP_MIX_MLA, kv = attention && !l->no_kv;
-    const bool two = l->norms != 1 || (l->mixer == KVP_MIX_NONE && !l->recurrent); /* a feed-forward of its own, or by itself */
+    const bool norms = m->norm_vectors != 0, before = norms && !m->numbers.norms_only_after;
+    const bool two = before && (l->norms != 1 || (l->mixer == KVP_MIX_NONE && !l->recurrent)); /* a feed-forward of its own, or by itself */
     const bool has[NEEDS] = {
-        [ALWAYS] = true, [FINAL_NORM] = !m->no_final_norm, [FINAL_NORM_BIAS] = !m->no_final_norm && biased, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
+        [ALWAYS] = true, [FINAL_NORM] = norms && !m->no_final_norm, [FINAL_NORM_BIAS] = !m->no_final_norm && biased, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
         [KV] = kv, [KV_BIAS] = kv && l->qkv_bias && !l->low_k, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
         [TWO_NORMS] = two, [TWO_NORMS_LAYER] = two && biased,
-        [AFTER] = l->norms == 4, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
+        [NORMS] = norms, [BEFORE] = before, [BEFORE_LAYER] = before && biased,
+        [AFTER] = l->norms == 4 || m->numbers.norms_only_after, [SINKS] = l->sinks, [MLA] = mla, [MLA_BIAS] = mla && l->qkv_bias, [Q_RANK] = mla && l->q_rank,
         [Q_RANK_BIAS] = mla && l->q_rank && l->qkv_bias, [DENSE] = l->ffn_width, [DENSE_BIAS] = l->ffn_width && l->ffn_bias,
         [EXPERTS] = l->experts, [ROUTER_BIAS] = l->experts && l->router_bias, [EXPERT_BIAS] = l->experts && l->expert_bias,
         [LOW] = kv && l->low_k, [LOW_BIAS] = kv && l->low_k && l->qkv_bias, [SHARED] = l->experts && l->shared_width, [SHARED_GATED] = l->experts && l->shared_width && l->ffn == KVP_FFN_GATED,
@@ -123,6 +125,9 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         return cross_shape_of(m, l, p);
     if (p >= WP_REC_IN && p < WP_DRAWN)
         return rec_shape_of(m, l, p);
+    if (l->qk_norm_wide && (p == WP_Q_NORM || p == WP_K_NORM)) /* one norm over all heads */
+        return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,
+                                 .rows = has[pieces[p].need] && !lacks(l, p) ? dim[p == WP_Q_NORM ? DIM_Q : DIM_KV] : 0};
     return (struct wt_shape){.role = pieces[p].role, .fill = pieces[p].fill,
                              .rows = has[pieces[p].need] && !lacks(l, p) ? dim[pieces[p].rows] : 0, .cols = dim[pieces[p].cols]};
 }
@@ -226,9 +231,13 @@ static const struct wt_expert_name mixtral_experts[] = {
     {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.block_sparse_moe.experts.%u.w2.weight"},
 };
 
-/* transformers, models/qwen3_moe/modeling_qwen3_moe.py */
+/* transformers, models/qwen3_moe/modeling_qwen3_moe.py, models/qwen2_moe/modeling_qwen2_moe.py, models/olmoe/modeling_olmoe.py */
 static const struct wt_name qwen3_moe_names[] = {
     LLAMA_ATTENTION,
+    {WP_SHARED_SCALE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert_gate.weight"},
+    {WP_SHARED_GATE, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.gate_proj.weight"},
+    {WP_SHARED_UP, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.up_proj.weight"},
+    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.mlp.shared_expert.down_proj.weight"},
     {WP_ROUTER, 1, WO_PLAIN, "layers.%u.mlp.gate.weight"},
     {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},
     {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
@@ -238,6 +247,19 @@ static const struct wt_expert_name mlp_experts[] = {
     {WP_EXPERT_UP, 0, 2, false, false, "layers.%u.mlp.experts.%u.gate_proj.weight"},
     {WP_EXPERT_UP, 1, 2, false, false, "layers.%u.mlp.experts.%u.up_proj.weight"},
     {WP_EXPERT_DOWN, 0, 1, false, false, "layers.%u.mlp.experts.%u.down_proj.weight"},
+};
+
+/* transformers, models/glm4_moe/modeling_glm4_moe.py */
+static const struct wt_name glm4_moe_names[] = {
+    LLAMA_ATTENTION,
+    {WP_ROUTER, 1, WO_PLAIN, "layers.%u.mlp.gate.weight"},
+    {WP_ROUTER_BIAS, 1, WO_PLAIN, "layers.%u.mlp.gate.e_score_correction_bias"},
+    {WP_SHARED_GATE, 1, WO_PLAIN, "layers.%u.mlp.shared_experts.gate_proj.weight"},
+    {WP_SHARED_UP, 1, WO_PLAIN, "layers.%u.mlp.shared_experts.up_proj.weight"},
+    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.mlp.shared_experts.down_proj.weight"},
+    {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},
+    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
 };
 
 /* transformers, models/gpt_oss/modeling_gpt_oss.py: gate and up in turn, [E, in, out] */
@@ -426,6 +448,100 @@ static const struct wt_expert_name llama4_experts[] = {
     {WP_EXPERT_DOWN, 0, 1, true, true, "layers.%u.feed_forward.experts.down_proj"},
 };
 
+/* transformers, models/granitemoe/modeling_granitemoe.py: gate and up of an expert in one, [E, out, in] */
+static const struct wt_name granitemoe_names[] = {
+    LLAMA_ATTENTION,
+    {WP_ROUTER, 1, WO_PLAIN, "layers.%u.block_sparse_moe.router.layer.weight"},
+    {WP_SHARED_GATE, 2, WO_PLAIN, "layers.%u.shared_mlp.input_linear.weight"},
+    {WP_SHARED_DOWN, 1, WO_PLAIN, "layers.%u.shared_mlp.output_linear.weight"},
+};
+static const struct wt_expert_name granitemoe_experts[] = {
+    {WP_EXPERT_UP, 0, 1, true, false, "layers.%u.block_sparse_moe.input_linear.weight"},
+    {WP_EXPERT_DOWN, 0, 1, true, false, "layers.%u.block_sparse_moe.output_linear.weight"},
+};
+
+/* transformers, models/glm4/modeling_glm4.py; glm's without the norms behind. */
+static const struct wt_name glm_names[] = {
+    LLAMA_ATTENTION,
+    {WP_POST_ATTN_NORM, 1, WO_PLAIN, "layers.%u.post_self_attn_layernorm.weight"},
+    {WP_POST_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_mlp_layernorm.weight"},
+    {WP_GATE, 2, WO_PLAIN, "layers.%u.mlp.gate_up_proj.weight"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
+};
+
+/* transformers, models/olmo2/modeling_olmo2.py, models/exaone4/modeling_exaone4.py: norms only behind the halves */
+static const struct wt_name olmo2_names[] = {
+    {WP_EMBED, 1, WO_PLAIN, "embed_tokens.weight"},
+    {WP_FINAL_NORM, 1, WO_PLAIN, "norm.weight"},
+    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
+    {WP_Q, 1, WO_PLAIN, "layers.%u.self_attn.q_proj.weight"},
+    {WP_K, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.weight"},
+    {WP_V, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.weight"},
+    {WP_Q_NORM, 1, WO_PLAIN, "layers.%u.self_attn.q_norm.weight"},
+    {WP_K_NORM, 1, WO_PLAIN, "layers.%u.self_attn.k_norm.weight"},
+    {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.o_proj.weight"},
+    {WP_POST_ATTN_NORM, 1, WO_PLAIN, "layers.%u.post_attention_layernorm.weight"},
+    {WP_GATE, 1, WO_PLAIN, "layers.%u.mlp.gate_proj.weight"},
+    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
+    {WP_POST_MLP_NORM, 1, WO_PLAIN, "layers.%u.post_feedforward_layernorm.weight"},
+};
+
+/* transformers, models/nemotron/modeling_nemotron.py */
+static const struct wt_name nemotron_names[] = {
+    LLAMA_ATTENTION, LAYER_NORM_BIASES,
+    {WP_UP, 1, WO_PLAIN, "layers.%u.mlp.up_proj.weight"},
+    {WP_UP_BIAS, 1, WO_PLAIN, "layers.%u.mlp.up_proj.bias"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.mlp.down_proj.weight"},
+    {WP_DOWN_BIAS, 1, WO_PLAIN, "layers.%u.mlp.down_proj.bias"},
+};
+
+/* transformers, models/gpt_bigcode/modeling_gpt_bigcode.py: one KV head behind all of q, or q, k and v by head */
+static const struct wt_name bigcode_names[] = {
+    {WP_EMBED, 1, WO_PLAIN, "wte.weight"},
+    {WP_POSITION, 1, WO_PLAIN, "wpe.weight"},
+    {WP_FINAL_NORM, 1, WO_PLAIN, "ln_f.weight"},
+    {WP_FINAL_NORM_BIAS, 1, WO_PLAIN, "ln_f.bias"},
+    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
+    {WP_ATTN_NORM, 1, WO_PLAIN, "h.%u.ln_1.weight"},
+    {WP_ATTN_NORM_BIAS, 1, WO_PLAIN, "h.%u.ln_1.bias"},
+    {WP_Q, 4, WO_GROUPED, "h.%u.attn.c_attn.weight"},
+    {WP_Q_BIAS, 3, WO_GROUPED, "h.%u.attn.c_attn.bias"},
+    {WP_O, 1, WO_PLAIN, "h.%u.attn.c_proj.weight"},
+    {WP_O_BIAS, 1, WO_PLAIN, "h.%u.attn.c_proj.bias"},
+    {WP_MLP_NORM, 1, WO_PLAIN, "h.%u.ln_2.weight"},
+    {WP_MLP_NORM_BIAS, 1, WO_PLAIN, "h.%u.ln_2.bias"},
+    {WP_UP, 1, WO_PLAIN, "h.%u.mlp.c_fc.weight"},
+    {WP_UP_BIAS, 1, WO_PLAIN, "h.%u.mlp.c_fc.bias"},
+    {WP_DOWN, 1, WO_PLAIN, "h.%u.mlp.c_proj.weight"},
+    {WP_DOWN_BIAS, 1, WO_PLAIN, "h.%u.mlp.c_proj.bias"},
+};
+
+/* transformers, models/opt/modeling_opt.py */
+static const struct wt_name opt_names[] = {
+    {WP_EMBED, 1, WO_PLAIN, "embed_tokens.weight"},
+    {WP_POSITION, 1, WO_PLAIN, "embed_positions.weight"},
+    {WP_FINAL_NORM, 1, WO_PLAIN, "final_layer_norm.weight"},
+    {WP_FINAL_NORM_BIAS, 1, WO_PLAIN, "final_layer_norm.bias"},
+    {WP_HEAD, 1, WO_PLAIN, "lm_head.weight"},
+    {WP_ATTN_NORM, 1, WO_PLAIN, "layers.%u.self_attn_layer_norm.weight"},
+    {WP_ATTN_NORM_BIAS, 1, WO_PLAIN, "layers.%u.self_attn_layer_norm.bias"},
+    {WP_Q, 1, WO_PLAIN, "layers.%u.self_attn.q_proj.weight"},
+    {WP_K, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.weight"},
+    {WP_V, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.weight"},
+    {WP_Q_BIAS, 1, WO_PLAIN, "layers.%u.self_attn.q_proj.bias"},
+    {WP_K_BIAS, 1, WO_PLAIN, "layers.%u.self_attn.k_proj.bias"},
+    {WP_V_BIAS, 1, WO_PLAIN, "layers.%u.self_attn.v_proj.bias"},
+    {WP_O, 1, WO_PLAIN, "layers.%u.self_attn.out_proj.weight"},
+    {WP_O_BIAS, 1, WO_PLAIN, "layers.%u.self_attn.out_proj.bias"},
+    {WP_MLP_NORM, 1, WO_PLAIN, "layers.%u.final_layer_norm.weight"},
+    {WP_MLP_NORM_BIAS, 1, WO_PLAIN, "layers.%u.final_layer_norm.bias"},
+    {WP_UP, 1, WO_PLAIN, "layers.%u.fc1.weight"},
+    {WP_UP_BIAS, 1, WO_PLAIN, "layers.%u.fc1.bias"},
+    {WP_DOWN, 1, WO_PLAIN, "layers.%u.fc2.weight"},
+    {WP_DOWN_BIAS, 1, WO_PLAIN, "layers.%u.fc2.bias"},
+};
+
 static const struct wt_name deepseek_names[] = {
     DEEPSEEK_NAMES,
     {WP_Q_B, 1, WO_PLAIN, "layers.%u.self_attn.q_b_proj.weight|layers.%u.self_attn.q_proj.weight"},
@@ -434,10 +550,17 @@ static const struct wt_name deepseek_names[] = {
 #define NAMES(a) a, sizeof(a) / sizeof((a)[0])
 static const struct wt_family families[] = {
     {"gpt2", "transformer.", NAMES(gpt2_names), NULL, 0},
-    {"llama mistral qwen2 qwen3 gemma", "model.", NAMES(llama_names), NULL, 0},
+    {"llama mistral qwen2 qwen3 gemma granite cohere cohere2 helium smollm3 olmo", "model.", NAMES(llama_names), NULL, 0},
     {"gemma2 gemma3_text", "model.", NAMES(gemma2_names), NULL, 0},
     {"mixtral", "model.", NAMES(mixtral_names), NAMES(mixtral_experts)},
-    {"qwen3_moe", "model.", NAMES(qwen3_moe_names), NAMES(mlp_experts)},
+    {"qwen2_moe qwen3_moe olmoe", "model.", NAMES(qwen3_moe_names), NAMES(mlp_experts)},
+    {"granitemoe granitemoeshared", "model.", NAMES(granitemoe_names), NAMES(granitemoe_experts)},
+    {"glm glm4", "model.", NAMES(glm_names), NULL, 0},
+    {"glm4_moe", "model.", NAMES(glm4_moe_names), NAMES(mlp_experts)},
+    {"olmo2 olmo3 exaone4", "model.", NAMES(olmo2_names), NULL, 0},
+    {"nemotron", "model.", NAMES(nemotron_names), NULL, 0},
+    {"gpt_bigcode", "transformer.", NAMES(bigcode_names), NULL, 0},
+    {"opt", "model.decoder.", NAMES(opt_names), NULL, 0},
     {"gpt_oss", "model.", NAMES(gpt_oss_names), NAMES(gpt_oss_experts)},
     {"deepseek_v2 deepseek_v3 kimi_k2", "model.", NAMES(deepseek_names), NAMES(mlp_experts)},
     {"llama4_text", "model.", NAMES(llama4_names), NAMES(llama4_experts)},
