@@ -26,7 +26,8 @@ FAST_INLINE void store_dots(uint32_t R, uint32_t M, const __m256 *acc, float sca
     _mm256_storeu_ps(sum, all);
     UNROLL for (uint32_t n = 0; n < R * M; n++)
     {
-        UNROLL for (uint32_t u = 1; u < 8 / (R * M); u++) sum[n] += sum[u * R * M + n];
+        for (uint32_t u = 1; u < 8 / (R * M); u++)
+            sum[n] += sum[u * R * M + n];
         s[n % M * stride + n / M] = sum[n];
     }
 }
