@@ -139,7 +139,7 @@ static bool attn_extend(const void *args)
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
            is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf && !a->k.buf == !a->v.buf &&
-           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window));
+           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window)) && (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool cache_write(const void *args)

@@ -100,6 +100,17 @@ static const float *rows_of(const struct kb_dev *dev, const struct block *t, con
     return (const float *)kb_at(fresh) + (t->p.row + j0 - t->p.before) * t->a->stride + (uint64_t)t->g * t->a->head_dim;
 }
 
+/* Scores of one query at token i with tokens j0 + [lo, hi). */
+static void bend(const struct kb_attn_extend *a, uint64_t h, float *s, uint64_t i, uint64_t j0, uint64_t lo, uint64_t hi)
+{
+    const float *slopes = a->slopes.buf ? kb_at(a->slopes) : NULL;
+
+    for (uint64_t j = lo; a->softcap != 0 && j < hi; j++)
+        s[j] = a->softcap * tanhf(s[j] / a->softcap);
+    for (uint64_t j = lo; slopes && j < hi; j++)
+        s[j] -= slopes[h] * (float)(i - j0 - j);
+}
+
 /* Scores of row r with tokens [j0, j1) become weights; its output so far is rescaled when the maximum moves. */
 static void weigh(const struct kb_dev *dev, const struct block *t, uint64_t r, uint64_t j0, uint64_t j1)
 {
@@ -111,6 +122,7 @@ static void weigh(const struct kb_dev *dev, const struct block *t, uint64_t r, u
         memset(s, 0, n * sizeof(float));
         return;
     }
+    bend(t->a, (uint64_t)t->g * t->group + r % t->group, s, i, j0, lo, hi);
     max = dev->ops->max(s + lo, hi - lo);
     if (max > t->max[r]) {
         const float factor = expf(t->max[r] - max);
@@ -147,8 +159,8 @@ static void attend_block(const struct kb_dev *dev, const struct block *t)
         const uint64_t row = t->p.row + t->t0 + r / t->group, h = (uint64_t)t->g * t->group + r % t->group;
 
         memcpy(t->q + r * d, (const float *)kb_at(a->q) + row * a->stride + h * d, d * sizeof(float));
-        t->max[r] = -INFINITY;
-        t->sum[r] = 0;
+        t->max[r] = a->sinks.buf ? kb_load(a->sink_format, kb_at(a->sinks), h) : -INFINITY;
+        t->sum[r] = a->sinks.buf ? 1 : 0;
     }
     memset(t->o, 0, rows * d * sizeof(float));
     for (uint64_t j0 = first_key(a, t->p.before + t->t0), j1; j0 < end; j0 = j1) {

@@ -23,6 +23,10 @@ struct kb_attn_extend {
     uint64_t window;            /* query i sees keys j with i - j < window; 0: all j <= i */
     uint64_t ring;              /* 0, or at least window - 1, so that nothing that is seen has been overwritten */
     float scale;
+    float softcap;              /* not 0: scores become softcap * tanh(score / softcap) */
+    struct kb_span slopes;      /* (optional) f32 [heads], ALiBi: slope * (j - i) is added */
+    enum kvp_format sink_format;
+    struct kb_span sinks;       /* (optional) [heads]: a logit more in the softmax, without a value (gpt-oss) */
     uint64_t stride;            /* f32 elements between rows of q, k and v */
     struct kb_span q, k, v;     /* f32, head h at h * head_dim; k and v both or none, and with a ring both */
     struct kb_kv stored_k, stored_v;

@@ -3,6 +3,8 @@
 
 #include "kernels/ops/attn_extend.h"
 
+#include <math.h>
+
 /* New tokens of a sequence: rows [row, row + tokens), text positions from `before` on. */
 struct piece {
     uint64_t b, row, tokens, before;
@@ -38,8 +40,14 @@ static void extend_one(const struct kb_attn_extend *a, const struct piece *p, ui
         for (uint32_t c = 0; c < d; c++)
             s[j - lo] += (double)q[c] * element(a, p, &a->stored_k, a->k, g, j, c);
         s[j - lo] *= (double)a->scale;
+        if (a->softcap != 0)
+            s[j - lo] = (double)a->softcap * tanh(s[j - lo] / (double)a->softcap);
+        if (a->slopes.buf)
+            s[j - lo] += (double)((const float *)kb_at(a->slopes))[h] * ((double)j - (double)i);
     }
-    ref_softmax(s, i - lo + 1);
+    if (a->sinks.buf)
+        s[i - lo + 1] = (double)kb_load(a->sink_format, kb_at(a->sinks), h);
+    ref_softmax(s, i - lo + 1 + (a->sinks.buf != NULL));
     for (uint32_t c = 0; c < d; c++) {
         double sum = 0;
 
@@ -55,7 +63,7 @@ kvp_err ref_attn_extend(const void *args, struct kvp_error *e)
 
     for (uint64_t b = 0; b < a->batch; b++) {
         const struct piece p = piece_of(a, b);
-        double *s = ref_scratch(p.before + p.tokens + 1, e);
+        double *s = ref_scratch(p.before + p.tokens + 2, e);
 
         if (!s)
             return KVP_ENOMEM;

@@ -76,6 +76,27 @@ START_TEST(extend_cpu)
 }
 END_TEST
 
+/* Scores capped, sloped by distance, and a sink in the softmax. */
+START_TEST(extend_bent)
+{
+    /* a slope makes scores of 60, of which half a unit in the last place is 2e-6 of a weight */
+    static const struct kit_out outs[] = {KIT_OUT(kb_attn_extend, out, KVP_F32, 4e-6, false)},
+                                sloped[] = {KIT_OUT(kb_attn_extend, out, KVP_F32, 3e-5, false)};
+
+    for (int form = 1; form < 8; form++) {
+        struct kb_attn_extend a = extend(_i, KVP_F32);
+
+        a.softcap = form & 1 ? 1.5f : 0;
+        if (form & 2)
+            a.slopes = kit_floats(KVP_F32, a.heads, 0.2f);
+        a.sink_format = formats[form % 3];
+        if (form & 4)
+            a.sinks = kit_floats(a.sink_format, a.heads, 2);
+        kit_check(KB_ATTN_EXTEND, &a, sizeof(a), form & 2 ? sloped : outs, 1);
+    }
+}
+END_TEST
+
 /* Codes and blocks, with a scale a row. */
 START_TEST(extend_codes)
 {
@@ -254,6 +275,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, kit_open, kit_close);
     tcase_add_loop_test(t, extend_cpu, 0, N_CASES);
+    tcase_add_loop_test(t, extend_bent, 0, N_CASES);
     tcase_add_loop_test(t, extend_codes, 0, 2);
     tcase_add_loop_test(t, pieces_are_the_prompt, 0, 10);
     tcase_add_test(t, shared_rows);

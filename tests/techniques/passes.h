@@ -68,6 +68,14 @@ static inline void passes_run(const struct kvp_model *m, const struct passes_cas
     free(ids);
 }
 
+static inline bool passes_windows(const struct kvp_model *m)
+{
+    for (uint32_t c = 0; c < m->classes; c++)
+        if (m->cls[c].window)
+            return true;
+    return false;
+}
+
 /* Is the stack refused for the model's kind of attention? */
 static inline bool passes_no_part(const struct kvp_model *m, const struct passes_case *c, const char *backend, const char *weights)
 {
@@ -155,7 +163,7 @@ static inline void passes_refused(const struct passes_case *c, int model, kvp_er
                                                                                                               \
         for (int i = 0; i < TINY_MODELS; i++) {                                                               \
             tiny_load(&m, i);                                                                                 \
-            if (!cases[_i % n].whole_only || i != 2) /* model 2 has windows */                                \
+            if (!cases[_i % n].whole_only || !passes_windows(&m))                                               \
                 passes_same(&m, c, cases[_i % n].plain, passes_backends[_i / n], NULL, passes_within(&cases[_i % n], passes_backends[_i / n])); \
             kvp_model_free(&m);                                                                               \
         }                                                                                                     \

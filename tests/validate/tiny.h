@@ -72,10 +72,10 @@ static inline void tiny_load(struct kvp_model *m, int i)
     must(kvp_model_parse(m, tiny_models[i].config, strlen(tiny_models[i].config), tiny_models[i].name, &err));
 }
 
-/* Has the model caps, sinks or latents, which no pass over a part of a prompt knows? */
+/* Has the model latents, which no pass over a part of a prompt knows? */
 static inline bool tiny_is_whole(const struct kvp_model *m)
 {
-    return strcmp(m->model_type, "gemma2") == 0 || strcmp(m->model_type, "deepseek_v3") == 0;
+    return strcmp(m->model_type, "deepseek_v3") == 0;
 }
 
 /* Has it experts or latents, which nothing codes? */

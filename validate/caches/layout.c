@@ -46,10 +46,15 @@ kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, str
     return kvp_fail(e, KVP_EINPUT, "%s: no layer before %" PRIu32 " stores the keys that it reads", m->name, layer);
 }
 
+bool cache_extends(const struct kvp_model *m, const struct kvp_layer_class *c)
+{
+    (void)m;
+    return c->mixer == KVP_MIX_ATTENTION && c->v_head_dim == c->head_dim && !c->chunk;
+}
+
 bool cache_is_softmax(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
-    return c->mixer == KVP_MIX_ATTENTION && c->v_head_dim == c->head_dim && !c->sinks && !c->chunk && !(m->numbers.score_cap > 0) &&
-           m->position != KVP_POS_ALIBI;
+    return cache_extends(m, c) && !c->sinks && !(m->numbers.score_cap > 0) && m->position != KVP_POS_ALIBI;
 }
 
 bool cache_is_plain(const struct kvp_model *m, const struct kvp_layer_class *c)

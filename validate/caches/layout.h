@@ -23,7 +23,10 @@ bool rows_expanded(const struct kvp_stack *s);
  * KVP_EINPUT: there is none. */
 kvp_err rows_owner(uint32_t *out, const struct kvp_model *m, uint32_t layer, struct kvp_error *e);
 
-/* Is the layer softmax(scale q k) v, whoever stores k and v, and nothing besides? */
+/* Is the layer attention over rows that a pass can add to: scores may be capped, sloped and have a sink? */
+bool cache_extends(const struct kvp_model *m, const struct kvp_layer_class *c);
+
+/* Is it softmax(scale q k) v, whoever stores k and v, and nothing besides? */
 bool cache_is_softmax(const struct kvp_model *m, const struct kvp_layer_class *c);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "kernels/code.h"
 #include "validate/caches/kv.h"
+#include "validate/caches/layout.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
 
@@ -55,8 +56,12 @@ static kvp_err open_layers(struct cache *c, struct kvp_error *e)
         if (c->code[side].scales == KB_SCALES_TENSOR)
             return kvp_fail(e, KVP_ENOTSUP, "kv: one scale for a whole tensor is a prompt's own; a pool has many");
     for (uint32_t l = 0; l < c->env->model->layers; l++) {
-        if (!cache_is_plain(c->env->model, cache_class(c->env, l)))
+        const struct kvp_layer_class *cls = cache_class(c->env, l);
+
+        if (cls->no_kv)
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: layer %" PRIu32 " has no keys and values of its own", l);
+        if (cls->mixer != KVP_MIX_NONE && !cache_extends(c->env->model, cls))
+            return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: the engine does not run it with layer %" PRIu32 "'s kind of attention yet", l);
         KVP_TRY(open_layer(c, l, e));
     }
     return KVP_OK;
@@ -179,7 +184,8 @@ static kvp_err pool_extend(struct cache *c, uint32_t layer, const struct cache_q
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const struct kb_attn_extend a = {.batch = c->n, .first = {c->first.buf, 0}, .before = {c->before.buf, 0}, .heads = cls->heads,
                                      .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = cls->window,
-                                     .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q,
+                                     .scale = cache_scale(c->env, layer), .softcap = (float)c->env->model->numbers.score_cap,
+                                     .slopes = x->slopes, .sinks = x->sinks, .sink_format = x->sink_format, .stride = x->stride, .q = x->q,
                                      .stored_k = view(c, layer, 0, 0), .stored_v = view(c, layer, 1, 0),
                                      .out_stride = x->out_stride, .out = x->out};
     uint64_t row = 0;
@@ -204,4 +210,4 @@ kvp_err pool_poison(struct cache *c, uint32_t block, struct kvp_error *e)
     return KVP_OK;
 }
 
-const struct cache_ops cache_pool = {.name = "pool", .open = pool_open, .close = pool_close, .extend = pool_extend};
+const struct cache_ops cache_pool = {.name = "pool", .any_attention = true, .open = pool_open, .close = pool_close, .extend = pool_extend};

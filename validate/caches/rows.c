@@ -185,7 +185,9 @@ kvp_err rows_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, 
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     struct kb_attn_extend a = {.batch = x->batch, .tokens = x->tokens, .position = x->position, .heads = cls->heads,
                                .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = c->window[layer],
-                               .ring = c->window[layer], .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q,
+                               .ring = c->window[layer], .scale = cache_scale(c->env, layer),
+                               .softcap = (float)c->env->model->numbers.score_cap, .slopes = x->slopes, .sinks = x->sinks,
+                               .sink_format = x->sink_format, .stride = x->stride, .q = x->q,
                                .k = x->k, .v = x->v, .out_stride = x->out_stride, .out = x->out};
 
     store_view_from(c->store, c->owner[layer], x->first, &a.stored_k, &a.stored_v);

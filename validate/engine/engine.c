@@ -404,7 +404,7 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
     if (g->own.last_only_from < g->m->layers)
         return kvp_fail(e, KVP_ENOTSUP, "yoco: the engine runs it with a prompt in one pass only");
     for (uint32_t i = 0; i < g->m->classes; i++)
-        if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_is_softmax(g->m, &g->m->cls[i]))
+        if (g->m->cls[i].mixer != KVP_MIX_NONE && !cache_extends(g->m, &g->m->cls[i]))
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs class %" PRIu32 "'s kind of attention with a prompt in one pass only",
                             g->m->name, i);
     return KVP_OK;
