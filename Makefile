@@ -26,7 +26,7 @@ endif
 OPT_release := -O2 -g -fno-semantic-interposition
 OPT_debug   := -O0 -g3
 OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-OPT_tsan    := -O1 -g -fsanitize=thread -DKVP_LEAST_THREADS=3 -DKVP_PARALLEL_FROM=1
+OPT_tsan    := -O1 -g -fsanitize=thread -DKVP_LEAST_THREADS=2 -DKVP_PARALLEL_FROM=1
 OPT_cov     := -O0 -g --coverage
 OPT := $(or $(OPT_$(CONFIG)),$(error CONFIG=$(CONFIG): use release, debug, asan, tsan or cov))
 # Sanitizer and coverage trees leave CUDA out: nvcc's objects would not be instrumented.

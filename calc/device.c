@@ -127,6 +127,8 @@ static kvp_err fill(struct kvp_device *out, const struct kvp_json *j)
     kvp_json_word(out->name, sizeof(out->name), name);
     kvp_json_word(out->basis, sizeof(out->basis), basis);
     kvp_json_word(out->source, sizeof(out->source), source);
+    source = json_string_value(json_object_get(json_object_get(j->object, "memory"), "source"));
+    kvp_json_word(out->memory_source, sizeof(out->memory_source), source);
     return KVP_OK;
 }
 

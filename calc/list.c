@@ -164,13 +164,13 @@ static kvp_err device_row(struct table *t, const char *name, struct kvp_error *e
     snprintf(memory, sizeof(memory), "%" PRIu64, d.memory_bytes);
     snprintf(bandwidth, sizeof(bandwidth), "%.0f", d.bandwidth * 1e-9);
     snprintf(f16, sizeof(f16), "%.1f", d.flops_f16 * 1e-12);
-    table_row(t, name, d.name, memory, bandwidth, f16, d.source);
+    table_row(t, name, d.name, memory, bandwidth, f16, d.source, d.memory_source);
     return KVP_OK;
 }
 
 static kvp_err list_devices(struct table *t, struct kvp_error *e)
 {
-    *t = (struct table){.columns = 6, .head = {"name", "device", "memory_bytes", "GB/s", "f16_TFLOP/s", "source"},
+    *t = (struct table){.columns = 7, .head = {"name", "device", "memory_bytes", "GB/s", "f16_TFLOP/s", "source", "memory_source"},
                         .right = {[2] = true, [3] = true, [4] = true}, .number = {[2] = true, [3] = true}};
     return each_file("devices", t, device_row, e);
 }

@@ -260,8 +260,8 @@ static void print_verdict(const struct page *p)
     size_text(peak, sizeof(peak), p->est->memory.peak_bytes);
     size_text(memory, sizeof(memory), d->memory_bytes);
     size_text(room, sizeof(room), (uint64_t)(print_share(d) * (double)d->memory_bytes));
-    fprintf(p->f, "\n%s: peak %s %s in %.2f * %s = %s\n%s: %s\n", d->name, peak, print_fits(p->est, d) ? "fits" : "does not fit",
-            print_share(d), memory, room, d->basis, d->source);
+    fprintf(p->f, "\n%s: peak %s %s in %.2f * %s = %s\n%s: %s\nmemory: %s\n", d->name, peak,
+            print_fits(p->est, d) ? "fits" : "does not fit", print_share(d), memory, room, d->basis, d->source, d->memory_source);
 }
 
 static kvp_err print_table(const struct page *p, const struct table *all, struct kvp_error *e)

@@ -127,7 +127,7 @@ static json_t *device_json(const struct kvp_estimate *est, const struct kvp_devi
 {
     if (!d)
         return json_null();
-    return json_pack("{s:s, s:I, s:f, s:b, s:f, s:f, s:f, s:f, s:s}", "name", d->name, "memory_bytes", INT(d->memory_bytes),
+    return json_pack("{s:s, s:I, s:s, s:f, s:b, s:f, s:f, s:f, s:f, s:s}", "name", d->name, "memory_bytes", INT(d->memory_bytes), "memory_source", d->memory_source,
                      "memory_share", print_share(d), "fits", print_fits(est, d), "bandwidth_bytes_per_s", d->bandwidth,
                      "flops_f32_per_s", d->flops_f32, "flops_f16_per_s", d->flops_f16, "launch_s", d->launch_s, "source", d->source);
 }

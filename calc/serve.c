@@ -365,13 +365,28 @@ static double step_seconds(const struct sim *x, const struct cost *c)
            (c->calls + seqs * c->seq_calls) * c->device->launch_s;
 }
 
-static kvp_err read_cost(struct cost *c, const struct kvp_model *m, const struct kvp_options *o, const struct kvp_device *d,
-                         double token_bytes, struct kvp_error *e)
+/* Of a stack what a sequence by itself has too: how rows and weights are stored. */
+static kvp_err stored_as(struct kvp_stack *out, const struct kvp_stack *s, bool with_store, struct kvp_error *e)
 {
-    static const struct kvp_stack none;
+    char text[256];
+
+    *out = (struct kvp_stack){0};
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->spec[i].axis < KVP_AXIS_REUSE && (with_store || s->spec[i].axis != KVP_AXIS_STORE)) {
+            kvp_spec_text(&s->spec[i], text, sizeof(text));
+            KVP_TRY(kvp_stack_add(out, text, e));
+        }
+    return KVP_OK;
+}
+
+static kvp_err read_cost(struct cost *c, const struct kvp_model *m, const struct kvp_stack *stack, const struct kvp_options *o,
+                         const struct kvp_device *d, double token_bytes, struct kvp_error *e)
+{
+    struct kvp_stack s;
     struct kvp_estimate est;
 
-    KVP_TRY(kvp_estimate(&est, m, &none, &(struct kvp_workload){.prompt = 1, .generate = 1}, o, d, e));
+    KVP_TRY(stored_as(&s, stack, false, e));
+    KVP_TRY(kvp_estimate(&est, m, &s, &(struct kvp_workload){.prompt = 1, .generate = 1}, o, d, e));
     *c = (struct cost){.device = d, .token_bytes = token_bytes, .weight_bytes = (double)est.memory.weights_bytes,
                        .seq_calls = 2.0 * m->layers};
     for (uint32_t i = 0; i < est.n_ops; i++) {
@@ -495,8 +510,10 @@ static kvp_err read_rules(struct rules *r, const struct kvp_stack *s, const stru
     const struct kvp_spec *paged = kvp_stack_on(s, KVP_AXIS_STORE), *batch = kvp_stack_on(s, KVP_AXIS_BATCHING);
 
     for (uint32_t i = 0; i < s->n; i++)
-        if (s->spec[i].axis != KVP_AXIS_STORE && s->spec[i].axis < KVP_AXIS_REUSE)
-            return kvp_fail(e, KVP_ENOTSUP, "%s: serving knows paged, prefix, continuous-batching and chunked-prefill only", s->spec[i].name);
+        if (s->spec[i].axis < KVP_AXIS_REUSE && s->spec[i].axis != KVP_AXIS_STORE && s->spec[i].axis != KVP_AXIS_WEIGHTS &&
+            strcmp(s->spec[i].name, "kv") != 0)
+            return kvp_fail(e, KVP_ENOTSUP, "%s: serving knows kv, paged, prefix, continuous-batching, chunked-prefill and what stores weights",
+                            s->spec[i].name);
     if (!paged || strcmp(paged->name, "paged") != 0 || !batch)
         return kvp_fail(e, KVP_EINPUT, "serving needs paged and continuous-batching");
     *r = (struct rules){.blocks = so->blocks, .block = param(paged, "block"), .budget = param(batch, "max_num_batched_tokens"),
@@ -539,28 +556,45 @@ static kvp_err check_layers(const struct kvp_model *m, const struct rules *r, st
     return KVP_OK;
 }
 
+/* One scale for a whole tensor belongs to one prompt. */
+static kvp_err check_scale(const struct kvp_stack *s, struct kvp_error *e)
+{
+    const struct kvp_spec *kv = kvp_stack_on(s, KVP_AXIS_ENCODE);
+    const struct kvp_param *scale = kv ? kvp_spec_param(kv, "scale") : NULL;
+    bool fp8 = false;
+
+    for (int side = 0; kv && side < 2; side++) {
+        const struct kvp_param *own = kvp_spec_param(kv, side ? "v" : "k");
+
+        fp8 = fp8 || (own->given ? own : kvp_spec_param(kv, "format"))->f == KVP_FP8;
+    }
+    if (scale && scale->word && (strcmp(scale->word, "tensor") == 0 || (strcmp(scale->word, "auto") == 0 && fp8)))
+        return kvp_fail(e, KVP_ENOTSUP, "kv: one scale for a whole tensor is one prompt's; serving takes scale=token-head or group");
+    return KVP_OK;
+}
+
 /* The pool is as many sequences of one block each. Its table has a row for everyone who can run at once. */
-static kvp_err read_bytes(struct kvp_serving *out, const struct rules *r, const struct kvp_model *m, const struct kvp_options *o,
-                          uint64_t n, uint64_t longest, struct kvp_error *e)
+static kvp_err read_bytes(struct kvp_serving *out, const struct rules *r, const struct kvp_model *m, const struct kvp_stack *stack,
+                          const struct kvp_options *o, uint64_t n, uint64_t longest, struct kvp_error *e)
 {
     const uint64_t seqs = num_min(r->seqs, n);
-    struct kvp_stack s = {0}, none = {0};
+    struct kvp_stack s, none;
     struct kvp_estimate pool, pass;
     bool over = false;
     uint64_t rows;
-    char text[64];
 
-    snprintf(text, sizeof(text), "paged:%" PRIu64, r->block);
-    KVP_TRY(kvp_stack_add(&s, text, e));
+    KVP_TRY(stored_as(&s, stack, true, e));
+    KVP_TRY(stored_as(&none, stack, false, e));
     KVP_TRY(kvp_estimate(&pool, m, &s, &(struct kvp_workload){.batch = r->blocks, .prompt = r->block, .context = r->block}, o, NULL, e));
     out->pool_bytes = pool.memory.cache_bytes - pool.memory.metadata_bytes;
+    out->metadata_bytes = pool.memory.metadata_bytes - num_mul(&over, r->blocks, 4); /* without the table of that run */
     kvp_estimate_free(&pool);
     rows = num_max(1, num_min(r->budget, num_mul(&over, seqs, longest)));
     KVP_TRY(kvp_estimate(&pass, m, &none, &(struct kvp_workload){.prompt = rows, .context = rows}, o, NULL, e));
     out->weights_bytes = pass.memory.weights_bytes;
     out->activation_bytes = pass.memory.activation_bytes + (num_min(seqs, 64) - 1) * m->vocab * 4;
     out->workspace_bytes = pass.memory.workspace_bytes + (2 * seqs + 1) * 4; /* where each sequence's rows begin, and its stored tokens */
-    out->table_bytes = num_mul(&over, num_mul(&over, seqs, num_cdiv(longest, r->block)), 4);
+    out->metadata_bytes = num_add(&over, out->metadata_bytes, num_mul(&over, num_mul(&over, seqs, num_cdiv(longest, r->block)), 4));
     kvp_estimate_free(&pass);
     return over ? kvp_fail(e, KVP_ERANGE, "the tables of %" PRIu64 " sequences overflow", seqs) : KVP_OK;
 }
@@ -578,8 +612,9 @@ kvp_err kvp_serve_predict(struct kvp_serving *out, const struct kvp_model *m, co
     KVP_TRY(read_rules(&x.r, s, so, e));
     KVP_TRY(check_layers(m, &x.r, e));
     KVP_TRY(check_requests(&x.r, m, t, &longest, e));
-    KVP_TRY(read_bytes(out, &x.r, m, o, t->n, longest, e));
-    KVP_TRY(read_cost(&cost, m, o, device, (double)out->pool_bytes / ((double)x.r.blocks * (double)x.r.block), e));
+    KVP_TRY(check_scale(s, e));
+    KVP_TRY(read_bytes(out, &x.r, m, s, o, t->n, longest, e));
+    KVP_TRY(read_cost(&cost, m, s, o, device, (double)out->pool_bytes / ((double)x.r.blocks * (double)x.r.block), e));
     rc = open_sim(&x, e);
     if (rc == KVP_OK)
         rc = serve(&x, &cost, e);

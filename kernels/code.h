@@ -5,7 +5,8 @@
  *          (Micikevicius et al. 2022, arXiv:2209.05433, section 3); to the nearest even, beyond 448 it is 448
  *   INT4   two a byte, the even element in the low half; a row begins with a byte
  *   blocks Q8_0 ... Q5_1 as ggml's ggml-common.h; MXFP4 as its block_mxfp4, MXFP8 likewise (OCP Microscaling Formats
- *          1.0, sections 5.1 and 5.2); NVFP4 an e4m3 scale, then the codes as in INT4 */
+ *          1.0, sections 5.1 and 5.2); NVFP4 an e4m3 scale, then the codes as in INT4; Q4_K and Q6_K, for weights only, as
+ *          ggml's block_q4_K and block_q6_K */
 #ifndef KVPROOF_KERNELS_CODE_H
 #define KVPROOF_KERNELS_CODE_H
 
@@ -46,6 +47,34 @@ struct kb_nvfp4 {
     uint8_t s, q[8];
 };
 
+/* 8 sub-blocks of 32: element i of sub-block j is d * scale[j] * code - dmin * min[j]. Codes of sub-blocks 2n and 2n + 1 are the
+ * low and the high halves of q[32 n + i]. Scales and mins of 6 bits: those of sub-block j < 4 are the low 6 bits of scales[j] and
+ * scales[j + 4]; from 4 on their low 4 bits are the halves of scales[j + 4], the high 2 those of scales[j - 4] and scales[j]. */
+struct kb_q4_k {
+    uint16_t d, dmin;
+    uint8_t scales[12], q[128];
+};
+/* 16 sub-blocks of 16: element i is d * scales[i / 16] * (code - 32). Of each 128 elements, the low 4 bits of i are in
+ * ql[64 n + i % 64], the low half for i < 64, and the high 2 in qh[32 n + i % 32], from bit 2 (i / 32). */
+struct kb_q6_k {
+    uint8_t ql[128], qh[64];
+    int8_t scales[16];
+    uint16_t d;
+};
+
+static inline void kb_q4_k_scale(const uint8_t *s, unsigned j, unsigned *scale, unsigned *min)
+{
+    *scale = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | (unsigned)s[j - 4] >> 6 << 4;
+    *min = j < 4 ? s[j + 4] & 63u : (unsigned)s[j + 4] >> 4 | (unsigned)s[j] >> 6 << 4;
+}
+
+static inline int kb_q6_k_code(const struct kb_q6_k *x, unsigned at)
+{
+    const unsigned n = at / 128, i = at % 128, low = x->ql[64 * n + i % 64] >> (i < 64 ? 0 : 4) & 15;
+
+    return (int)(low | (x->qh[32 * n + i % 32] >> 2 * (i / 32) & 3u) << 4) - 32;
+}
+
 /* Elements that a format stores together, and their bytes. {0, 0}: not a format that kernels read. */
 struct kb_unit {
     uint16_t elements, bytes;
@@ -59,6 +88,7 @@ static inline struct kb_unit kb_unit_of(enum kvp_format f)
         [KVP_Q4_1] = {32, sizeof(struct kb_q4_1)}, [KVP_Q5_0] = {32, sizeof(struct kb_q5_0)},
         [KVP_Q5_1] = {32, sizeof(struct kb_q5_1)}, [KVP_MXFP4] = {32, sizeof(struct kb_mxfp4)},
         [KVP_MXFP8] = {32, sizeof(struct kb_mxfp8)}, [KVP_NVFP4] = {16, sizeof(struct kb_nvfp4)},
+        [KVP_Q4_K] = {256, sizeof(struct kb_q4_k)}, [KVP_Q6_K] = {256, sizeof(struct kb_q6_k)},
     };
 
     return (unsigned)f < KVP_FORMATS ? units[f] : (struct kb_unit){0, 0};
@@ -76,6 +106,12 @@ static inline uint64_t kb_row_bytes(enum kvp_format f, uint64_t n)
 static inline bool kb_is_block(enum kvp_format f)
 {
     return kb_unit_of(f).elements >= 16;
+}
+
+/* Blocks that rows of a cache may consist of. */
+static inline bool kb_is_row_block(enum kvp_format f)
+{
+    return kb_is_block(f) && kb_unit_of(f).elements < 256;
 }
 
 /* Codes whose scale lies beside them. */

@@ -24,7 +24,7 @@ static bool is_rows(const struct kb_kv *kv, uint32_t heads, uint32_t dim)
     const bool places = kv->heads == heads && kv->dim == dim && (kv->block ? kv->table.buf && !kv->shared : true);
 
     if (!kb_is_code(kv->format))
-        return places && (is_float(kv->format) || (kb_is_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0));
+        return places && (is_float(kv->format) || (kb_is_row_block(kv->format) && dim % kb_unit_of(kv->format).elements == 0));
     if (kv->scales == KB_SCALES_GROUP)
         return places && kv->group && dim % kv->group == 0 && is_float(kv->scale_format) && kv->scale.buf && kv->shift.buf;
     return places && kv->scales != KB_SCALES_NONE && kv->scale.buf;
@@ -138,8 +138,9 @@ static bool attn_extend(const void *args)
     const struct kb_attn_extend *a = args;
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
-           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf &&
-           (!a->ring || (a->window && a->ring + 1 >= a->window)) && (!a->sinks.buf || is_float(a->sink_format));
+           is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf && !a->k.buf == !a->v.buf &&
+           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window)) &&
+           (!a->sinks.buf || is_float(a->sink_format));
 }
 
 static bool cache_write(const void *args)

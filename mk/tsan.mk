@@ -4,7 +4,7 @@
 # clang, because libomp has archer, a tool that tells ThreadSanitizer what OpenMP orders; gcc's libgomp has none, and every
 # loop would be a race. Products are our own loops (OPENBLAS=0): serial, and ThreadSanitizer sees what they read. OpenBLAS's
 # threaded library cannot be seen into, and Debian's serial one may not be called by several threads at once (it gives wrong
-# sums). Three threads, and every kernel in parallel however small (kernels/cpu/cpu.h).
+# sums). Two threads at least, and every kernel in parallel however small (kernels/cpu/cpu.h).
 TSAN_CC ?= clang
 TSAN    ?= $(filter kernels/% validate/% techniques/%,$(tests_src:tests/%.c=%))
 

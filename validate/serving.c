@@ -65,7 +65,7 @@ static kvp_err probe_machine(struct run *r, struct kvp_error *e)
 static kvp_err fits(const struct run *r, struct kvp_error *e)
 {
     const struct kvp_serving *p = &r->predicted;
-    const uint64_t need = p->pool_bytes + p->table_bytes + p->weights_bytes + p->activation_bytes + p->workspace_bytes;
+    const uint64_t need = p->pool_bytes + p->metadata_bytes + p->weights_bytes + p->activation_bytes + p->workspace_bytes;
 
     if (!r->info.memory_free || need <= r->info.memory_free)
         return KVP_OK;
@@ -116,7 +116,7 @@ static kvp_err rows(json_t *res, const struct run *r, struct kvp_error *e)
         {"empty slot steps", "count", p->empty_slot_steps, m->empty_slot_steps, "their slots without a token, added up"},
         {"weights", "bytes", p->weights_bytes, m->weights_bytes, "exact: tensor by tensor | ledger"},
         {"pool", "bytes", p->pool_bytes, m->pool_bytes, "exact: closed form | ledger"},
-        {"tables", "bytes", p->table_bytes, m->table_bytes, "exact: closed form | ledger"},
+        {"metadata", "bytes", p->metadata_bytes, m->metadata_bytes, "exact: closed form | ledger"},
         {"activation", "bound", p->activation_bytes, m->activation_bytes, "upper bound: the widest pass | ledger high water"},
         {"workspace", "bound", p->workspace_bytes, m->workspace_bytes, "upper bound | ledger high water"},
     };

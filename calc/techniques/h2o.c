@@ -10,7 +10,7 @@
  * new row goes into a slot that is free, the oldest recent one into that of the lowest score.
  *
  * With grouped heads a kv head's score is the sum over its query heads; an MLA latent belongs to all heads,
- * so its slots have one score a layer. */
+ * so its slots have one score a layer. A layer whose own window is shorter than the context keeps its ring. */
 #include "calc/select.h"
 
 #include <inttypes.h>
@@ -86,14 +86,6 @@ static void scratch(struct plan *p, const struct plan_class *c, uint64_t kept, b
     plan_add_scratch(p, "probabilities", KVP_F32, p->w.batch, c->model->heads, fixed ? kept : num_add(&p->over, kept, 1));
 }
 
-static kvp_err check_window(const struct plan *p, uint64_t window, struct kvp_error *e)
-{
-    if (!window || p->w.context <= window)
-        return KVP_OK;
-    return kvp_fail(e, KVP_ENOTSUP,
-                    "h2o: a layer sees only its window of %" PRIu64 " tokens, and h2o would keep older ones at context %" PRIu64, window, p->w.context);
-}
-
 static kvp_err slots_of(struct plan *p, const struct kvp_spec *s, uint64_t *slots, struct kvp_error *e)
 {
     uint64_t heavy, recent;
@@ -116,16 +108,14 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 {
     uint64_t slots = 0;
 
-    KVP_TRY(plan_has_rows(p, e));
+    KVP_TRY(select_check(p, "h2o", e));
     KVP_TRY(slots_of(p, s, &slots, e));
     for (uint32_t i = 0; i < p->n_classes; i++) {
         struct plan_class *c = &p->cls[i];
         const uint64_t kept = variant_of(s) == MASK ? p->w.context : num_min(p->w.context, slots);
 
-        if (c->model->mixer == KVP_MIX_NONE)
+        if (!select_sees_all(p, c))
             continue;
-        KVP_TRY(check_window(p, c->model->window, e));
-        KVP_TRY(check_window(p, c->model->chunk, e));
         if (variant_of(s) != MASK)
             limit(p, c, s, slots);
         if (class_has_rows(c))
@@ -195,7 +185,7 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     struct plan_class *c = &p->cls[cls];
     const struct part *scores = plan_find_part(c, "scores");
 
-    if (!class_has_rows(c))
+    if (!select_acts(p, c))
         return;
     if (phase == KVP_PREFILL)
         prefill_ops(o, p, cls, scores);

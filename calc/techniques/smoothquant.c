@@ -1,7 +1,8 @@
 /* smoothquant.c - int8 weights and activations (W8A8); smoothing is folded into norms and weights and costs
  * nothing. kv=int8: the INT8 OPT code's cache, one static scale a tensor, held by the code, not the cache.
  * Xiao et al. 2023, arXiv:2211.10438; mit-han-lab/smoothquant smoothquant/opt.py, fake_quant.py. */
-#include "calc/technique.h"
+#include "calc/techniques/smoothquant.h"
+
 
 static const char *const scales[] = {"channel", "tensor", NULL}, *const caches[] = {"none", "int8", NULL};
 
@@ -17,7 +18,7 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 enum { FFN_ROWS = 1024 }; /* rows of the feed-forward that are alive at once */
 
 /* The input of the linear at hand in int8, and a scale for each of its rows. */
-static void input_scratch(struct plan *p)
+void int8_inputs(struct plan *p)
 {
     const uint64_t rows = num_max(num_mul(&p->over, plan_pass_width(p), p->chunk), p->w.batch);
 
@@ -32,7 +33,7 @@ static void input_scratch(struct plan *p)
 
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
-    input_scratch(p);
+    int8_inputs(p);
     if (!kvp_spec_param(s, "kv")->i)
         return KVP_OK;
     for (uint32_t c = 0; c < p->n_classes; c++)
@@ -49,7 +50,7 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
 }
 
 /* An input of a linear: a maximum, a division, a rounding for each element; two passes over it. */
-static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+void int8_inputs_ops(struct ops *o, struct plan *p, uint32_t cls, enum kvp_phase phase)
 {
     const struct kvp_layer_class *m = p->cls[cls].model;
     const uint64_t rows = num_mul(&o->over, p->w.batch, phase == KVP_PREFILL ? p->w.prompt : 1);
@@ -57,9 +58,14 @@ static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct 
     const uint64_t n = num_mul(&o->over, rows, num_add(&o->over, 2ull * p->model->width + m->ffn_width, heads));
     const uint64_t flops = num_mul(&o->over, 3, n);
 
-    (void)s;
     ops_add(o, KVP_OP_QUANT_ACT, phase, cls, p->cls[cls].count,
             (struct cost){flops, flops, num_mul(&o->over, 8, n), num_add(&o->over, n, num_mul(&o->over, 16, rows))});
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    (void)s;
+    int8_inputs_ops(o, p, cls, phase);
 }
 
 const struct technique technique_smoothquant = {

@@ -3,7 +3,7 @@
  * Which tensors a matrix becomes: weights/formats.c. Defaults: GPTQ and AWQ groups of 128, MLX of 64; int8,
  * nf4, gptq, awq, fp8 and nvfp4 leave the embedding and the head plain, MLX and ggml quantize both, and ggml
  * keeps vectors and routers in f32. */
-#include "calc/technique.h"
+#include "calc/techniques/smoothquant.h"
 
 #include <inttypes.h>
 
@@ -122,6 +122,25 @@ static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     return KVP_OK;
 }
 
+static bool is_w8a8(const struct kvp_spec *s)
+{
+    return wformat(kvp_spec_param(s, "format")->word) == KVP_WF_W8A8;
+}
+
+static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
+{
+    (void)e;
+    if (is_w8a8(s))
+        int8_inputs(p);
+    return KVP_OK;
+}
+
+static void extra_ops(struct ops *o, struct plan *p, uint32_t cls, const struct kvp_spec *s, enum kvp_phase phase)
+{
+    if (is_w8a8(s))
+        int8_inputs_ops(o, p, cls, phase);
+}
+
 static const char *const others[] = {"nf4", "gptq", "awq", NULL};
 
 const struct technique technique_w = {
@@ -140,4 +159,6 @@ const struct technique technique_w = {
                {.key = "experts", .kind = KVP_PARAM_WORD, .words = where},
                {.key = "norms", .kind = KVP_PARAM_WORD, .words = vectors}},
     .store_rewrite = store_rewrite,
+    .cache_rewrite = cache_rewrite,
+    .extra_ops = extra_ops,
 };

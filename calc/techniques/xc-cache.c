@@ -22,15 +22,37 @@ static const char *const encoders[] = {"offline", "self", NULL};
 enum { HIDDEN, KV };
 enum { OFFLINE, SELF };
 
+static const char NORMS[] = "cross_norms"; /* four a block */
+
 struct blocks {
     uint64_t n, stride, inner, encoder; /* encoder: its width */
 };
 
+/* What is not given is as large as in the recipe, or as the layers have room for. */
 static struct blocks blocks_of(const struct kvp_spec *s, const struct kvp_model *m)
 {
     const struct kvp_param *width = kvp_spec_param(s, "encoder_width");
+    const bool blocks = kvp_spec_param(s, "blocks")->given, stride = kvp_spec_param(s, "stride")->given;
+    struct blocks b = {spec_int(s, "blocks"), spec_int(s, "stride"), spec_int(s, "inner"), width->given ? (uint64_t)width->i : m->width};
 
-    return (struct blocks){spec_int(s, "blocks"), spec_int(s, "stride"), spec_int(s, "inner"), width->given ? (uint64_t)width->i : m->width};
+    for (int i = 0; i < KVP_MAX_EXTRA && m->extra[i].name; i++)
+        if (strcmp(m->extra[i].name, NORMS) == 0) { /* rewritten already, and perhaps cut into stages since */
+            b.n = m->extra[i].n / 4;
+            return b;
+        }
+    if (!blocks)
+        b.n = num_max(1, num_min(b.n, stride ? num_cdiv(m->layers, b.stride) : m->layers));
+    if (!stride && b.n > 1)
+        b.stride = num_max(1, num_min(b.stride, (m->layers - 1) / (b.n - 1)));
+    return b;
+}
+
+/* The prompt's last tokens that are the decoder's own: 32, or half of a shorter prompt. */
+static uint64_t question_of(const struct kvp_spec *s, uint64_t prompt)
+{
+    const struct kvp_param *given = kvp_spec_param(s, "question");
+
+    return given->given || prompt > (uint64_t)given->i ? (uint64_t)given->i : num_max(1, prompt / 2);
 }
 
 static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, struct kvp_error *e)
@@ -48,13 +70,13 @@ static kvp_err model_rewrite(struct kvp_model *m, const struct kvp_spec *s, stru
     KVP_TRY(model_extra(m, (struct kvp_extra){"cross_q_o_proj", x, m->width, 2 * n, true}, e));
     KVP_TRY(model_extra(m, (struct kvp_extra){"cross_k_v_proj", x, (uint32_t)b.encoder, 2 * n, true}, e));
     KVP_TRY(model_extra(m, (struct kvp_extra){"cross_mlp", 4 * x, m->width, 3 * n, true}, e));
-    return model_extra(m, (struct kvp_extra){"cross_norms", m->width, 1, 4 * n, false}, e);
+    return model_extra(m, (struct kvp_extra){NORMS, m->width, 1, 4 * n, false}, e);
 }
 
 /* The decoder's own tokens are the question's and the answer's. */
 static kvp_err store_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
-    const uint64_t question = spec_int(s, "question");
+    const uint64_t question = question_of(s, p->w.prompt);
 
     if (question >= p->w.prompt)
         return kvp_fail(e, KVP_EINPUT, "xc-cache: question=%" PRIu64 " leaves no context of a prompt of %" PRIu64 " tokens", question, p->w.prompt);
@@ -174,12 +196,12 @@ static void example(const struct kvp_model *m, const struct kvp_workload *w, cha
 const struct technique technique_xc_cache = {
     .info = {.name = "xc-cache", .axis = KVP_AXIS_MIXER, .summary = "the context as an encoder's output, read by a few cross blocks",
              .source = "Monteiro et al. 2024, arXiv:2404.15420; ServiceNow/xc-cache cross_attn_llama.py, exp_configs.py",
-             .params = "blocks=4,stride=6,inner=1024,question=32,keep=hidden,encoder=offline,encoder_width"},
+             .params = "blocks,stride,inner=1024,question,keep=hidden,encoder=offline,encoder_width"},
     .n_params = 7,
-    .params = {{.key = "blocks", .kind = KVP_PARAM_INT, .i = 4, .min = 1, .max = 1 << 16},
-               {.key = "stride", .kind = KVP_PARAM_INT, .i = 6, .min = 1, .max = 1 << 16},
+    .params = {{.key = "blocks", .kind = KVP_PARAM_INT, .no_default = true, .i = 4, .min = 1, .max = 1 << 16},
+               {.key = "stride", .kind = KVP_PARAM_INT, .no_default = true, .i = 6, .min = 1, .max = 1 << 16},
                {.key = "inner", .kind = KVP_PARAM_INT, .i = 1024, .min = 1, .max = 1 << 20},
-               {.key = "question", .kind = KVP_PARAM_INT, .i = 32, .min = 1, .max = INT64_MAX},
+               {.key = "question", .kind = KVP_PARAM_INT, .no_default = true, .i = 32, .min = 1, .max = INT64_MAX},
                {.key = "keep", .kind = KVP_PARAM_WORD, .i = HIDDEN, .words = keeps},
                {.key = "encoder", .kind = KVP_PARAM_WORD, .words = encoders},
                {.key = "encoder_width", .kind = KVP_PARAM_INT, .no_default = true, .min = 1, .max = 1 << 20}},

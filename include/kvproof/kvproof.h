@@ -52,6 +52,7 @@ struct kvp_device {
     double launch_s;      /* floor of one op */
     uint64_t context_bytes;
     char source[256];     /* what the numbers rest on, in words */
+    char memory_source[256]; /* whose word memory_bytes is: the driver's, or "nominal: ..." */
     char basis[48];       /* "datasheet roofline", "probed roofline" */
     double interval;      /* half-width as a fraction: a time t is printed with [t*(1-i), t*(1+i)] ... */
     double interval_high; /* ... upper side, as a fraction (a roofline is a floor, so it is wider) */

@@ -9,8 +9,8 @@
 extern "C" {
 #endif
 
-/* Beside the stack, which has paged (block), continuous-batching (tokens and sequences of a step), and may have prefix
- * and chunked-prefill. */
+/* Beside the stack, which has paged (block), continuous-batching (tokens and sequences of a step), and may have prefix,
+ * chunked-prefill, kv and a technique that stores weights. */
 struct kvp_serve_options {
     uint64_t blocks; /* of the pool */
     double step_s;   /* of the trace's clock that a step takes; more than 0 */
@@ -26,7 +26,7 @@ struct kvp_serving {
     uint64_t peak_blocks;     /* most that requests held at once */
     uint64_t block_steps;     /* blocks held, added up over the steps */
     uint64_t empty_slot_steps; /* their slots that hold no token, added up */
-    uint64_t pool_bytes, table_bytes, weights_bytes; /* exact */
+    uint64_t pool_bytes, metadata_bytes, weights_bytes; /* exact; metadata: the table, and scales of encoded rows */
     uint64_t activation_bytes, workspace_bytes;      /* at most */
     double seconds;           /* of all passes; NAN without a device */
 };

@@ -39,14 +39,25 @@ static void fetch_pages(const struct kb_attn_decode *a, uint64_t b, uint32_t g, 
     }
 }
 
+/* Codes that the loops take as they are stored, scales left out. */
+static bool direct(const struct kb_dev *dev, const struct kb_kv *kv)
+{
+    return dev->ops->code->row_dots[kv->format] && (kv->scales == KB_SCALES_ROW || kv->scales == KB_SCALES_TENSOR) &&
+           kv->dim % CPU_CODE_BLOCK == 0 && kv->dim <= CPU_CODE_DIM;
+}
+
 /* Scores of slots [t, t + n) from their codes. */
 static void code_scores(const struct kb_dev *dev, const struct kb_attn_decode *a, uint64_t b, uint32_t g, uint64_t t, uint64_t n,
                         const float *q, float *s, uint64_t stride, float *tile)
 {
     uint32_t group = a->heads / a->kv_heads, d = a->head_dim;
 
-    cpu_kv_unpack(dev, &a->k, b, g, t, n, tile);
-    dev->ops->dots[KVP_F32](q, d, group, tile, d, n, d, a->scale, s, stride, NULL);
+    if (direct(dev, &a->k)) {
+        dev->ops->code->row_dots[a->k.format](q, group, kb_kv_row(&a->k, b, g, t), n, d, a->scale, s, stride);
+    } else {
+        cpu_kv_unpack(dev, &a->k, b, g, t, n, tile);
+        dev->ops->dots[KVP_F32](q, d, group, tile, d, n, d, a->scale, s, stride, NULL);
+    }
     for (uint32_t h = 0; h < group; h++)
         cpu_kv_weigh(&a->k, b, g, t, n, s + h * stride, s + h * stride);
 }
@@ -58,9 +69,13 @@ static void code_values(const struct kb_dev *dev, const struct kb_attn_decode *a
     uint32_t group = a->heads / a->kv_heads, d = value_dim(a);
     float *weights = tile + n * d;
 
-    cpu_kv_unpack(dev, &a->v, b, g, t, n, tile);
     for (uint32_t h = 0; h < group; h++)
         cpu_kv_weigh(&a->v, b, g, t, n, p + h * stride, weights + h * n);
+    if (direct(dev, &a->v)) {
+        dev->ops->code->row_mix[a->v.format](weights, n, group, kb_kv_row(&a->v, b, g, t), n, d, o);
+        return;
+    }
+    cpu_kv_unpack(dev, &a->v, b, g, t, n, tile);
     dev->ops->mix[KVP_F32](weights, n, group, tile, d, n, d, o, d, NULL);
 }
 
@@ -115,9 +130,10 @@ static void values(const struct kb_dev *dev, const void *args, uint64_t b, uint3
                                NULL);
 }
 
-static uint32_t tile_of(const struct kb_kv *kv)
+static uint32_t tile_of(const struct kb_dev *dev, const struct kb_kv *kv)
 {
-    uint64_t row = kv->dim * kb_element(kv->format), n = (cpu_is_plain(kv->format) ? TILE_BYTES : CODE_TILE_BYTES) / row / 8 * 8;
+    const bool stored = cpu_is_plain(kv->format) || direct(dev, kv);
+    uint64_t n = (stored ? TILE_BYTES / kb_row_bytes(kv->format, kv->dim) : CODE_TILE_BYTES / sizeof(float) / kv->dim) / 8 * 8;
 
     return (uint32_t)(n < 8 ? 8 : n > 128 ? 128 : n);
 }
@@ -125,7 +141,7 @@ static uint32_t tile_of(const struct kb_kv *kv)
 kvp_err cpu_attn_decode(struct kb_dev *dev, const void *args, struct kvp_error *e)
 {
     const struct kb_attn_decode *a = args;
-    const uint32_t tile = tile_of(cpu_is_plain(a->v.format) ? &a->k : &a->v), group = a->heads / a->kv_heads;
+    const uint32_t tile = tile_of(dev, cpu_is_plain(a->v.format) ? &a->k : &a->v), group = a->heads / a->kv_heads;
     const bool codes = !cpu_is_plain(a->k.format) || !cpu_is_plain(a->v.format);
     const struct cpu_attend work = {
         .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads, .dim = value_dim(a),

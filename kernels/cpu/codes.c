@@ -312,11 +312,18 @@ void cpu_kv_unpack(const struct kb_dev *dev, const struct kb_kv *kv, uint64_t b,
 
 void cpu_kv_weigh(const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t t, uint64_t n, const float *from, float *to)
 {
-    const bool beside = kb_is_code(kv->format), rows = kv->scales == KB_SCALES_ROW, one = kv->scales == KB_SCALES_TENSOR;
-    const float *scale = (const float *)kb_at(kv->scale) + (beside && rows ? kb_kv_index(kv, b, h, t) : 0);
+    const bool rows = kb_is_code(kv->format) && kv->scales == KB_SCALES_ROW, one = kb_is_code(kv->format) && kv->scales == KB_SCALES_TENSOR;
+    const float *scale = (const float *)kb_at(kv->scale) + (rows ? kb_kv_index(kv, b, h, t) : 0);
 
+    if (rows) {
+#pragma omp simd
+        for (uint64_t i = 0; i < n; i++)
+            to[i] = from[i] * scale[i];
+        return;
+    }
+#pragma omp simd
     for (uint64_t i = 0; i < n; i++)
-        to[i] = from[i] * (!beside ? 1 : rows ? scale[i] : one ? scale[0] : 1);
+        to[i] = from[i] * (one ? scale[0] : 1);
 }
 
 void cpu_kv_read(const struct kb_dev *dev, const struct kb_kv *kv, uint64_t b, uint32_t h, uint64_t t, uint64_t t1, float *tile)

@@ -135,6 +135,16 @@ static void unpack_q5_1(float *dst, const void *src, uint64_t n, float add)
     cpu_code_plain.unpack[KVP_Q5_1](dst, src, n, add);
 }
 
+static void unpack_q4_k(float *dst, const void *src, uint64_t n, float add)
+{
+    cpu_code_plain.unpack[KVP_Q4_K](dst, src, n, add);
+}
+
+static void unpack_q6_k(float *dst, const void *src, uint64_t n, float add)
+{
+    cpu_code_plain.unpack[KVP_Q6_K](dst, src, n, add);
+}
+
 /* e2m1 looked up: twice its value is a whole number. */
 FAST_INLINE __m256 e2m1x8(__m128i codes, __m256 half_scale)
 {
@@ -264,10 +274,13 @@ FAST static void look_up_avx2(float *dst, const uint8_t *src, uint64_t n, const 
 const struct cpu_code_ops cpu_code_avx2 = {
     .unpack = {[KVP_FP8] = unpack_fp8, [KVP_INT8] = unpack_int8, [KVP_U8] = unpack_u8, [KVP_INT4] = unpack_int4,
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
-               [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
+               [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4,
+               [KVP_Q4_K] = unpack_q4_k, [KVP_Q6_K] = unpack_q6_k},
     .look_up = look_up_avx2,
     .dots8 = dots8_avx2,
     .affine = affine_avx2,
+    .row_dots = {[KVP_INT8] = cpu_dots_int8, [KVP_INT4] = cpu_dots_int4},
+    .row_mix = {[KVP_INT8] = cpu_mix_int8, [KVP_INT4] = cpu_mix_int4},
 };
 
 #endif

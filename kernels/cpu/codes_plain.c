@@ -129,6 +129,39 @@ static void affine_plain(float *x, uint64_t n, float scale, float shift)
         x[i] = scale * x[i] + shift;
 }
 
+static void unpack_q4_k(float *dst, const void *src, uint64_t n, float add)
+{
+    const struct kb_q4_k *x = src;
+
+    (void)add;
+    for (uint64_t b = 0; b < n / 256; b++, x++)
+        for (unsigned j = 0; j < 8; j++) {
+            float by, minus;
+            unsigned scale, min;
+
+            kb_q4_k_scale(x->scales, j, &scale, &min);
+            by = kb_from_f16(x->d) * (float)scale;
+            minus = kb_from_f16(x->dmin) * (float)min;
+#pragma omp simd
+            for (unsigned i = 0; i < 32; i++)
+                dst[b * 256 + j * 32 + i] = by * (float)(x->q[j / 2 * 32 + i] >> j % 2 * 4 & 15) - minus;
+        }
+}
+
+static void unpack_q6_k(float *dst, const void *src, uint64_t n, float add)
+{
+    const struct kb_q6_k *x = src;
+
+    (void)add;
+    for (uint64_t b = 0; b < n / 256; b++, x++)
+        for (unsigned j = 0; j < 16; j++) {
+            const float by = kb_from_f16(x->d) * (float)x->scales[j];
+
+            for (unsigned i = 16 * j; i < 16 * j + 16; i++)
+                dst[b * 256 + i] = by * (float)kb_q6_k_code(x, i);
+        }
+}
+
 static void look_up_plain(float *dst, const uint8_t *src, uint64_t n, const float values[16])
 {
     for (uint64_t i = 0; i < n / 2; i++) {
@@ -152,7 +185,8 @@ static void dots8_plain(const int8_t *x, uint32_t m, const int8_t *w, uint64_t r
 const struct cpu_code_ops cpu_code_plain = {
     .unpack = {[KVP_FP8] = unpack_fp8, [KVP_INT8] = unpack_int8, [KVP_U8] = unpack_u8, [KVP_INT4] = unpack_int4,
                [KVP_Q8_0] = unpack_q8_0, [KVP_Q4_0] = unpack_q4_0, [KVP_Q4_1] = unpack_q4_1, [KVP_Q5_0] = unpack_q5_0,
-               [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4},
+               [KVP_Q5_1] = unpack_q5_1, [KVP_MXFP4] = unpack_mxfp4, [KVP_MXFP8] = unpack_mxfp8, [KVP_NVFP4] = unpack_nvfp4,
+               [KVP_Q4_K] = unpack_q4_k, [KVP_Q6_K] = unpack_q6_k},
     .look_up = look_up_plain,
     .dots8 = dots8_plain,
     .affine = affine_plain,

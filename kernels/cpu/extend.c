@@ -91,7 +91,7 @@ static void unpack(const struct kb_dev *dev, const struct block *t, const struct
 static const float *rows_of(const struct kb_dev *dev, const struct block *t, const struct kb_kv *kv, struct kb_span fresh,
                             uint64_t j0, uint64_t j1, uint64_t *stride)
 {
-    if (j0 < t->p.before) {
+    if (j0 < t->p.before || !fresh.buf) {
         unpack(dev, t, kv, j0, j1);
         *stride = t->a->head_dim;
         return t->tile;
@@ -164,7 +164,7 @@ static void attend_block(const struct kb_dev *dev, const struct block *t)
     }
     memset(t->o, 0, rows * d * sizeof(float));
     for (uint64_t j0 = first_key(a, t->p.before + t->t0), j1; j0 < end; j0 = j1) {
-        j1 = least(j0 + KEYS, j0 < t->p.before ? t->p.before : end);
+        j1 = least(j0 + KEYS, j0 < t->p.before && a->k.buf ? t->p.before : end);
         take_tile(dev, t, rows, j0, j1);
     }
     for (uint64_t r = 0; r < rows; r++) {

@@ -45,7 +45,14 @@ struct cpu_code_ops {
     /* out[r * stride + i] = the sum of x[r * k + j] * w[i * k + j], m <= 4 rows of x, `rows` rows of w */
     void (*dots8)(const int8_t *x, uint32_t m, const int8_t *w, uint64_t rows, uint64_t k, int32_t *out, uint64_t stride);
     void (*affine)(float *x, uint64_t n, float scale, float shift); /* x = scale * x + shift */
+    /* Rows of INT8 or INT4 codes, one after another, of dim at most CPU_CODE_DIM and a multiple of CPU_CODE_BLOCK; NULL: none.
+     * row_dots: s[i * stride + r] = scale * the sum over c of q[i * dim + c] * code (r, c), m rows of q.
+     * row_mix: o[i * dim + c] += the sum over r of p[i * p_stride + r] * code (r, c). */
+    void (*row_dots[KVP_FORMATS])(const float *q, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float scale, float *s,
+                                  uint64_t stride);
+    void (*row_mix[KVP_FORMATS])(const float *p, uint64_t p_stride, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float *o);
 };
+enum { CPU_CODE_BLOCK = 64, CPU_CODE_DIM = 512 };
 
 struct cpu_ops {
     const char *isa;
@@ -78,6 +85,10 @@ extern const struct cpu_code_ops cpu_code_plain;
 extern const struct cpu_ops cpu_ops_avx2;
 extern const struct cpu_kivi_ops cpu_kivi_avx2;
 extern const struct cpu_code_ops cpu_code_avx2;
+void cpu_dots_int8(const float *q, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float scale, float *s, uint64_t stride);
+void cpu_dots_int4(const float *q, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float scale, float *s, uint64_t stride);
+void cpu_mix_int8(const float *p, uint64_t p_stride, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float *o);
+void cpu_mix_int4(const float *p, uint64_t p_stride, uint32_t m, const void *codes, uint64_t rows, uint32_t dim, float *o);
 #endif
 
 #endif

@@ -8,14 +8,6 @@
 
 #include <math.h>
 
-FAST_INLINE float sum8(__m256 v)
-{
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
-}
-
 FAST_INLINE float max8(__m256 v)
 {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -84,15 +76,6 @@ FAST_INLINE void narrow(enum kvp_format f, void *dst, const float *src, uint64_t
     }
     for (; i < n; i++)
         kb_store(f, dst, i, src[i]);
-}
-
-/* The sums of eight vectors, in order. */
-FAST_INLINE __m256 sums8(const __m256 *v)
-{
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 
 /* Eight more elements of R rows of w times M rows of x, from element i on. */

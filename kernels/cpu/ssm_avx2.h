@@ -27,15 +27,6 @@ FAST_INLINE __m256 ssm_decay8(__m256 dt, __m256 a, __m256 eighths)
     return _mm256_fmadd_ps(s, _mm256_mul_ps(y, r), s);
 }
 
-/* The sums of eight vectors, in order. */
-FAST_INLINE __m256 ssm_sums8(const __m256 *v)
-{
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-}
-
 /* For each whole eight of `width` channels: h = 2^(dt a) h + in b, and y += c.h. `next` is the state of a sequence that
  * comes soon. Returns how many channels that were. */
 FAST_INLINE uint32_t ssm_eights(float *h, const float *next, const float *a, const float *b, const float *c, const float *dt,
@@ -61,7 +52,7 @@ FAST_INLINE uint32_t ssm_eights(float *h, const float *next, const float *a, con
             _mm256_storeu_ps(h + 8, h1);
             sum[k] = _mm256_fmadd_ps(c1, h1, _mm256_mul_ps(c0, h0));
         }
-        _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), ssm_sums8(sum)));
+        _mm256_storeu_ps(y, _mm256_add_ps(_mm256_loadu_ps(y), sums8(sum)));
     }
     return i;
 }

@@ -13,7 +13,8 @@ extern "C" {
 
 /* The new tokens of sequence b are rows [first[b], first[b + 1]) of q, k, v and out, and the first of them is token
  * before[b] of the text. Earlier tokens are read from the cache, new ones from k and v, whether they are stored already
- * or not. Token j of the text lies in slot j, or in slot j % ring. */
+ * or not; without k and v (k.buf NULL) from the cache too, where they must be. Token j of the text lies in slot j, or in
+ * slot j % ring. */
 struct kb_attn_extend {
     uint64_t batch;
     uint64_t tokens, position;  /* first[b] = b * tokens and before[b] = position, where the two spans are not given */
@@ -27,7 +28,7 @@ struct kb_attn_extend {
     enum kvp_format sink_format;
     struct kb_span sinks;       /* (optional) [heads]: a logit more in the softmax, without a value (gpt-oss) */
     uint64_t stride;            /* f32 elements between rows of q, k and v */
-    struct kb_span q, k, v;     /* f32, head h at h * head_dim */
+    struct kb_span q, k, v;     /* f32, head h at h * head_dim; k and v both or none, and with a ring both */
     struct kb_kv stored_k, stored_v;
     uint64_t out_stride;
     struct kb_span out;         /* f32, head h at h * head_dim */

@@ -55,6 +55,23 @@ static double q5_1(const void *block, uint64_t i)
     return half(x->d) * (nibble(x->q, i) | fifth(x->h, i)) + half(x->m);
 }
 
+static double q4_k(const void *block, uint64_t i)
+{
+    const struct kb_q4_k *x = block;
+    const unsigned code = x->q[i / 64 * 32 + i % 32] >> (i / 32 % 2 ? 4 : 0) & 15;
+    unsigned scale, min;
+
+    kb_q4_k_scale(x->scales, (unsigned)i / 32, &scale, &min);
+    return half(x->d) * scale * code - half(x->dmin) * min;
+}
+
+static double q6_k(const void *block, uint64_t i)
+{
+    const struct kb_q6_k *x = block;
+
+    return half(x->d) * x->scales[i / 16] * kb_q6_k_code(x, (unsigned)i);
+}
+
 static double mxfp4(const void *block, uint64_t i)
 {
     const struct kb_mxfp4 *x = block;
@@ -80,7 +97,8 @@ double ref_element(enum kvp_format f, const void *row, uint64_t i)
 {
     static double (*const blocks[KVP_FORMATS])(const void *, uint64_t) = {
         [KVP_Q8_0] = q8_0, [KVP_Q4_0] = q4_0, [KVP_Q4_1] = q4_1, [KVP_Q5_0] = q5_0,
-        [KVP_Q5_1] = q5_1, [KVP_MXFP4] = mxfp4, [KVP_MXFP8] = mxfp8, [KVP_NVFP4] = nvfp4};
+        [KVP_Q5_1] = q5_1, [KVP_MXFP4] = mxfp4, [KVP_MXFP8] = mxfp8, [KVP_NVFP4] = nvfp4,
+        [KVP_Q4_K] = q4_k, [KVP_Q6_K] = q6_k};
     const struct kb_unit u = kb_unit_of(f);
     const unsigned char *p = row;
 

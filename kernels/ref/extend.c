@@ -23,7 +23,7 @@ static struct piece piece_of(const struct kb_attn_extend *a, uint64_t b)
 static double element(const struct kb_attn_extend *a, const struct piece *p, const struct kb_kv *stored, struct kb_span fresh,
                       uint32_t g, uint64_t j, uint32_t c)
 {
-    if (j < p->before)
+    if (j < p->before || !fresh.buf)
         return ref_kv_element(stored, p->b, g, a->ring ? j % a->ring : j, c);
     return (double)((const float *)kb_at(fresh))[(p->row + j - p->before) * a->stride + (uint64_t)g * a->head_dim + c];
 }

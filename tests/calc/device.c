@@ -27,12 +27,15 @@ START_TEST(ours_load)
         snprintf(name, sizeof(name), "%.*s", (int)(len - 5), d->d_name);
         ck_assert_msg(kvp_device_load(&dev, name, &e) == KVP_OK, "%s", e.text);
         ck_assert(*dev.name && *dev.source && *dev.basis);
+        ck_assert_msg(strncmp(dev.memory_source, "memory.total", 12) == 0 || strncmp(dev.memory_source, "VRAM Total", 10) == 0 ||
+                          strncmp(dev.memory_source, "nominal: ", 9) == 0 || strncmp(dev.memory_source, "assumed: ", 9) == 0,
+                      "%s: whose word is its memory? %s", name, dev.memory_source);
         ck_assert(dev.memory_bytes > 1ULL << 30 && dev.bandwidth > 1e9 && dev.flops_f32 > 1e12 && dev.flops_f16 >= dev.flops_f32);
         ck_assert(dev.launch_s > 1e-7 && dev.launch_s < 1e-4 && dev.interval >= 0 && dev.interval_high >= dev.interval);
         n++;
     }
     closedir(dir);
-    ck_assert_int_ge(n, 6);
+    ck_assert_int_ge(n, 25);
 }
 END_TEST
 
@@ -112,6 +115,30 @@ START_TEST(unknown_name)
 }
 END_TEST
 
+/* The devices that the field asks for, each with its capacity as the driver reports it, or with a word that it is not. */
+START_TEST(asked_for)
+{
+    static const struct {
+        const char *name;
+        bool driver; /* a source has what the driver says */
+    } names[] = {{"h200", true},      {"h100-sxm", true},  {"h100-pcie", false},     {"a100-40g", true}, {"a100-80g", true}, {"l40s", true}, {"l4", true},
+                 {"t4", true},        {"v100-sxm2-16g", false}, {"v100-sxm2-32g", false}, {"b200", true}, {"gb200", false},   {"rtx-3090", true},
+                 {"rtx-4090", true},  {"rtx-5090", true},  {"rtx-pro-6000", false},  {"mi300x", true},   {"epyc-9654", false}, {"xeon-8480plus", false}};
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        struct kvp_device d;
+        struct kvp_error e = {0};
+        bool driver;
+
+        ck_assert_msg(kvp_device_load(&d, names[i].name, &e) == KVP_OK, "%s", e.text);
+        driver = strncmp(d.memory_source, "memory.total of nvidia-smi", 26) == 0 || strncmp(d.memory_source, "VRAM Total Memory of rocm-smi", 29) == 0;
+        ck_assert_msg(driver == names[i].driver, "%s: %s", names[i].name, d.memory_source);
+        ck_assert_msg(driver || strncmp(d.memory_source, "nominal: ", 9) == 0 || strncmp(d.memory_source, "assumed: ", 9) == 0, "%s: %s", names[i].name,
+                      d.memory_source);
+    }
+}
+END_TEST
+
 /* Every op: calls * 10 us + the larger of FLOPs / peak and bytes / (100 GB/s); and the sums. */
 START_TEST(roofline)
 {
@@ -164,6 +191,7 @@ int main(void)
     TCase *t = tcase_create("device");
 
     tcase_add_test(t, ours_load);
+    tcase_add_test(t, asked_for);
     tcase_add_test(t, values);
     tcase_add_loop_test(t, file, 0, (int)COUNT(files));
     tcase_add_test(t, unknown_name);

@@ -19,6 +19,9 @@ static const struct {
     {"llama-2-7b", "w:mxfp4", 1, MEM(weights_bytes), 6476005376 / 32 * 17 + REST},
     {"llama-2-7b", "w:fp8,scale=tensor", 1, MEM(weights_bytes), 6476005376 + 224 * 4 + REST},
     {"llama-2-7b", "w:fp8,scale=block", 1, MEM(weights_bytes), 6476005376 + 6476005376 / 16384 * 4 + REST},
+    /* unpacking 32 MiB, 64 frequencies; one row's widest input in int8, and its scale */
+    {"llama-2-7b", "smoothquant", 1, MEM(workspace_bytes), (32 << 20) + 64 * 4 + 11008 + 4},
+    {"llama-2-7b", "w:w8a8", 1, MEM(workspace_bytes), (32 << 20) + 64 * 4 + 11008 + 4},
     {"llama-2-7b", "smoothquant", 1, MEM(weights_bytes), 6481444864 + REST},
     {"llama-2-7b", "smoothquant:scale=tensor", 1, MEM(weights_bytes), 6476005376 + 224 * 4 + REST},
     {"llama-2-7b", "smoothquant:kv=int8", 2048, MEM(cache_bytes), 536870912}, /* OPT-6.7B's cache is of the same shape */

@@ -80,6 +80,9 @@ static const struct {
     {"llama-2-7b", "xc-cache:encoder_width=1024", {.prompt = 6176, .generate = 0}, F16, MEM(cache_bytes), 12582912 + 16777216},
     {"llama-2-7b", "xc-cache paged:16", {.prompt = 6176, .generate = 1}, F16, MEM(cache_bytes), 50331648 + 48 * 524288 + 3 * 4},
     {"llama-2-7b", "xc-cache", {.prompt = 6176, .generate = 0}, F16, MEM(bytes_per_token), 524288},
+    /* what is not given has room: 12 layers of gpt2 are 4 blocks 3 apart, and of 20 tokens 10 are the question */
+    {"gpt2", "xc-cache", {.prompt = 20, .generate = 2}, F16, MEM(cache_bytes), 10 * 768 * 2 + 12 * 36864},
+    {"gpt2", "xc-cache:keep=kv,stride=11", {.prompt = 20, .generate = 2}, F16, MEM(cache_bytes), 10 * 2 * 2 * 1024 * 2 + 12 * 36864},
     /* mla: 576 * 2 * 61 a token; 656 B and 320 * 128 * 2 a token and layer */
     {"deepseek-v3", "", {.context = 131072}, F16, MEM(cache_bytes), 9210691584},
     {"deepseek-v3", "mla", {.context = 131072}, F16, MEM(cache_bytes), 9210691584},
@@ -426,9 +429,9 @@ static const struct {
     {"mistral-7b-v0.1", "mla", {.context = 10}, KVP_ENOTSUP, "layers with a window"},
     {"llama-3-8b", "lorc:k_rank=1025", {.context = 10}, KVP_EINPUT, "more than 1024"},
     {"llama-3-8b", "lorc:rule=progressive,r_max=100,r_min=200", {.context = 10}, KVP_EINPUT, "200"},
-    {"llama-2-7b", "xc-cache", {.prompt = 32}, KVP_EINPUT, "question=32 leaves no context"},
+    {"llama-2-7b", "xc-cache:question=32", {.prompt = 32}, KVP_EINPUT, "question=32 leaves no context"},
     {"llama-2-7b", "xc-cache:encoder=self,encoder_width=1024", {.prompt = 100}, KVP_EINPUT, "encoder=self with encoder_width=1024"},
-    {"llama-2-7b", "xc-cache:blocks=7", {.prompt = 100}, KVP_EINPUT, "need 37 layers, llama-2-7b has 32"},
+    {"llama-2-7b", "xc-cache:blocks=7,stride=6", {.prompt = 100}, KVP_EINPUT, "need 37 layers, llama-2-7b has 32"},
     {"llama-2-7b", "yoco:self_heads=5", {.context = 10}, KVP_EINPUT, "self_heads=5 does not divide"},
     {"llama-3-8b", "prefix:11", {.prompt = 10}, KVP_EINPUT, "shared=11 is more than the prompt of 10"},
     {"llama-3-8b", "prefix:block=8 paged:16", {.prompt = 100}, KVP_EINPUT, "block=8 is not a multiple of the pages of 16"},

@@ -147,7 +147,7 @@ static const struct {
     {"llama-2-7b", "h2o", {.context = 9}, KVP_EINPUT, "heavy_ratio=0.1 of a prompt of 9 tokens is 0 tokens"},
     {"llama-2-7b", "h2o", {.context = 10}, KVP_OK, NULL},
     {"llama-2-7b", "h2o:heavy=1,recent_ratio=0", {.context = 4096}, KVP_EINPUT, "recent_ratio=0"},
-    {"mistral-7b-v0.1", "h2o", {.context = 8192}, KVP_ENOTSUP, "its window of 4096"},
+    {"mistral-7b-v0.1", "h2o", {.context = 8192}, KVP_ENOTSUP, "sees only its own window"},
     {"mistral-7b-v0.1", "h2o", {.context = 4096}, KVP_OK, NULL},
     {"llama-3-8b", "contiguous:100", {.context = 101}, KVP_EINPUT, "max_len 100 is less than the context of 101"},
     {"llama-3-8b", "contiguous", {.context = 8193}, KVP_EINPUT, "max_len 8192 (the model's own limit)"},

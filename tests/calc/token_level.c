@@ -227,7 +227,10 @@ static const struct {
     {KINDS(MAMBA, FULL), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (32 + 4), NULL},
     {KINDS(MLA), "h2o:heavy=2,recent=3", 0, KVP_OK, 5 * (48 + 4), NULL},
     {KINDS(MAMBA), "h2o", 0, KVP_ENOTSUP, 0, "not applicable: no KV cache"},
-    {KINDS(WINDOWED, FULL), "h2o:heavy=2,recent=3", 0, KVP_ENOTSUP, 0, "its window of 6"},
+    {KINDS(WINDOWED, FULL), "h2o:heavy=2,recent=3", 0, KVP_OK, 6 * 32 + 5 * (32 + 4), NULL},
+    {KINDS(MAMBA, CHUNKED, FULL), "h2o:variant=flexgen,heavy=3", 0, KVP_OK, 8 * 32 + 6 * (32 + 4), NULL},
+    {KINDS(WINDOWED, FULL), "h2o:variant=mask,heavy=2,recent=3", 0, KVP_OK, 6 * 32 + 20 * 32, NULL},
+    {KINDS(WINDOWED), "h2o:heavy=2,recent=3", 0, KVP_ENOTSUP, 0, "sees only its own window"},
     {KINDS(FULL), "h2o:variant=flexgen,recent=3", 0, KVP_EINPUT, 0, "as many recent slots"},
     /* sinks: windowed layers keep their ring */
     {KINDS(MAMBA, WINDOWED, FULL), "streaming-llm:sink=1,recent=4", 0, KVP_OK, 6 * 32 + 5 * 32, NULL},

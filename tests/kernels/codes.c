@@ -287,6 +287,7 @@ static const struct {
 } steps[] = {
     {{1, 5, 1, 32, 0}, 1, false, true},    {{2, 66, 3, 64, 0}, 6, true, true},   {{2, 300, 2, 96, 16}, 14, false, false},
     {{1, 700, 1, 128, 4}, 8, true, true},  {{1, 1100, 2, 128, 0}, 2, false, true},
+    {{2, 75, 2, 64, 0}, 14, true, true},   {{1, 47, 1, 256, 0}, 3, false, true},
 };
 
 START_TEST(attention_reads_codes)

@@ -190,6 +190,60 @@ START_TEST(shared_rows)
 }
 END_TEST
 
+/* New tokens read from the cache, where they are already: in f32 the same as from k and v, to the last bit where tiles begin
+ * alike; as codes what the reference makes of the codes. Two sequences in pages, one of them behind nothing. */
+START_TEST(own_rows_are_stored)
+{
+    enum { SEQ = 2, LONG = 300, HEADS = 4, KV = 2, DIM = 16, BLOCK = 8, PAGES = LONG / BLOCK + 1 };
+    static const enum kvp_format kinds[] = {KVP_F32, KVP_F16, KVP_INT8};
+    static const int32_t before[SEQ] = {270, 0}, rows[SEQ] = {30, 45};
+    static const struct kit_out outs[] = {KIT_OUT(kb_attn_extend, out, KVP_F32, 3e-6, false)};
+    const uint64_t stride = (HEADS + 2 * KV) * DIM + 1;
+    struct kb_kv kv[2];
+    struct kb_attn_extend a = {.batch = SEQ, .heads = HEADS, .kv_heads = KV, .head_dim = DIM, .scale = 0.5f, .stride = stride,
+                               .window = _i % 2 ? 20 : 0, .out_stride = HEADS * DIM, .first = kit_ints(SEQ + 1, 0, 0),
+                               .before = kit_ints(SEQ, 0, 0), .out = kit_poison(KVP_F32, 75 * HEADS * DIM)};
+    struct kb_span all = kit_rows(LONG + 45, (HEADS + 2 * KV) * DIM, stride), want;
+
+    for (int side = 0; side < 2; side++) {
+        kv[side] = (struct kb_kv){.format = kinds[_i / 2], .heads = KV, .dim = DIM, .block = BLOCK, .table_stride = PAGES,
+                                  .table = kit_shuffled(SEQ * PAGES), .data = kit_poison(KVP_F32, SEQ * PAGES * BLOCK * KV * DIM)};
+        if (kinds[_i / 2] == KVP_INT8) {
+            kv[side].scales = KB_SCALES_ROW;
+            kv[side].scale = kit_poison(KVP_F32, SEQ * PAGES * BLOCK * KV);
+        }
+        for (uint64_t b = 0; b < SEQ; b++) {
+            struct kb_cache_write w = {.batch = 1, .count = (uint64_t)(before[b] + rows[b]), .dst = kv[side], .src = all,
+                                       .src_tokens = (uint64_t)(before[b] + rows[b]), .src_stride = stride, .src_first = b * LONG};
+
+            w.dst.table.offset += b * PAGES * sizeof(int32_t);
+            w.src.offset += (HEADS + (uint64_t)side * KV) * DIM * sizeof(float);
+            kit_run(KB_CACHE_WRITE, &w);
+        }
+    }
+    for (int b = 0; b < SEQ; b++) {
+        ((int32_t *)kb_at(a.before))[b] = before[b];
+        ((int32_t *)kb_at(a.first))[b + 1] = ((int32_t *)kb_at(a.first))[b] + rows[b];
+    }
+    a.q = all;
+    a.q.offset += 270 * stride * sizeof(float); /* the last 30 rows of the first, then the second's 45 */
+    a.stored_k = kv[0];
+    a.stored_v = kv[1];
+    kit_check(KB_ATTN_EXTEND, &a, sizeof(a), outs, 1);
+    if (kinds[_i / 2] != KVP_F32)
+        return;
+    want = a.out;
+    kit_run(KB_ATTN_EXTEND, &a);
+    a.k = a.v = a.q;
+    a.k.offset += HEADS * DIM * sizeof(float);
+    a.v.offset += (HEADS + KV) * DIM * sizeof(float);
+    a.out = kit_poison(KVP_F32, 75 * HEADS * DIM);
+    kit_run(KB_ATTN_EXTEND, &a);
+    for (uint64_t i = 0; i < 75 * HEADS * DIM; i++)
+        ck_assert_float_eq_tol(((float *)kb_at(a.out))[i], ((float *)kb_at(want))[i], 1e-6f);
+}
+END_TEST
+
 START_TEST(refusals)
 {
     struct kb_attn_extend a = extend(4, KVP_F32);
@@ -198,6 +252,14 @@ START_TEST(refusals)
     ck_assert(!kb_ref.supports(kit_ref, KB_ATTN_EXTEND, &a));
     a = extend(1, KVP_F32);
     a.before.buf = NULL;
+    ck_assert(!kb_ref.supports(kit_ref, KB_ATTN_EXTEND, &a));
+    a = extend(1, KVP_F32);
+    a.k.buf = NULL; /* v alone */
+    ck_assert(!kb_ref.supports(kit_ref, KB_ATTN_EXTEND, &a));
+    a.v.buf = NULL;
+    ck_assert(kb_ref.supports(kit_ref, KB_ATTN_EXTEND, &a));
+    a = extend(4, KVP_F32);
+    a.k.buf = a.v.buf = NULL; /* a ring has no place for them all */
     ck_assert(!kb_ref.supports(kit_ref, KB_ATTN_EXTEND, &a));
     a = extend(1, KVP_F32);
     a.kv_heads = 3;
@@ -217,6 +279,7 @@ int main(void)
     tcase_add_loop_test(t, extend_codes, 0, 2);
     tcase_add_loop_test(t, pieces_are_the_prompt, 0, 10);
     tcase_add_test(t, shared_rows);
+    tcase_add_loop_test(t, own_rows_are_stored, 0, 6);
     tcase_add_test(t, refusals);
     suite_add_tcase(s, t);
     return kit_main(s);

@@ -12,6 +12,8 @@ static const struct passes_pair same[] = {
     {{"window:20 chunked-prefill:16", 2, 37, 3, 0}, "window:20", false},
     {{"paged:4 chunked-prefill:16", 3, 37, 3, 0}, "", false},
     {{"contiguous:48 chunked-prefill:16", 3, 37, 3, 0}, "", false},
+    {{"quest:page=5,budget=11,dense=1 chunked-prefill:16", 2, 37, 3, 0}, "quest:page=5,budget=11,dense=1", true},
+    {{"quest:page=4,budget=9,dense=0 chunked-prefill:16 continuous-batching:32 paged:4", 5, 37, 3, 0}, "quest:page=4,budget=9,dense=0", true},
     {{"cla:2 chunked-prefill:16", 2, 37, 3, 0}, "cla:2", true},
 };
 

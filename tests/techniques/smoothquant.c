@@ -133,13 +133,13 @@ static void run_text(const struct kvp_model *m, const char *spec, uint64_t promp
         must(eng_decode(g, &ids[i], logits + i * m->vocab, &err));
     for (int op = 0; op < KVP_OPS; op++) /* q k v, o, up, down: four inputs a layer and forward */
         if (op == KVP_OP_QUANT_ACT)
-            ck_assert_uint_eq(eng_calls(g)[op], spec && spec[0] == 's' ? 4 * m->layers * (TOKENS - prompt + 1) : 0);
+            ck_assert_uint_eq(eng_calls(g)[op], spec && (spec[0] == 's' || strstr(spec, "w8a8")) ? 4 * m->layers * (TOKENS - prompt + 1) : 0);
     eng_close(g);
 }
 
 START_TEST(logits_move_a_little)
 {
-    static const char *const specs[] = {"smoothquant", "smoothquant:scale=tensor"};
+    static const char *const specs[] = {"smoothquant", "smoothquant:scale=tensor", "w:w8a8", "w:w8a8,scale=tensor"};
     static float plain[TOKENS * TINY_VOCAB], coded[TOKENS * TINY_VOCAB], cut[TOKENS * TINY_VOCAB];
     const char *spec = specs[_i / TINY_MODELS];
     struct kvp_model m;
@@ -193,7 +193,8 @@ START_TEST(bytes)
         const char *spec;
         enum kvp_format dtype;
         uint64_t weights, workspace;
-    } sizes[] = {{"smoothquant", KVP_F32, 3288 * 4 + 2 * 6912 + 4 * 2 * 216, 4 * 96 + 4 * 4},
+    } sizes[] = {{"w:w8a8", KVP_F32, 3288 * 4 + 2 * 6912 + 4 * 2 * 216, 4 * 96 + 4 * 4},
+                 {"smoothquant", KVP_F32, 3288 * 4 + 2 * 6912 + 4 * 2 * 216, 4 * 96 + 4 * 4},
                  {"smoothquant:scale=tensor", KVP_F32, 3288 * 4 + 2 * 6912 + 4 * 2 * 6, 4 * 96 + 4 * 4},
                  /* unpacking 96 rows of 24 for the head */
                  {"smoothquant", KVP_F16, 3288 * 2 + 2 * 6912 + 4 * 2 * 216, 4 * 96 + 4 * 4 + 4 * 24 * 96}};
@@ -237,9 +238,9 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, smoothing_beats_rounding, 0, 3);
     tcase_add_test(t, scales_by_hand);
-    tcase_add_loop_test(t, logits_move_a_little, 0, 2 * TINY_MODELS);
+    tcase_add_loop_test(t, logits_move_a_little, 0, 4 * TINY_MODELS);
     tcase_add_loop_test(t, one_norm_before_both_halves, 0, 2);
-    tcase_add_loop_test(t, bytes, 0, 3);
+    tcase_add_loop_test(t, bytes, 0, 4);
     tcase_add_test(t, refusals);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);

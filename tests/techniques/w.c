@@ -87,6 +87,7 @@ static const struct {
     {"w:fp8", 0, false, 0.0359},              {"w:mlx", 64, true, 0.5 / 15 + 1e-3}, {"w:mlx,bits=8,group=32", 32, true, 0.5 / 255 + 1e-3},
     {"w:mlx,bits=2,group=16", 16, true, 0.5 / 3 + 1e-3},
     {"w:q8_0", 32, false, 0.5 / 127 + 6e-4},  {"w:q4_0", 32, false, 1.0 / 8 + 1e-3}, {"w:q4_1", 32, true, 0.5 / 15 + 1e-3},
+    {"w:mxfp4", 32, false, 0.25 + 1e-6}, /* between 4 and 6 of 8, or beyond 6 */
     {"w:q5_0", 32, false, 1.0 / 16 + 1e-3},   {"w:q5_1", 32, true, 0.5 / 31 + 1e-3},
 };
 enum { CODINGS = sizeof(codings) / sizeof(codings[0]) };
@@ -509,6 +510,167 @@ START_TEST(blocks)
 }
 END_TEST
 
+/* Blocks of 32 in the linears alone; what is not coded is as it was. */
+START_TEST(mxfp4)
+{
+    static float plain[TOKENS * TINY_VOCAB], coded[TOKENS * TINY_VOCAB], cut[TOKENS * TINY_VOCAB];
+    /* as in `blocks`: vectors, embedding and positions in 16 bits, 17 bytes for 32 of the rest */
+    const uint64_t whole = 128 + 2 * 672 + 109 * 64, linears = 2 * 28672;
+    struct kvp_error err = {0};
+    struct kvp_model m;
+    struct eng *g;
+    double apart;
+
+    must(kvp_model_parse(&m, blocks_config, strlen(blocks_config), "blocks", &err));
+    g = open_eng(&m, "w:mxfp4", (struct eng_options){.prompt = 4, .generate = 1, .weights = KVP_F16}, "ref");
+    ck_assert_uint_eq(eng_ledger(g)->now[LED_WEIGHTS], whole * 2 + linears / 32 * 17);
+    eng_close(g);
+    run_text(&m, NULL, TOKENS, "cpu", plain);
+    run_text(&m, "w:mxfp4", TOKENS, "cpu", coded);
+    run_text(&m, "w:mxfp4", 6, "ref", cut);
+    apart = far_apart(coded, plain, TOKENS * m.vocab);
+    ck_assert_msg(apart > 1e-3 && apart < 0.7, "apart by %g", apart);
+    ck_assert(far_apart(cut, coded, TOKENS * m.vocab) < 2e-5);
+    kvp_model_free(&m);
+}
+END_TEST
+
+/* The codes of one block, worked by hand: 5.5 of a largest 5.5 stays under the exponent 2^2, so the scale is 1 and codes are
+ * the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6; twice as large, the scale is 2. */
+START_TEST(mxfp4_by_hand)
+{
+    static const float x[] = {5.5f, -0.2f, 0.3f, 2.4f, -3.6f, 0.8f, 0, 1}, back[] = {6, 0, 0.5f, 2, -4, 1, 0, 1};
+    static float m[ROWS * COLS], out[ROWS * COLS];
+    struct kvp_error err = {0};
+    uint64_t room[WT_PARTS];
+    void *part[WT_PARTS] = {NULL};
+    struct wt_coding c;
+    struct kvp_stack s;
+
+    for (int i = 0; i < 8; i++) {
+        m[i] = x[i];
+        m[32 + i] = 2 * x[i];
+        m[COLS + i] = x[i] / 1024;
+    }
+    read_stack(&s, "w:mxfp4");
+    must(wt_coding_read(&c, &s, KVP_F32, &err));
+    must(wt_coding_bytes(room, &c, ROWS, COLS, &err));
+    ck_assert_uint_eq(room[WT_CODE], ROWS * COLS / 32 * 17);
+    part[WT_CODE] = malloc(room[WT_CODE]);
+    wt_encode(part, &c, m, ROWS, COLS);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[0], 127);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[17], 128);
+    ck_assert_uint_eq(((const unsigned char *)part[WT_CODE])[34], 0); /* all zeros */
+    decode(&c, part, room, out);
+    for (int i = 0; i < 8; i++) {
+        ck_assert_float_eq(out[i], back[i]);
+        ck_assert_float_eq(out[32 + i], 2 * back[i]);
+        ck_assert_float_eq(out[COLS + i], back[i] / 1024);
+    }
+    free(part[WT_CODE]);
+}
+END_TEST
+
+/* Blocks of 256: rows that they do not divide are refused (bad, below), and their scales, which are searched for, lose less
+ * than those of a range cut into equal steps. */
+static const char wide_config[] =
+    "{\"model_type\":\"gpt2\",\"vocab_size\":61,\"n_positions\":48,\"n_embd\":256,\"n_layer\":2,\"n_head\":4,\"n_inner\":512,"
+    "\"activation_function\":\"gelu_new\",\"layer_norm_epsilon\":1e-5,\"tie_word_embeddings\":true,\"torch_dtype\":\"float16\"}";
+
+static const struct {
+    const char *spec;
+    uint64_t block;
+    double within; /* of the logits */
+    int run, low, top; /* numbers that share a scale, and their codes; a range when low is 0 */
+} k_quants[] = {{"w:q4_k", 144, 0.4, 32, 0, 15}, {"w:q6_k", 210, 0.12, 16, -32, 31}};
+
+/* Mean square of what `run` numbers lose with one scale that takes them all in. */
+static double equal_steps(const float *m, int k)
+{
+    const int run = k_quants[k].run;
+    double sum = 0;
+
+    for (int first = 0; first < 256; first += run) {
+        float low = 0, high = 0, step;
+
+        for (int i = first; i < first + run; i++) {
+            low = fminf(low, m[i]);
+            high = fmaxf(high, m[i]);
+        }
+        step = k_quants[k].low ? fmaxf(-low, high) / (float)k_quants[k].top : (high - low) / (float)k_quants[k].top;
+        for (int i = first; i < first + run; i++) {
+            const float from = k_quants[k].low ? 0 : low;
+            const double off = (double)(rintf((m[i] - from) / step) * step + from - m[i]);
+
+            sum += off * off;
+        }
+    }
+    return sum;
+}
+
+START_TEST(k_quants_search_scales)
+{
+    enum { BLOCKS = 50 };
+    static float m[BLOCKS][256];
+    static _Alignas(4) unsigned char block[210];
+    const enum kvp_format f = _i ? KVP_Q6_K : KVP_Q4_K;
+    double ours = 0, naive = 0;
+    uint64_t x = 5;
+
+    for (int b = 0; b < BLOCKS; b++) {
+        for (int i = 0; i < 256; i++) {
+            float sum = 0; /* nearly normal, as weights are */
+
+            for (int n = 0; n < 6; n++) {
+                x = x * 6364136223846793005u + 1442695040888963407u;
+                sum += (float)(int32_t)(x >> 32) * 0x1p-31f;
+            }
+            m[b][i] = sum * 0.02f;
+        }
+        (_i ? wt_encode_q6_k : wt_encode_q4_k)(block, m[b]);
+        naive += equal_steps(m[b], _i);
+        for (int i = 0; i < 256; i++) {
+            const struct kb_q4_k *four = (const void *)block;
+            const struct kb_q6_k *six = (const void *)block;
+            unsigned scale, min;
+            double off;
+
+            kb_q4_k_scale(four->scales, (unsigned)i / 32, &scale, &min);
+            off = f == KVP_Q4_K ? (double)kb_from_f16(four->d) * scale * (four->q[i / 64 * 32 + i % 32] >> i / 32 % 2 * 4 & 15) -
+                                      (double)kb_from_f16(four->dmin) * min
+                                : (double)kb_from_f16(six->d) * six->scales[i / 16] * kb_q6_k_code(six, (unsigned)i);
+            off -= (double)m[b][i];
+            ours += off * off;
+        }
+    }
+    ck_assert_msg(ours < 0.97 * naive, "%s: loss %g, of equal steps %g", k_quants[_i].spec, ours, naive);
+}
+END_TEST
+
+START_TEST(blocks_of_256)
+{
+    static float plain[TOKENS * TINY_VOCAB], coded[TOKENS * TINY_VOCAB], cut[TOKENS * TINY_VOCAB];
+    /* vectors: 2*256 + 2 * (4*256 + 768 + 256 + 512 + 256); numbers: (61 + 48)*256 + 2 * (768*256 + 256*256 + 2 * 512*256) */
+    const uint64_t vectors = 512 + 2 * 2816, all = 109 * 256 + 2 * 524288;
+    struct kvp_error err = {0};
+    struct kvp_model m;
+    struct eng *g;
+    double apart;
+
+    must(kvp_model_parse(&m, wide_config, strlen(wide_config), "wide", &err));
+    g = open_eng(&m, k_quants[_i].spec, (struct eng_options){.prompt = 4, .generate = 1, .weights = KVP_F16}, "ref");
+    ck_assert_uint_eq(eng_ledger(g)->now[LED_WEIGHTS], vectors * 4 + all / 256 * k_quants[_i].block);
+    eng_close(g);
+    run_text(&m, NULL, TOKENS, "cpu", plain);
+    run_text(&m, k_quants[_i].spec, TOKENS, "cpu", coded);
+    run_text(&m, k_quants[_i].spec, 6, "ref", cut);
+    apart = far_apart(coded, plain, TOKENS * m.vocab);
+    ck_assert_msg(apart > 1e-3 && apart < k_quants[_i].within, "%s: apart by %g", k_quants[_i].spec, apart);
+    ck_assert(far_apart(cut, coded, TOKENS * m.vocab) < 5e-5);
+    kvp_model_free(&m);
+}
+END_TEST
+
 /* w:f16 is the model in f16. */
 START_TEST(plain_words)
 {
@@ -562,7 +724,7 @@ START_TEST(refusals)
         const char *spec;
         kvp_err code;
         const char *word;
-    } bad[] = {{"w:q4_k", KVP_ENOTSUP, "q4_k"},         {"w:nvfp4", KVP_ENOTSUP, "nvfp4"}, {"w:q8_0", KVP_ENOTSUP, "40 weights"},
+    } bad[] = {{"w:q5_k", KVP_ENOTSUP, "q5_k"}, {"w:q4_k", KVP_ENOTSUP, "weights"}, {"w:nvfp4", KVP_ENOTSUP, "nvfp4"}, {"w:q8_0", KVP_ENOTSUP, "40 weights"},
                {"w:int8,group=32", KVP_EINPUT, "group"}, {"w:mlx,bits=3", KVP_ENOTSUP, "not 3"}, {"w:nf4,double_quant=on", KVP_ENOTSUP, "double_quant"}};
     struct eng_options o = {.prompt = 4, .batch = 1};
     struct kvp_error err = {0}, why = {0};
@@ -597,9 +759,13 @@ int main(void)
     tcase_add_loop_test(t, logits_move_a_little, 0, FIDELITY);
     tcase_add_loop_test(t, bytes, 0, SIZES);
     tcase_add_loop_test(t, blocks, 0, 5);
+    tcase_add_loop_test(t, k_quants_search_scales, 0, 2);
+    tcase_add_loop_test(t, blocks_of_256, 0, 2);
+    tcase_add_test(t, mxfp4);
+    tcase_add_test(t, mxfp4_by_hand);
     tcase_add_test(t, plain_words);
     tcase_add_loop_test(t, other_matrices_are_refused, 0, FIDELITY);
-    tcase_add_loop_test(t, refusals, 0, 6);
+    tcase_add_loop_test(t, refusals, 0, 7);
     suite_add_tcase(s, t);
     srunner_run_all(r, CK_NORMAL);
     failed = srunner_ntests_failed(r);

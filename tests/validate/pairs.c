@@ -47,15 +47,9 @@ static bool runs_alone(const char *spec)
 static const struct {
     const char *a, *b, *why;
 } refused[] = {
-    /* caches that attend to a prompt of all sequences at once: no row of theirs is another pass's */
-    {"streaming-llm", "continuous-batching", ONE_PASS}, {"streaming-llm", "chunked-prefill", ONE_PASS},
-    {"h2o", "continuous-batching", ONE_PASS}, {"pyramidkv", "continuous-batching", ONE_PASS},
-    {"snapkv", "continuous-batching", ONE_PASS}, {"adakv", "continuous-batching", ONE_PASS},
-    {"tova", "continuous-batching", ONE_PASS}, {"quest", "continuous-batching", ONE_PASS},
-    {"quest", "chunked-prefill", ONE_PASS}, {"quest", "prefix", ONE_PASS}, {"duo", "continuous-batching", ONE_PASS},
-    {"minicache", "continuous-batching", ONE_PASS}, {"kivi", "continuous-batching", ONE_PASS}, {"kivi", "chunked-prefill", ONE_PASS},
-    {"yoco", "continuous-batching", ONE_PASS}, {"yoco", "chunked-prefill", ONE_PASS}, {"yoco", "prefix", ONE_PASS},
-    {"mla", "prefix", ONE_PASS}, {"mla", "continuous-batching", ONE_PASS}, {"mla", "chunked-prefill", ONE_PASS},
+    /* caches that take a prompt whole, and bounds of pages, which nobody shares */
+    {"streaming-llm", "chunked-prefill", ONE_PASS}, {"kivi", "chunked-prefill", ONE_PASS}, {"yoco", "chunked-prefill", ONE_PASS},
+    {"yoco", "prefix", ONE_PASS}, {"mla", "prefix", ONE_PASS}, {"mla", "chunked-prefill", ONE_PASS}, {"quest", "prefix", "bounds of pages"},
     /* selections that read or move rows by kernels which know whole numbers only */
     {"adakv", "kv", NO_ROWS}, {"duo", "kv", NO_ROWS}, {"minicache", "kv", "the engine does not encode what minicache merges"},
     /* layouts that do not ask the selection which rows are theirs */
@@ -67,7 +61,7 @@ static const struct {
     {"window", "prefix", "a window, which the engine does not share"},
     /* latents */
     {"lorc", "streaming-llm", "does not run it with streaming-llm"}, {"lorc", "tova", "does not run it with tova"},
-    {"lorc", "prefix", ONE_PASS}, {"lorc", "continuous-batching", ONE_PASS}, {"lorc", "chunked-prefill", ONE_PASS},
+    {"lorc", "prefix", ONE_PASS}, {"lorc", "chunked-prefill", ONE_PASS},
     {"lorc", "w", "does not code factored weights"}, {"lorc", "smoothquant", "does not code factored weights"},
     /* the matrices of a recurrence */
     {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES},

@@ -22,6 +22,7 @@ struct cache_env {
     const struct kvp_stack *stack;
     enum kvp_format format;  /* of unquantized rows */
     uint64_t batch, prompt, context;
+    uint64_t lot;            /* sequences that a prefill takes at once, for lots.c */
     uint64_t hit;            /* tokens that every sequence begins with and that are stored once */
     const struct pool_shape *pool; /* serving: what pool.c holds; NULL otherwise */
     bool trace;
@@ -56,7 +57,8 @@ struct cache_qkv {
     struct kb_span sinks; /* (optional) [heads] in sink_format, gpt-oss */
     enum kvp_format sink_format;
     struct kb_span lse; /* prefill: f32 [batch, heads, tokens], always there, to be filled by attention */
-    uint64_t first, batch; /* extend: row 0 is of sequence `first`, and so many sequences follow one another */
+    uint64_t first, batch; /* row 0 is of sequence `first`, and so many sequences follow one another; but for extend and lots.c
+                              these are the whole batch */
     const struct cache_low *low; /* of a layer whose projections are factored; NULL: they are not */
 };
 

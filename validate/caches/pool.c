@@ -1,5 +1,7 @@
 #include "validate/caches/pool.h"
 
+#include "kernels/code.h"
+#include "validate/caches/kv.h"
 #include "validate/caches/layout.h"
 #include "validate/caches/size.h"
 #include "validate/caches/steps.h"
@@ -7,13 +9,16 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+enum part { ROWS, SCALES, SHIFTS, PARTS };
+
 struct pool_layer {
-    struct led_mem k, v;
+    struct led_mem mem[2][PARTS]; /* of K, of V */
 };
 
 struct cache {
     const struct cache_env *env;
     struct pool_shape shape;
+    struct kv_code code[2]; /* of K, of V */
     struct pool_layer *layer;
     struct led_mem table, first, before;
     int32_t *host;           /* [seqs, longest] */
@@ -21,26 +26,43 @@ struct cache {
     uint64_t n;
 };
 
-static uint64_t block_bytes(const struct cache *c, uint32_t layer)
+static uint64_t block_bytes(const struct cache *c, uint32_t layer, int side, int part)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    const struct kv_code *code = &c->code[side];
+    const uint64_t row = part == ROWS ? size_of_row(code->format, cls->head_dim) : kv_beside(code, cls->head_dim, part == SHIFTS);
 
-    return cls->kv_heads * c->shape.block * cls->head_dim * size_of_format(c->env->format);
+    return cls->kv_heads * c->shape.block * row;
+}
+
+static kvp_err open_layer(struct cache *c, uint32_t layer, struct kvp_error *e)
+{
+    for (int side = 0; side < 2; side++)
+        for (int part = 0; part < PARTS; part++) {
+            const uint64_t block = block_bytes(c, layer, side, part);
+            uint64_t bytes;
+
+            KVP_TRY(SIZE_PRODUCT(&bytes, "a pool of blocks", e, c->shape.blocks, block));
+            if (bytes)
+                KVP_TRY(led_alloc(c->env->led, part == ROWS ? LED_CACHE : LED_METADATA, bytes, &c->layer[layer].mem[side][part], e));
+        }
+    return KVP_OK;
 }
 
 static kvp_err open_layers(struct cache *c, struct kvp_error *e)
 {
+    KVP_TRY(kv_codes(c->code, c->env, e));
+    for (int side = 0; side < 2; side++)
+        if (c->code[side].scales == KB_SCALES_TENSOR)
+            return kvp_fail(e, KVP_ENOTSUP, "kv: one scale for a whole tensor is a prompt's own; a pool has many");
     for (uint32_t l = 0; l < c->env->model->layers; l++) {
         const struct kvp_layer_class *cls = cache_class(c->env, l);
-        uint64_t bytes;
 
-        if (cls->no_kv)
+        if (cls->no_kv || cls->low_k)
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: layer %" PRIu32 " has no keys and values of its own", l);
         if (cls->mixer != KVP_MIX_NONE && !cache_extends(c->env->model, cls))
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: the engine does not run it with layer %" PRIu32 "'s kind of attention yet", l);
-        KVP_TRY(SIZE_PRODUCT(&bytes, "a pool of blocks", e, c->shape.blocks, block_bytes(c, l)));
-        KVP_TRY(led_alloc(c->env->led, LED_CACHE, bytes, &c->layer[l].k, e));
-        KVP_TRY(led_alloc(c->env->led, LED_CACHE, bytes, &c->layer[l].v, e));
+        KVP_TRY(open_layer(c, l, e));
     }
     return KVP_OK;
 }
@@ -63,10 +85,9 @@ static void pool_close(struct cache *c)
 {
     if (!c)
         return;
-    for (uint32_t l = 0; c->layer && l < c->env->model->layers; l++) {
-        led_free(c->env->led, &c->layer[l].k);
-        led_free(c->env->led, &c->layer[l].v);
-    }
+    for (uint32_t l = 0; c->layer && l < c->env->model->layers; l++)
+        for (int i = 0; i < 2 * PARTS; i++)
+            led_free(c->env->led, &c->layer[l].mem[i / PARTS][i % PARTS]);
     led_free(c->env->led, &c->table);
     led_free(c->env->led, &c->first);
     led_free(c->env->led, &c->before);
@@ -130,11 +151,14 @@ kvp_err pool_begin(struct cache *c, const struct pool_seq *seq, uint64_t n, stru
     return n ? l->be->write(l->dev, (struct kb_span){c->table.buf, 0}, c->host, n * c->shape.longest * sizeof(*c->host), e) : KVP_OK;
 }
 
-static struct kb_kv view(const struct cache *c, uint32_t layer, const struct led_mem *mem, uint64_t seq)
+static struct kb_kv view(const struct cache *c, uint32_t layer, int side, uint64_t seq)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    const struct led_mem *mem = c->layer[layer].mem[side];
+    const struct kv_code *code = &c->code[side];
 
-    return (struct kb_kv){.data = {mem->buf, 0}, .format = c->env->format, .heads = cls->kv_heads, .dim = cls->head_dim,
+    return (struct kb_kv){.data = {mem[ROWS].buf, 0}, .format = code->format, .scales = code->scales, .scale_format = code->scale_format,
+                          .group = code->group, .scale = {mem[SCALES].buf, 0}, .shift = {mem[SHIFTS].buf, 0}, .heads = cls->kv_heads, .dim = cls->head_dim,
                           .block = c->shape.block, .table = {c->table.buf, seq * c->shape.longest * sizeof(int32_t)},
                           .table_stride = c->shape.longest};
 }
@@ -144,7 +168,7 @@ static kvp_err write_rows(const struct cache *c, uint32_t layer, const struct ca
 {
     for (int side = 0; side < 2; side++) {
         const struct kb_cache_write w = {.batch = 1, .count = c->seq[s].rows,
-                                         .dst = view(c, layer, side ? &c->layer[layer].v : &c->layer[layer].k, s),
+                                         .dst = view(c, layer, side, s),
                                          .slot = c->seq[s].before, .src = side ? x->v : x->k, .src_tokens = c->seq[s].rows,
                                          .src_stride = x->stride, .src_first = row};
 
@@ -153,15 +177,16 @@ static kvp_err write_rows(const struct cache *c, uint32_t layer, const struct ca
     return KVP_OK;
 }
 
-/* Every sequence's rows are stored before anyone looks, so that one may find what another stores in the same pass. */
+/* Every sequence's rows are stored before anyone looks, so that one may find what another stores in the same pass; and all
+ * are read as they are stored, so that nothing hangs on where a pass begins. */
 static kvp_err pool_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
     const struct kb_attn_extend a = {.batch = c->n, .first = {c->first.buf, 0}, .before = {c->before.buf, 0}, .heads = cls->heads,
                                      .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = cls->window,
                                      .scale = cache_scale(c->env, layer), .softcap = (float)c->env->model->numbers.score_cap,
-                                     .slopes = x->slopes, .sinks = x->sinks, .sink_format = x->sink_format, .stride = x->stride, .q = x->q, .k = x->k, .v = x->v,
-                                     .stored_k = view(c, layer, &c->layer[layer].k, 0), .stored_v = view(c, layer, &c->layer[layer].v, 0),
+                                     .slopes = x->slopes, .sinks = x->sinks, .sink_format = x->sink_format, .stride = x->stride, .q = x->q,
+                                     .stored_k = view(c, layer, 0, 0), .stored_v = view(c, layer, 1, 0),
                                      .out_stride = x->out_stride, .out = x->out};
     uint64_t row = 0;
 
@@ -174,12 +199,14 @@ kvp_err pool_poison(struct cache *c, uint32_t block, struct kvp_error *e)
 {
     const struct ledger *l = c->env->led;
 
-    for (uint32_t i = 0; i < c->env->model->layers; i++) {
-        const uint64_t bytes = block_bytes(c, i);
+    for (uint32_t i = 0; i < c->env->model->layers; i++)
+        for (int n = 0; n < 2 * PARTS; n++) {
+            const struct led_mem *mem = &c->layer[i].mem[n / PARTS][n % PARTS];
+            const uint64_t bytes = block_bytes(c, i, n / PARTS, n % PARTS);
 
-        KVP_TRY(l->be->fill(l->dev, (struct kb_span){c->layer[i].k.buf, block * bytes}, 0xff, bytes, e));
-        KVP_TRY(l->be->fill(l->dev, (struct kb_span){c->layer[i].v.buf, block * bytes}, 0xff, bytes, e));
-    }
+            if (mem->buf)
+                KVP_TRY(l->be->fill(l->dev, (struct kb_span){mem->buf, block * bytes}, 0xff, bytes, e));
+        }
     return KVP_OK;
 }
 

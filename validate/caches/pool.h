@@ -1,7 +1,8 @@
 /* pool.h - keys and values of many sequences in one pool of blocks, for serving: who owns which block is the scheduler's
  * business (validate/serve/), a pass is told (Kwon et al. 2023, arXiv:2309.06180, section 4.1).
  *
- * For each layer K and V [blocks, kv_heads, block, head_dim], tagged CACHE; a table i32 [seqs, longest], tagged METADATA,
+ * For each layer K and V [blocks, kv_heads, block, head_dim], tagged CACHE, whole or as the `kv` technique encodes them, with
+ * scales in their rows' slots, tagged METADATA; a table i32 [seqs, longest], tagged METADATA,
  * which holds a pass's sequences in its first rows. Layers with a window keep every token and do not look at old ones. */
 #ifndef KVPROOF_CACHES_POOL_H
 #define KVPROOF_CACHES_POOL_H

@@ -213,11 +213,12 @@ static kvp_err quest_reset(struct cache *c, struct kvp_error *e)
 static kvp_err widen(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     const struct kvp_layer_class *cls = cache_class(c->env, layer);
-    const struct kb_page_bounds a = {.batch = c->env->batch, .count = x->tokens, .position = x->position,
+    const struct bounds *b = &c->bounds[layer];
+    const uint64_t skip = x->first * cls->kv_heads * b->pages * cls->head_dim * size_of_format(c->env->format);
+    const struct kb_page_bounds a = {.batch = x->batch ? x->batch : c->env->batch, .count = x->tokens, .position = x->position,
                                      .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .page = c->page,
                                      .format = c->env->format, .k = x->k, .k_tokens = x->tokens, .k_stride = x->stride,
-                                     .pages = c->bounds[layer].pages, .min = {c->bounds[layer].mem[0].buf, 0},
-                                     .max = {c->bounds[layer].mem[1].buf, 0}};
+                                     .pages = b->pages, .min = {b->mem[0].buf, skip}, .max = {b->mem[1].buf, skip}};
 
     return c->env->run(c->env->self, KVP_OP_APPEND, KB_PAGE_BOUNDS, &a, e);
 }
@@ -229,7 +230,7 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
     struct kb_kv k, v;
 
     KVP_TRY(c->acts[layer] ? reserve(c, layer, used, e) : store_reserve(c->store, layer, used, e));
-    store_view(c->store, layer, &k, &v);
+    store_view_from(c->store, layer, x->first, &k, &v);
     KVP_TRY(rows_write(c->env, &k, x, x->k, seen - n, n, slot, ring, e));
     KVP_TRY(rows_write(c->env, &v, x, x->v, seen - n, n, slot, ring, e));
     for (uint64_t t = seen - n; t < seen; t++)
@@ -241,6 +242,23 @@ static kvp_err append(struct cache *c, uint32_t layer, const struct cache_qkv *x
 static kvp_err quest_prefill(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     KVP_TRY(attend_prompt(c->env, layer, x, cache_class(c->env, layer)->window, e));
+    return append(c, layer, x, e);
+}
+
+/* A piece of a prompt looks at all that is there, as a prompt does. */
+static kvp_err quest_extend(struct cache *c, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
+{
+    const struct kvp_layer_class *cls = cache_class(c->env, layer);
+    const uint64_t ring = c->acts[layer] ? 0 : cls->window;
+    struct kb_attn_extend a = {.batch = x->batch, .tokens = x->tokens, .position = x->position, .heads = cls->heads,
+                               .kv_heads = cls->kv_heads, .head_dim = cls->head_dim, .window = cls->window, .ring = ring,
+                               .scale = cache_scale(c->env, layer), .stride = x->stride, .q = x->q, .k = x->k, .v = x->v,
+                               .out_stride = x->out_stride, .out = x->out};
+
+    if (c->env->hit)
+        return kvp_fail(e, KVP_ENOTSUP, "quest: the engine does not share bounds of pages yet");
+    store_view_from(c->store, layer, x->first, &a.stored_k, &a.stored_v);
+    KVP_TRY(c->env->run(c->env->self, KVP_OP_ATTN, KB_ATTN_EXTEND, &a, e));
     return append(c, layer, x, e);
 }
 
@@ -294,5 +312,6 @@ static kvp_err quest_poison(struct cache *c, uint64_t pos, bool *stored, struct 
 
 const struct cache_ops cache_quest = {.name = "quest", .axis = KVP_AXIS_SELECT, .params = "page budget dense", .encodes = true, .open = quest_open,
                                       .close = quest_close, .reset = quest_reset, .prefill = quest_prefill,
+                                      .extend = quest_extend,
                                       .decode = quest_decode, .dump_kept = quest_dump_kept, .dump_cache = quest_dump_cache,
                                       .poison = quest_poison};

@@ -21,8 +21,12 @@ static const struct {
     {"gptq", {.on = true, .coding = KB_CODING_GPTQ, .format = KVP_INT4, .bits = 4, .group = 128, .method = WT_GPTQ}, true, true, false},
     {"awq", {.on = true, .coding = KB_CODING_AWQ, .format = KVP_INT4, .bits = 4, .group = 128, .method = WT_AWQ}, true, false, false},
     {"fp8", {.on = true, .coding = KB_CODING_SCALED, .format = KVP_FP8, .group = 1, .factor = 1}, false, false, true},
+    {"w8a8", {.on = true, .coding = KB_CODING_W8A8, .format = KVP_INT8, .group = 1, .factor = 1}, false, false, true},
+    {"mxfp4", {.on = true, .format = KVP_MXFP4}, false, false, false},
     {"mlx", {.on = true, .all = true, .coding = KB_CODING_MLX, .format = KVP_INT4, .bits = 4, .group = 64}, true, true, false},
     {"q8_0", {.on = true, .all = true, .format = KVP_Q8_0}, false, false, false},
+    {"q6_k", {.on = true, .all = true, .format = KVP_Q6_K}, false, false, false},
+    {"q4_k", {.on = true, .all = true, .format = KVP_Q4_K}, false, false, false},
     {"q5_1", {.on = true, .all = true, .format = KVP_Q5_1}, false, false, false},
     {"q5_0", {.on = true, .all = true, .format = KVP_Q5_0}, false, false, false},
     {"q4_1", {.on = true, .all = true, .format = KVP_Q4_1}, false, false, false},
@@ -58,6 +62,8 @@ static kvp_err read_numbers(struct wt_coding *c, size_t f, const struct kvp_spec
     c->bits = formats[f].many_bits && bits ? (uint32_t)bits->i : c->bits;
     if (formats[f].grouped && group && group->i > 0)
         c->group = (uint32_t)group->i;
+    if (c->coding == KB_CODING_W8A8 && scale && scale->word && strcmp(scale->word, "block") == 0)
+        return kvp_fail(e, KVP_EINPUT, "w: scale=block is no scale of %s", formats[f].word);
     if (formats[f].scales && scale && scale->word)
         c->group = strcmp(scale->word, "tensor") == 0 ? 0 : strcmp(scale->word, "block") == 0 ? 128 : 1;
     return KVP_OK;
@@ -81,7 +87,7 @@ static kvp_err read_w(struct wt_coding *out, const struct kvp_spec *spec, struct
         return kvp_fail(e, KVP_ENOTSUP, "w: the engine does not store weights as %s yet", word->word);
     *out = formats[f].c;
     out->plain = out->vectors = plain;
-    if (out->coding == KB_CODING_NONE || (norms && norms->word && strcmp(norms->word, "f32") == 0))
+    if ((out->coding == KB_CODING_NONE && out->all) || (norms && norms->word && strcmp(norms->word, "f32") == 0))
         out->vectors = KVP_F32; /* llama.cpp's files keep vectors whole */
     if (norms && norms->word && strcmp(norms->word, "plain") == 0)
         out->vectors = plain;
@@ -361,6 +367,24 @@ static uint32_t put_codes(uint8_t q[16], const float *x, float minus, float by, 
     return fifth;
 }
 
+/* OCP Microscaling Formats 1.0, section 6.3: the exponent of the largest magnitude less 2, that of e2m1's largest, is the
+ * block's scale; elements over it to the nearest. Element i and i + 16 share a byte, as in ggml's block_mxfp4. */
+static void encode_mxfp4(unsigned char *to, const float *x)
+{
+    const float most = absmax(x, 32);
+    int e = 0;
+
+    if (most > 0)
+        frexpf(most, &e); /* most < 2^e */
+    e = e - 1 - 2 + 127;
+    to[0] = (unsigned char)(most > 0 && e > 0 ? e : 0);
+    for (int i = 0; i < 16; i++) {
+        const float scale = kb_from_e8m0(to[0]);
+
+        to[1 + i] = (unsigned char)(kb_to_e2m1(x[i] / scale) | kb_to_e2m1(x[i + 16] / scale) << 4);
+    }
+}
+
 static void encode_block(enum kvp_format f, unsigned char *to, const float *x)
 {
     const bool five = f == KVP_Q5_0 || f == KVP_Q5_1, ranged = f == KVP_Q4_1 || f == KVP_Q5_1;
@@ -368,6 +392,10 @@ static void encode_block(enum kvp_format f, unsigned char *to, const float *x)
     float low, high, d, by;
     uint32_t fifth;
 
+    if (f == KVP_MXFP4) {
+        encode_mxfp4(to, x);
+        return;
+    }
     bounds(x, 32, 1, &low, &high);
     d = f == KVP_Q8_0 ? absmax(x, 32) / 127 : ranged ? (high - low) / (float)top : signed_extreme(x) / -((float)(top + 1) / 2);
     by = d != 0 ? 1 / d : 0;
@@ -389,10 +417,16 @@ static void encode_block(enum kvp_format f, unsigned char *to, const float *x)
 
 static void encode_blocks(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)
 {
-    const uint64_t bytes = kb_unit_of(c->format).bytes;
+    const struct kb_unit u = kb_unit_of(c->format);
 
-    for (uint64_t b = 0; b < rows * cols / 32; b++)
-        encode_block(c->format, (unsigned char *)out[WT_CODE] + b * bytes, m + b * 32);
+    for (uint64_t b = 0; b < rows * cols / u.elements; b++) {
+        unsigned char *to = (unsigned char *)out[WT_CODE] + b * u.bytes;
+
+        if (u.elements == 256)
+            (c->format == KVP_Q4_K ? wt_encode_q4_k : wt_encode_q6_k)(to, m + b * 256);
+        else
+            encode_block(c->format, to, m + b * 32);
+    }
 }
 
 void wt_encode(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols)

@@ -40,6 +40,10 @@ kvp_err wt_coding_bytes(uint64_t out[WT_PARTS], const struct wt_coding *c, uint6
 /* m [rows, cols] rounded to nearest, into `out` of those bytes. Not for GPTQ and AWQ. */
 void wt_encode(void *const out[WT_PARTS], const struct wt_coding *c, const float *m, uint64_t rows, uint64_t cols);
 
+/* 256 numbers to one block of ggml's (k_quants.c). */
+void wt_encode_q4_k(void *block, const float *x);
+void wt_encode_q6_k(void *block, const float *x);
+
 /* ---- for methods that choose each code themselves (calibrate.h) ----------------------------------- */
 
 /* Scale and zero of n numbers `step` apart that share them: codes from 0 to 2^bits - 1, of which `zero` (whole, at least

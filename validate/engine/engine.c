@@ -3,6 +3,7 @@
 #include "kernels/host.h"
 #include "kernels/written.h"
 #include "validate/caches/layout.h"
+#include "validate/caches/lots.h"
 #include "validate/caches/pool.h"
 #include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
@@ -377,12 +378,26 @@ static bool turns_plainly(const struct kvp_model *m)
            m->rope_scaling != KVP_ROPE_YARN;
 }
 
+/* Whole prompts, fewer side by side than there are, and a cache or a kind of attention that takes no pieces: each lot has a
+ * cache of its own. */
+static bool needs_lots(const struct eng *g)
+{
+    const struct passes *p = &g->passes;
+    bool pieces = g->cache_ops->extend && g->own.last_only_from >= g->m->layers;
+
+    if (g->o.pool || p->chunk < g->o.prompt || p->hit || p->width >= g->o.batch)
+        return false;
+    for (uint32_t i = 0; i < g->m->classes; i++)
+        pieces = pieces && (g->m->cls[i].mixer == KVP_MIX_NONE || cache_is_softmax(g->m, &g->m->cls[i]));
+    return !pieces;
+}
+
 /* What goes on from where a pass left it: rows that a cache can extend. */
 static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 {
     const struct passes *p = &g->passes;
 
-    if (g->o.pool || passes_one(p, g->o.batch, g->o.prompt))
+    if (g->o.pool || g->env.lot || passes_one(p, g->o.batch, g->o.prompt))
         return KVP_OK;
     if (!g->cache_ops->extend)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine runs it with a prompt in one pass only", g->cache_ops->name);
@@ -417,6 +432,11 @@ static kvp_err open_cache(struct eng *g, struct kvp_error *e)
         g->cache_ops = &cache_pool;
     else
         KVP_TRY(cache_find(&g->cache_ops, &g->stack, e));
+    if (needs_lots(g)) {
+        g->env.lot = g->passes.width;
+        g->lots_ops = lots_of(g->cache_ops);
+        g->cache_ops = &g->lots_ops;
+    }
     KVP_TRY(check_passes(g, e));
     if (g->cache_ops->raw && !turns_plainly(g->m))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run it with %s's kind of rotation yet", g->cache_ops->name, g->m->name);
@@ -659,15 +679,15 @@ static kvp_err prefill_lot(struct eng *g, const int32_t *tokens, uint64_t first,
                            float *last, struct kvp_error *e)
 {
     const uint64_t prompt = g->o.prompt;
-    struct pass p = {.extend = true, .first = first, .batch = batch};
 
-    for (uint64_t at = from; at < to; at += p.tokens) {
-        p.tokens = smaller(g->passes.chunk, to - at);
-        p.rows = batch * p.tokens;
-        p.position = at;
+    for (uint64_t at = from, n; at < to; at += n) {
+        struct pass p = {.extend = !g->env.lot, .prefill = g->env.lot > 0, .first = first, .batch = batch, .position = at};
+
+        p.tokens = n = smaller(g->passes.chunk, to - at);
+        p.rows = batch * n;
         for (uint64_t b = 0; b < batch; b++)
-            memcpy(g->host_tokens + b * p.tokens, tokens + (first + b) * prompt + at, p.tokens * sizeof(*tokens));
-        KVP_TRY(forward(g, &p, g->host_tokens, all, last, at + p.tokens == prompt, e));
+            memcpy(g->host_tokens + b * n, tokens + (first + b) * prompt + at, n * sizeof(*tokens));
+        KVP_TRY(forward(g, &p, g->host_tokens, all, last, at + n == prompt, e));
     }
     return KVP_OK;
 }

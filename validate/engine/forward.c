@@ -67,9 +67,9 @@ static kvp_err rope(struct eng *g, const struct heads *h, uint64_t rows, struct 
 kvp_err eng_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e)
 {
     struct eng *g = self;
-    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+    const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
 
-    return rope(g, &h, g->o.batch * x->tokens, e);
+    return eng_turn(g, c, x->batch * x->tokens, x->q, x->stride, c->heads + c->kv_heads, c->head_dim, e); /* k follows q */
 }
 
 static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const struct heads *h, struct kvp_error *e)
@@ -230,7 +230,7 @@ static kvp_err keep_last_rows(struct eng *g, const struct pass *p, struct kvp_er
     } rows[] = {{g->x.buf, g->m->width * sizeof(float)}, {g->positions.buf, sizeof(int32_t)}};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        for (uint64_t b = 0; b < g->o.batch && p->tokens > 1; b++)
+        for (uint64_t b = 0; b < p->batch && p->tokens > 1; b++)
             KVP_TRY(g->o.backend->copy(g->dev, (struct kb_span){rows[i].buf, b * rows[i].bytes},
                                        (struct kb_span){rows[i].buf, ((b + 1) * p->tokens - 1) * rows[i].bytes}, rows[i].bytes, e));
     return KVP_OK;
@@ -245,7 +245,7 @@ static kvp_err turn_to_last(struct eng *g, uint32_t layer, struct pass *p, struc
     h.has_q = false;
     KVP_TRY(attention_with(g, layer, p, &h, e));
     KVP_TRY(keep_last_rows(g, p, e));
-    *p = (struct pass){.tokens = 1, .rows = g->o.batch, .batch = g->o.batch, .position = p->position + p->tokens - 1};
+    *p = (struct pass){.tokens = 1, .rows = p->batch, .first = p->first, .batch = p->batch, .position = p->position + p->tokens - 1};
     h.has_q = true;
     h.has_kv = false;
     return attention_with(g, layer, p, &h, e);
@@ -389,7 +389,7 @@ static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *
 
     KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
     if (!p->extend)
-        KVP_TRY(head_blocks(g, 0, p->rows, all, e));
+        KVP_TRY(head_blocks(g, 0, p->rows, all + p->first * p->tokens * vocab, e));
     for (uint64_t b = 0; b < p->batch; b++) {
         float *rows = all + ((p->first + b) * g->o.prompt + p->position) * vocab;
 

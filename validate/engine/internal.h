@@ -35,6 +35,7 @@ struct eng {
     struct weights w;
     struct shelf_key shelved; /* its m is NULL: the weights go when the engine does */
     const struct cache_ops *cache_ops;
+    struct cache_ops lots_ops; /* cache_ops, where the batch is prefilled in lots */
     struct cache *cache;
     struct cache_env env;
     struct widest widest;

@@ -104,7 +104,7 @@ kvp_err eng_mla(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_
     struct cache_qkv a = {.tokens = p->tokens, .position = p->position, .stride = x.q, .q = at(&g->qkv, 0), .kv_stride = x.kv,
                           .k = at(&g->expanded, 0), .v = at(&g->expanded, x.c->nope_dim), .kv_head = x.kv / x.c->heads,
                           .latent = at(&g->low_rank, x.latent), .shared = at(&g->low_rank, x.rope), .latent_stride = x.stride,
-                          .out_stride = (uint64_t)x.c->heads * x.c->v_head_dim, .out = at(&g->out, 0), .lse = at(&g->lse, 0)};
+                          .out_stride = (uint64_t)x.c->heads * x.c->v_head_dim, .out = at(&g->out, 0), .lse = at(&g->lse, 0), .first = p->first, .batch = p->batch};
 
     KVP_TRY(project_q(g, layer, &x, p->rows, e));
     KVP_TRY(project_latent(g, layer, &x, p->rows, e));

@@ -615,34 +615,57 @@ static kvp_err put_numbers(const struct projections *p, enum wt_role role, uint6
     return KVP_OK;
 }
 
-/* Rows of k, or of v, of the whole matrix: the first factor below q (and k's), the second by itself. */
-static kvp_err factor(const struct projections *p, bool value, struct kvp_error *e)
-{
-    const struct kvp_layer_class *c = class_at(p->f->m, p->layer);
-    const uint64_t cols = p->f->m->width, rank = value ? c->low_v : c->low_k, first = p->q + (value ? p->kv : 0);
-    float *up = malloc(p->kv * rank * sizeof(*up)), *down = malloc(rank * cols * sizeof(*down));
-    kvp_err rc = up && down ? low_rank_split(up, down, p->qkv + first * cols, p->kv, cols, rank, e)
-                            : kvp_fail(e, KVP_ENOMEM, "out of memory for factors of %" PRIu64 " rows", p->kv);
+/* Rows of k, or of v, of the whole matrix, factored. */
+struct factors {
+    uint64_t first, rank;
+    float *up, *down;
+    struct kvp_error e;
+    kvp_err rc;
+};
 
-    if (rc == KVP_OK)
-        rc = put_numbers(p, WT_QKV, (p->q + (value ? c->low_k : 0)) * cols, down, rank * cols, e);
-    if (rc == KVP_OK)
-        rc = put_numbers(p, value ? WT_V_UP : WT_K_UP, 0, up, p->kv * rank, e);
-    if (rc == KVP_OK && p->bias)
-        rc = put_numbers(p, value ? WT_V_UP_BIAS : WT_K_UP_BIAS, 0, p->bias + first, p->kv, e);
-    free(up);
-    free(down);
-    return rc;
+static void split(const struct projections *p, struct factors *x)
+{
+    const uint64_t cols = p->f->m->width;
+
+    x->up = malloc(p->kv * x->rank * sizeof(*x->up));
+    x->down = malloc(x->rank * cols * sizeof(*x->down));
+    x->rc = x->up && x->down ? low_rank_split(x->up, x->down, p->qkv + x->first * cols, p->kv, cols, x->rank, &x->e)
+                             : kvp_fail(&x->e, KVP_ENOMEM, "out of memory for factors of %" PRIu64 " rows", p->kv);
+}
+
+/* The first factor below q (and k's), the second by itself. */
+static kvp_err put_factors(const struct projections *p, const struct factors *x, bool value, struct kvp_error *e)
+{
+    const uint64_t cols = p->f->m->width, above = p->q + (value ? class_at(p->f->m, p->layer)->low_k : 0);
+
+    if (x->rc != KVP_OK)
+        return kvp_fail(e, x->rc, "%s", x->e.text);
+    KVP_TRY(put_numbers(p, WT_QKV, above * cols, x->down, x->rank * cols, e));
+    KVP_TRY(put_numbers(p, value ? WT_V_UP : WT_K_UP, 0, x->up, p->kv * x->rank, e));
+    return p->bias ? put_numbers(p, value ? WT_V_UP_BIAS : WT_K_UP_BIAS, 0, p->bias + x->first, p->kv, e) : KVP_OK;
 }
 
 static kvp_err factor_all(struct projections *p, struct kvp_error *e)
 {
+    const struct kvp_layer_class *c = class_at(p->f->m, p->layer);
+    struct factors x[2] = {{.first = p->q, .rank = c->low_k}, {.first = p->q + p->kv, .rank = c->low_v}};
+    kvp_err rc;
+
     KVP_TRY(read_whole(p, WT_QKV_BIAS, &p->bias, e));
     KVP_TRY(put_numbers(p, WT_QKV, 0, p->qkv, p->q * p->f->m->width, e));
     if (p->bias)
         KVP_TRY(put_numbers(p, WT_QKV_BIAS, 0, p->bias, p->q, e));
-    KVP_TRY(factor(p, false, e));
-    return factor(p, true, e);
+#pragma omp parallel for num_threads(2)
+    for (int side = 0; side < 2; side++)
+        split(p, &x[side]);
+    rc = put_factors(p, &x[0], false, e);
+    if (rc == KVP_OK)
+        rc = put_factors(p, &x[1], true, e);
+    for (int side = 0; side < 2; side++) {
+        free(x[side].up);
+        free(x[side].down);
+    }
+    return rc;
 }
 
 /* log of the condition numbers of W_k and W_v, multiplied. */

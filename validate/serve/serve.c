@@ -104,7 +104,8 @@ static kvp_err read_rules(struct sched_rules *r, const struct serve_run *s, stru
     const uint64_t block = value(s->stack, KVP_AXIS_STORE, "block");
 
     for (uint32_t i = 0; i < s->stack->n; i++)
-        if (s->stack->spec[i].axis < KVP_AXIS_REUSE && &s->stack->spec[i] != store)
+        if (s->stack->spec[i].axis < KVP_AXIS_REUSE && &s->stack->spec[i] != store && s->stack->spec[i].axis != KVP_AXIS_WEIGHTS &&
+            strcmp(s->stack->spec[i].name, "kv") != 0)
             return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not serve with it yet", s->stack->spec[i].name);
     if (!store || strcmp(store->name, "paged") != 0 || !kvp_stack_on(s->stack, KVP_AXIS_BATCHING))
         return kvp_fail(e, KVP_EINPUT, "serving needs a store of pages and continuous batching");
@@ -264,7 +265,7 @@ static void read_counts(struct loop *l)
     o->preemptions = sched_counts(l->sched)->preemptions;
     o->evictions = blocks_evicted(sched_blocks(l->sched));
     o->pool_bytes = led->peak[LED_CACHE];
-    o->table_bytes = led->peak[LED_METADATA];
+    o->metadata_bytes = led->peak[LED_METADATA];
     o->weights_bytes = led->peak[LED_WEIGHTS];
     o->activation_bytes = led->peak[LED_ACTIVATION];
     o->workspace_bytes = led->peak[LED_WORKSPACE];
