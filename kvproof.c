@@ -90,7 +90,7 @@ static const struct option options[] = {
     {"pp", "pipeline-parallel-size", "pp-size", RANKS, ANSWERS, AT(pp), "RANKS", "layers divided"},
     {"ep", "expert-parallel-size", "moe-ep-size", RANKS, ANSWERS, AT(ep), "RANKS", "whole experts divided"},
     {"", "enable-expert-parallel", "", FLAG, ANSWERS, AT(expert_parallel), NULL, "experts over the tensor parallel ranks"},
-    {"", "encoder-tokens", "", COUNT, ANSWERS, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
+    {"", "encoder-tokens", "", COUNT, ANSWERS | VALIDATE, AT(formats.encoder_tokens), "TOKENS", "what cross-attention reads (default: the encoder's length)"},
     {"", "mamba-ssm-cache-dtype", "", FORMAT, ANSWERS, AT(formats.ssm), "FORMAT", "recurrent matrices (default: f32, or --mamba-cache-dtype)"},
     {"", "mamba-cache-dtype", "", FORMAT, ANSWERS, AT(formats.conv), "FORMAT", "recurrent state, columns of convolutions too (default: their columns as the weights)"},
     {"", "conv-columns", "", COLUMNS, ANSWERS, AT(formats.conv_full), "full|minus1", "columns kept of a convolution of d_conv: d_conv, or d_conv - 1 (default)"},

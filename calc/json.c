@@ -148,7 +148,7 @@ kvp_err kvp_json_parse(json_t **out, const char *text, size_t len, const char *o
     copy = strict_copy(text, len, &n);
     if (!copy)
         return kvp_fail(e, KVP_ENOMEM, "%s: out of memory", origin);
-    *out = json_loadb(copy, n, 0, &err);
+    *out = json_loadb(copy, n, JSON_REJECT_DUPLICATES, &err);
     free(copy);
     if (*out)
         return KVP_OK;

@@ -21,7 +21,7 @@ struct kvp_json {
     struct kvp_error *e;
 };
 
-/* Parse `len` bytes. *out is the caller's to json_decref(). KVP_EINPUT with the line, KVP_ENOMEM. */
+/* Parse `len` bytes; a key that stands twice in an object contradicts itself. *out is the caller's to json_decref(). KVP_EINPUT with the line, KVP_ENOMEM. */
 kvp_err kvp_json_parse(json_t **out, const char *text, size_t len, const char *origin, struct kvp_error *e);
 
 /* The whole file at `path`, at most 16 MiB; *text is the caller's to free(), *len without the closing

@@ -81,7 +81,7 @@ struct plan_class {
     struct part parts[PLAN_MAX_PARTS];
 };
 
-enum { PLAN_MAX_SCRATCH = 8, PLAN_MAX_META = 4 };
+enum { PLAN_MAX_SCRATCH = 12, PLAN_MAX_META = 4 };
 
 /* Metadata of a store beside its tables, once for the whole batch: [a, b]. */
 struct plan_meta {

@@ -141,7 +141,7 @@ static kvp_err memory(struct share *x, const struct kvp_program *p, uint64_t log
 
     m->weights_bytes = weights_bytes(x, p->o);
     plan_tensors(&x->plan, t);
-    activation_tensors(t, x->plan.model, w->batch, rows_of_one(&x->plan), logit_rows);
+    activation_tensors(t, x->plan.model, w->batch, rows_of_one(&x->plan), x->plan.encoder_tokens, logit_rows);
     workspace_tensors(t, x->plan.model, unpacked(&x->plan.weights));
     m->metadata_bytes = tensors_sum(t, KVP_TAG_METADATA);
     m->cache_bytes = num_add(&t->over, tensors_sum(t, KVP_TAG_CACHE), m->metadata_bytes);

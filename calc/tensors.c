@@ -202,26 +202,44 @@ static void recurrent_activations(struct tensors *t, const struct kvp_model *m, 
     TENSOR(t, "recurrent_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, out);
 }
 
-void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t logit_rows)
+/* A layer's widest rows: q, k and v, its own or an encoder's; attention's output; the feed-forward's middle. */
+struct widths {
+    uint64_t qkv, out, ffn;
+};
+
+static void widen(struct widths *w, const struct kvp_layer_class *c)
 {
-    const uint64_t n = num_mul(&t->over, batch, prompt);
-    uint64_t heads = 0, qkv = 0, out = 0, ffn = 0;
+    const uint64_t cross_q = (uint64_t)c->cross_heads * c->cross_head_dim, cross_kv = 2 * (uint64_t)c->cross_kv_heads * c->cross_head_dim;
+
+    w->qkv = num_max(w->qkv, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
+    w->qkv = num_max(w->qkv, num_max(cross_q, cross_kv));
+    w->out = num_max(w->out, num_max((uint64_t)c->heads * num_max(c->head_dim, c->v_head_dim), cross_q));
+    w->ffn = num_max(w->ffn, ((uint64_t)c->ffn_width + c->shared_width) * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+}
+
+/* An encoder runs before the decoder does, in the same buffers. */
+void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t encoder_tokens, uint64_t logit_rows)
+{
+    const uint64_t own = num_mul(&t->over, batch, prompt), n = num_max(own, m->encoders ? num_mul(&t->over, batch, encoder_tokens) : 0);
+    const uint64_t width = num_max(m->width, m->encoders ? m->encoder_width : 0);
+    struct widths w = {0};
+    uint64_t heads = 0;
 
     for (uint32_t i = 0; i < m->classes; i++) {
         const struct kvp_layer_class *c = &m->cls[i];
 
         heads = num_max(heads, c->heads);
-        qkv = num_max(qkv, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
-        out = num_max(out, (uint64_t)c->heads * num_max(c->head_dim, c->v_head_dim));
-        ffn = num_max(ffn, ((uint64_t)c->ffn_width + c->shared_width) * (c->ffn == KVP_FFN_GATED ? 2 : 1));
+        widen(&w, c);
     }
-    TENSOR(t, "residual", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
-    TENSOR(t, "normed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, m->width);
-    TENSOR(t, "qkv", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, qkv);
-    TENSOR(t, "attention_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, out);
+    for (uint32_t i = 0; i < m->encoders; i++)
+        widen(&w, &m->encoder[i]);
+    TENSOR(t, "residual", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, width);
+    TENSOR(t, "normed", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, width);
+    TENSOR(t, "qkv", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, w.qkv);
+    TENSOR(t, "attention_out", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, n, w.out);
     recurrent_activations(t, m, n);
     TENSOR(t, "log_sum_exp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, batch, heads, prompt);
-    TENSOR(t, "mlp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(n, FFN_ROWS), ffn);
+    TENSOR(t, "mlp", KVP_TAG_ACTIVATION, WHOLE_MODEL, 1, KVP_F32, num_min(n, FFN_ROWS), w.ffn);
     moe_activations(t, m, num_min(n, FFN_ROWS));
     mla_activations(t, m, batch, n);
     if (!m->no_logits)
@@ -252,6 +270,13 @@ void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_fo
         rows = num_max(rows, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
         rows = num_max(rows, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
         rows = num_max(rows, recurrent_in(c));
+        rows = num_max(rows, num_max((uint64_t)c->cross_heads, 2 * (uint64_t)c->cross_kv_heads) * c->cross_head_dim);
+    }
+    for (uint32_t i = 0; i < m->encoders; i++) {
+        const struct kvp_layer_class *c = &m->encoder[i];
+
+        rows = num_max(rows, ((uint64_t)c->heads + 2 * (uint64_t)c->kv_heads) * c->head_dim);
+        rows = num_max(rows, (uint64_t)c->ffn_width * (c->ffn == KVP_FFN_GATED ? 2 : 1));
     }
     if (weights != KVP_F32)
         TENSOR(t, "gemm_scratch", KVP_TAG_WORKSPACE, WHOLE_MODEL, 1, KVP_F32,

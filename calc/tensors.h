@@ -33,7 +33,7 @@ kvp_err tensors_err(const struct tensors *t, struct kvp_error *e);
 /* Upper bounds of what passes through: activations (f32, whole prompt in one pass, the feed-forward in
  * blocks of 1024 rows, logits in blocks of 64) and kernels' scratch. `logit_rows`: rows of the prompt
  * whose logits are wanted. */
-void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t logit_rows);
+void activation_tensors(struct tensors *t, const struct kvp_model *m, uint64_t batch, uint64_t prompt, uint64_t encoder_tokens, uint64_t logit_rows);
 void workspace_tensors(struct tensors *t, const struct kvp_model *m, enum kvp_format weights);
 
 #endif

@@ -45,7 +45,7 @@ struct kb_span {
     X(ATTN_PAGES, attn_pages) X(ATTN_SINKS, attn_sinks) X(PAIR_MERGE, pair_merge)             \
     X(ATTN_MERGED, attn_merged) X(SHARE_TOKENS, share_tokens) X(RAGGED_WRITE, ragged_write)      \
     X(ATTN_RAGGED, attn_ragged) X(H2O_PROMOTE, h2o_promote) X(QUANT_ROWS, quant_rows)  \
-    X(ATTN_EXTEND, attn_extend) X(ATTN_LOW, attn_low)
+    X(ATTN_EXTEND, attn_extend) X(ATTN_LOW, attn_low) X(ATTN_CROSS, attn_cross)
 #define KB_KERNEL_MAP(X) KB_DEVICE_KERNEL_MAP(X) KB_HOST_KERNEL_MAP(X)
 
 enum kb_kernel {

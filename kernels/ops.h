@@ -3,6 +3,7 @@
 #define KVPROOF_OPS_H
 
 #include "kernels/ops/act.h"
+#include "kernels/ops/attn_cross.h"
 #include "kernels/ops/attn_decode.h"
 #include "kernels/ops/attn_extend.h"
 #include "kernels/ops/attn_kivi.h"

@@ -139,8 +139,19 @@ static bool attn_extend(const void *args)
 
     return is_grouped(a->heads, a->kv_heads, a->head_dim) && is_rows(&a->stored_k, a->kv_heads, a->head_dim) &&
            is_rows(&a->stored_v, a->kv_heads, a->head_dim) && !a->first.buf == !a->before.buf && !a->k.buf == !a->v.buf &&
-           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window)) &&
-           (!a->sinks.buf || is_float(a->sink_format));
+           (a->k.buf || !a->ring) && (!a->ring || (a->window && a->ring + 1 >= a->window)) && (!a->sinks.buf || is_float(a->sink_format));
+}
+
+/* A causal query's own key is among those of its sequence, and a bias reaches from end to end. */
+static bool attn_cross(const void *args)
+{
+    const struct kb_attn_cross *a = args;
+    const uint64_t last = a->position + a->queries;
+
+    if (!is_grouped(a->heads, a->kv_heads, a->head_dim) || !a->used || !a->k.buf != !a->v.buf || (a->causal && last > a->used) ||
+        (a->bias.buf && (a->span < last || a->span < a->used)))
+        return false;
+    return a->k.buf || (is_rows(&a->stored_k, a->kv_heads, a->head_dim) && is_rows(&a->stored_v, a->kv_heads, a->head_dim));
 }
 
 static bool cache_write(const void *args)

@@ -141,6 +141,13 @@ static uint64_t attn_extend(const void *args)
     return a->first.buf ? 0 : a->batch * a->tokens * a->heads * a->head_dim * F32;
 }
 
+static uint64_t attn_cross(const void *args)
+{
+    const struct kb_attn_cross *a = args;
+
+    return a->batch * a->queries * a->heads * a->head_dim * F32;
+}
+
 static uint64_t attn_kivi(const void *args)
 {
     const struct kb_attn_kivi *a = args;

@@ -48,6 +48,30 @@ static void progress(const struct run *r, const char *what, const char *detail)
 
 /* ---- one run of the engine --------------------------------------------------------------------- */
 
+/* Tokens of an encoder's source. */
+static uint64_t source_tokens(const struct val_request *q)
+{
+    if (!q->model->encoders)
+        return 0;
+    return q->formats.encoder_tokens ? q->formats.encoder_tokens : q->model->encoder_positions;
+}
+
+/* Random ones, of another seed than the prompt's. */
+static kvp_err give_source(const struct val_request *q, struct eng *g, struct kvp_error *e)
+{
+    struct tokens ids;
+    kvp_err rc;
+
+    if (!q->model->encoders)
+        return KVP_OK;
+    KVP_TRY(tokens_load(&ids, NULL, q->model->vocab,
+                        &(struct kvp_workload){.batch = q->workload.batch, .prompt = source_tokens(q), .context = source_tokens(q)},
+                        q->seed + 1, e));
+    rc = eng_source(g, ids.prompt, e);
+    tokens_free(&ids);
+    return rc;
+}
+
 /* What a stack says that all prompts begin with. */
 static uint64_t shared_tokens(const struct kvp_stack *s)
 {
@@ -220,13 +244,15 @@ static kvp_err time_rows(json_t *res, const struct kvp_estimate *est, const stru
 }
 
 /* FLOPs of the ops that are a matrix product and nothing else. */
-static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate *est, enum kvp_phase phase,
+static kvp_err flop_row(json_t *res, const char *row, const struct kvp_stack *s, const struct kvp_estimate *est, enum kvp_phase phase,
                         uint64_t measured, struct kvp_error *e)
 {
     static const bool is_matrix[KVP_OPS] = {[KVP_OP_QKV] = true, [KVP_OP_O_PROJ] = true, [KVP_OP_MLP_UP] = true,
                                             [KVP_OP_MLP_DOWN] = true, [KVP_OP_HEAD] = true, [KVP_OP_ABSORB] = true,
+                                            [KVP_OP_CROSS_QKV] = true, [KVP_OP_CROSS_O] = true,
                                             [KVP_OP_ROUTER] = true, [KVP_OP_REC_IN] = true, [KVP_OP_REC_OUT] = true};
-    const bool expanded = phase == KVP_PREFILL; /* a step rebuilds inside its attention */
+    const struct kvp_spec *mixer = kvp_stack_on(s, KVP_AXIS_MIXER);
+    const bool expanded = phase == KVP_PREFILL || (mixer && strcmp(mixer->name, "xc-cache") == 0); /* else a step's attention rebuilds */
     double predicted = 0;
 
     for (uint32_t i = 0; i < est->n_ops; i++)
@@ -235,11 +261,11 @@ static kvp_err flop_row(json_t *res, const char *row, const struct kvp_estimate 
     return res_row(res, row, "flops", predicted, (double)measured, "2 m n k | arguments of the GEMMs that ran", e);
 }
 
-static kvp_err flop_rows(json_t *res, const struct kvp_estimate *est, const struct timing *t, bool decoded,
+static kvp_err flop_rows(json_t *res, const struct kvp_stack *s, const struct kvp_estimate *est, const struct timing *t, bool decoded,
                          struct kvp_error *e)
 {
-    KVP_TRY(flop_row(res, "prefill matrices", est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
-    return decoded ? flop_row(res, "decode matrices", est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
+    KVP_TRY(flop_row(res, "prefill matrices", s, est, KVP_PREFILL, t->gemm_flops[ENG_PREFILL], e));
+    return decoded ? flop_row(res, "decode matrices", s, est, KVP_DECODE, t->gemm_flops[ENG_DECODE], e) : KVP_OK;
 }
 
 /* {"prefill": {"gemm": {"calls", "bytes_written"}, ...}, "decode": {...}}, of one forward each. */
@@ -387,6 +413,8 @@ static void model_digest(const struct kvp_model *m, char *out, size_t n)
         hash = fold_real(hash, reals[i]);
     for (uint32_t i = 0; i < m->layers; i++)
         hash = fold_class(hash, &m->cls[m->class_of[i]]);
+    for (uint32_t i = 0; i < m->encoders; i++)
+        hash = fold_class(fold(hash, m->encoder[i].count), &m->encoder[i]);
     snprintf(out, n, "%016" PRIx64, hash);
 }
 
@@ -437,7 +465,7 @@ static struct eng_options engine_options(struct run *r)
 
     return (struct eng_options){.backend = r->be, .device = {.threads = q->threads}, .weights = q->formats.weights,
                                 .kv = q->formats.kv, .batch = q->workload.batch, .prompt = q->workload.prompt,
-                                .generate = q->workload.generate, .seed = q->seed, .weights_dir = q->weights_dir, .shelf = &r->shelf};
+                                .generate = q->workload.generate, .encoder_tokens = source_tokens(q), .seed = q->seed, .weights_dir = q->weights_dir, .shelf = &r->shelf};
 }
 
 static kvp_err measured_rows(struct run *r, const struct kvp_stack *s, const struct kvp_estimate *est,
@@ -452,11 +480,13 @@ static kvp_err measured_rows(struct run *r, const struct kvp_stack *s, const str
     o.all_logits = q->dump_logits != NULL;
     o.trace = q->dump_kept != NULL;
     KVP_TRY(eng_open(&g, q->model, s, &o, e));
-    rc = run_engine(r, s, g, l, &t, e);
+    rc = give_source(q, g, e);
+    if (rc == KVP_OK)
+        rc = run_engine(r, s, g, l, &t, e);
     if (rc == KVP_OK)
         rc = byte_rows(res, &est->memory, eng_ledger(g), e);
     if (rc == KVP_OK)
-        rc = flop_rows(res, est, &t, q->workload.generate > 0, e);
+        rc = flop_rows(res, s, est, &t, q->workload.generate > 0, e);
     if (rc == KVP_OK)
         rc = time_rows(res, est, &t, q->workload.generate > 0, e);
     if (rc == KVP_OK)
@@ -518,7 +548,9 @@ static kvp_err run_full(struct run *r, struct kvp_error *e)
     if (rc == KVP_OK)
         rc = eng_open(&g, q->model, &dense, &o, e);
     if (rc == KVP_OK) {
-        rc = heard_run(&r->full, g, ids.prompt, ids.rest, e);
+        rc = give_source(q, g, e);
+        if (rc == KVP_OK)
+            rc = heard_run(&r->full, g, ids.prompt, ids.rest, e);
         eng_close(g);
     }
     tokens_free(&ids);

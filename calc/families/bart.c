@@ -3,6 +3,8 @@
 #include "calc/families/families.h"
 #include "calc/families/shared.h"
 
+#include <math.h>
+
 static const struct kvp_rule bart_rules[] = {
     {"is_encoder_decoder", KVP_KEY_TRUE, "it would have no encoder"},
     {"encoder_layers", KVP_KEY_ANY, "read: the encoder"},
@@ -32,10 +34,21 @@ static kvp_err bart_encoder(struct kvp_reader *r)
     return kvp_set_encoder(r, layers, &c);
 }
 
+/* The embeddings, not the positions, times the root of the width. */
+static kvp_err bart_scale(struct kvp_reader *r)
+{
+    bool scale = false;
+
+    KVP_TRY(kvp_read_flag(r, "scale_embedding", &scale));
+    r->m->numbers.embed_scale = scale ? sqrt((double)r->m->width) : 0;
+    return KVP_OK;
+}
+
 static kvp_err bart_layers(struct kvp_reader *r)
 {
     KVP_TRY(bart_encoder(r));
-    r->m->no_final_norm = true;
+    r->m->no_final_norm = r->m->numbers.norms_last = true;
+    KVP_TRY(bart_scale(r));
     r->proto.cross_heads = r->proto.cross_kv_heads = r->proto.heads;
     r->proto.cross_head_dim = r->proto.head_dim;
     r->proto.norms = 3;

@@ -70,7 +70,6 @@ kvp_err kvp_set_encoder(struct kvp_reader *r, uint32_t count, const struct kvp_l
     *r->m->encoder = *c;
     r->m->encoder->count = count;
     r->m->encoders = 1;
-    kvp_cannot_run(r->m, "an encoder");
     return KVP_OK;
 }
 

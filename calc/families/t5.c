@@ -54,6 +54,7 @@ static kvp_err t5_layers(struct kvp_reader *r)
     r->proto.cross_head_dim = r->proto.head_dim;
     r->proto.norms = 3;
     kvp_spread(r);
+    kvp_cannot_run(r->m, "relative biases");
     return KVP_OK;
 }
 

@@ -55,6 +55,7 @@ static kvp_err whisper_layers(struct kvp_reader *r)
     r->proto.cross_head_dim = r->proto.head_dim;
     r->proto.norms = 3;
     kvp_spread(r);
+    kvp_cannot_run(r->m, "an encoder of audio frames");
     return KVP_OK;
 }
 

@@ -21,6 +21,7 @@ static const char *const keeps[] = {"hidden", "kv", NULL};
 static const char *const encoders[] = {"offline", "self", NULL};
 enum { HIDDEN, KV };
 enum { OFFLINE, SELF };
+enum { ROWS = 1024, UNPACKED = 8 << 20 }; /* rows, and elements of a matrix, that are alive at once */
 
 static const char NORMS[] = "cross_norms"; /* four a block */
 
@@ -104,6 +105,34 @@ static void add(struct plan *p, struct plan_class *c, const char *name, uint64_t
     x->replicated = true;
 }
 
+/* A block has as many heads as the decoder, or the most below that which divide its width into even parts. */
+static uint64_t head_of(const struct blocks *b, const struct kvp_model *m)
+{
+    for (uint64_t heads = m->cls[m->class_of[0]].heads; heads > 1; heads--)
+        if (b->inner % (2 * heads) == 0)
+            return b->inner / heads;
+    return b->inner;
+}
+
+/* What blocks work in beside the decoder's activations: they are wider, or may be. */
+static void scratch(struct plan *p, const struct blocks *b, bool hidden)
+{
+    const uint64_t Tc = context_of(p), B = p->w.batch, N = num_mul(&p->over, B, p->w.prompt);
+    const uint64_t largest = num_max(NUM_PROD(&p->over, 8, b->inner, p->model->width), NUM_PROD(&p->over, 2, b->inner, b->encoder));
+
+    if (hidden)
+        plan_add_scratch(p, "context_k_v", KVP_F32, B, num_mul(&p->over, 2, Tc), b->inner);
+    if (hidden && p->kv != KVP_F32)
+        plan_add_scratch(p, "context_rows", KVP_F32, 1, num_min(Tc, ROWS), b->encoder);
+    plan_add_scratch(p, "context_positions", KVP_I32, 1, 1, Tc);
+    plan_add_scratch(p, "block_q_out", KVP_F32, 2, N, b->inner);
+    plan_add_scratch(p, "block_mlp", KVP_F32, 8, num_min(N, ROWS), b->inner);
+    if (p->model->position == KVP_POS_ROPE)
+        plan_add_scratch(p, "block_frequencies", KVP_F32, 1, 1, head_of(b, p->model) / 2);
+    if (p->weights.plain != KVP_F32)
+        plan_add_scratch(p, "block_unpack", KVP_F32, 1, 1, num_min(UNPACKED, largest));
+}
+
 static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kvp_error *e)
 {
     const struct blocks b = blocks_of(s, p->model);
@@ -112,11 +141,11 @@ static kvp_err cache_rewrite(struct plan *p, const struct kvp_spec *s, struct kv
     (void)e;
     if (kvp_spec_param(s, "keep")->i == HIDDEN) {
         add(p, c, "context_hidden", b.encoder, 1);
-        plan_add_scratch(p, "context_k_v", KVP_F32, p->w.batch, num_mul(&p->over, 2, context_of(p)), b.inner);
-        return KVP_OK;
+    } else {
+        add(p, c, "context_k", b.inner, b.n);
+        add(p, c, "context_v", b.inner, b.n);
     }
-    add(p, c, "context_k", b.inner, b.n);
-    add(p, c, "context_v", b.inner, b.n);
+    scratch(p, &b, kvp_spec_param(s, "keep")->i == HIDDEN);
     return KVP_OK;
 }
 

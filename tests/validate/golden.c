@@ -1,5 +1,5 @@
 /* golden.c - logits, cache and state bytes against public implementations (tests/golden/make_golden.py and
- * make_recurrent.py). */
+ * make_recurrent.py, make_encdec.py). */
 #include "tests/validate/tiny.h"
 
 #include <dirent.h>
@@ -19,6 +19,8 @@ struct golden {
     struct kvp_model m;
     int32_t ids[MAX_TOKENS];
     uint64_t n;
+    int32_t source[MAX_TOKENS]; /* an encoder's */
+    uint64_t n_source;
     float *logits; /* [n, vocab], transformers' */
     json_t *meta;
 };
@@ -34,6 +36,17 @@ static FILE *open_in(const struct golden *g, const char *file)
     return f;
 }
 
+static uint64_t read_ids(const struct golden *g, const char *file, int32_t *ids)
+{
+    FILE *f = open_in(g, file);
+    uint64_t n = 0;
+
+    while (n < MAX_TOKENS && fscanf(f, "%d", &ids[n]) == 1)
+        n++;
+    fclose(f);
+    return n;
+}
+
 static void golden_load(struct golden *g, int i)
 {
     struct kvp_error err = {0};
@@ -43,11 +56,9 @@ static void golden_load(struct golden *g, int i)
     *g = (struct golden){.n = 0};
     snprintf(g->dir, sizeof(g->dir), "%s/golden/%s", getenv("KVPROOF_TESTS"), goldens[i]);
     must(kvp_model_load(&g->m, g->dir, &err));
-    f = open_in(g, "tokens.txt");
-    while (g->n < MAX_TOKENS && fscanf(f, "%d", &g->ids[g->n]) == 1)
-        g->n++;
-    fclose(f);
+    g->n = read_ids(g, "tokens.txt", g->ids);
     ck_assert_uint_gt(g->n, 1);
+    g->n_source = g->m.encoders ? read_ids(g, "source.txt", g->source) : 0;
     g->logits = malloc((g->n * g->m.vocab + 1) * sizeof(float));
     f = open_in(g, "logits.f32");
     rows = fread(g->logits, sizeof(float) * g->m.vocab, g->n, f);
@@ -71,12 +82,14 @@ static struct eng *open_golden(const struct golden *g, const char *backend, uint
 {
     static const struct kvp_stack dense;
     struct eng_options o = {.device = {.threads = 2}, .batch = 1, .prompt = prompt, .generate = g->n - prompt,
-                            .weights_dir = g->dir};
+                            .encoder_tokens = g->n_source, .weights_dir = g->dir};
     struct kvp_error err = {0};
     struct eng *e = NULL;
 
     must(kb_find(&o.backend, backend, &err));
     must(eng_open(&e, &g->m, &dense, &o, &err));
+    if (g->n_source)
+        must(eng_source(e, g->source, &err));
     return e;
 }
 
@@ -125,6 +138,8 @@ static uint64_t expected_bytes(const struct golden *g)
 
         sum += bytes / tokens * (slides && tokens < g->n ? tokens + 1 : tokens);
     }
+    json_array_foreach(json_object_get(g->meta, "cross_layers"), i, l)
+        sum += (uint64_t)json_integer_value(json_object_get(l, "bytes"));
     return repeats ? sum / (uint64_t)json_integer_value(repeats) : sum;
 }
 
@@ -178,7 +193,7 @@ START_TEST(every_dialect_has_a_golden)
                                            "bloom",     "mpt",   "llama4_text", "granite", "granitemoe", "cohere", "cohere2", "helium", "smollm3", "glm",
                                            "glm4",  "glm4_moe",  "nemotron", "olmo",  "olmo2", "olmo3", "olmoe", "exaone4", "opt", "gpt_bigcode",
                                            "qwen2_moe", "qwen3_5_text", "mamba", "mamba2", "jamba", "nemotron_h", "qwen3_next", "rwkv",
-                                           "rwkv5", "rwkv6",     "rwkv7"};
+                                           "rwkv5", "rwkv6",     "rwkv7", "bart"};
 
     for (size_t d = 0; d < sizeof(dialects) / sizeof(dialects[0]); d++) {
         bool found = false;

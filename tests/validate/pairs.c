@@ -63,8 +63,8 @@ static const struct {
     {"lorc", "streaming-llm", "does not run it with streaming-llm"}, {"lorc", "tova", "does not run it with tova"},
     {"lorc", "prefix", ONE_PASS}, {"lorc", "chunked-prefill", ONE_PASS},
     {"lorc", "w", "does not code factored weights"}, {"lorc", "smoothquant", "does not code factored weights"},
-    /* the matrices of a recurrence */
-    {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES},
+    /* the matrices of a recurrence, and of cross blocks */
+    {"recurrent", "w", NO_CODES}, {"recurrent", "smoothquant", NO_CODES}, {"xc-cache", "w", NO_CODES}, {"xc-cache", "smoothquant", NO_CODES},
 };
 enum { REFUSED = sizeof(refused) / sizeof(refused[0]) };
 

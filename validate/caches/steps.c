@@ -10,17 +10,21 @@ const struct kvp_layer_class *cache_class(const struct cache_env *env, uint32_t 
     return &env->model->cls[env->model->class_of[layer]];
 }
 
-float cache_scale(const struct cache_env *env, uint32_t layer)
+float class_scale(const struct kvp_model *m, const struct kvp_layer_class *c)
 {
-    const struct kvp_layer_class *c = cache_class(env, layer);
-    const struct kvp_numbers *n = &env->model->numbers;
+    const struct kvp_numbers *n = &m->numbers;
     double scale = n->score_scale > 0 ? n->score_scale : 1 / sqrt((double)c->head_dim), more;
 
-    if (c->mixer == KVP_MIX_MLA && env->model->rope_scaling == KVP_ROPE_YARN && n->yarn_mscale_all > 0) {
-        more = env->model->rope_factor > 1 ? 0.1 * n->yarn_mscale_all * log(env->model->rope_factor) + 1 : 1;
+    if (c->mixer == KVP_MIX_MLA && m->rope_scaling == KVP_ROPE_YARN && n->yarn_mscale_all > 0) {
+        more = m->rope_factor > 1 ? 0.1 * n->yarn_mscale_all * log(m->rope_factor) + 1 : 1;
         scale *= more * more; /* transformers, modeling_deepseek_v3.py: yarn_apply_mscale */
     }
     return (float)scale;
+}
+
+float cache_scale(const struct cache_env *env, uint32_t layer)
+{
+    return class_scale(env->model, cache_class(env, layer));
 }
 
 kvp_err attend_prompt(const struct cache_env *env, uint32_t layer, const struct cache_qkv *x, uint64_t window,

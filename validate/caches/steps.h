@@ -6,6 +6,9 @@
 
 const struct kvp_layer_class *cache_class(const struct cache_env *env, uint32_t layer);
 
+/* The same of any class, an encoder's too. */
+float class_scale(const struct kvp_model *m, const struct kvp_layer_class *c);
+
 /* 1 / sqrt(head_dim) unless the model says otherwise: what scores are multiplied with before the softmax. */
 float cache_scale(const struct cache_env *env, uint32_t layer);
 

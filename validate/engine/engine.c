@@ -5,6 +5,7 @@
 #include "validate/caches/layout.h"
 #include "validate/caches/lots.h"
 #include "validate/caches/pool.h"
+#include "validate/engine/encdec.h"
 #include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
@@ -60,6 +61,7 @@ kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, 
     struct eng *g = self;
     uint64_t t = 0;
 
+    op = g->encoding ? KVP_OP_ENCODE : op;
     KVP_TRY(begin_op(g, &t, e));
     KVP_TRY(g->o.backend->run(g->dev, k, args, e));
     count_kernel(g, (int)k, kb_written(k, args));
@@ -108,6 +110,21 @@ static void widen(struct widest *w, const struct kvp_layer_class *c)
     }
 }
 
+static void widen_cross(struct widest *w, const struct kvp_layer_class *c)
+{
+    const uint64_t q = (uint64_t)c->cross_heads * c->cross_head_dim, kv = (uint64_t)c->cross_kv_heads * c->cross_head_dim;
+
+    w->qkv = larger(w->qkv, larger(q, 2 * kv));
+    w->out = larger(w->out, q);
+}
+
+static void widen_dense(struct widest *w, const struct kvp_layer_class *c)
+{
+    w->qkv = larger(w->qkv, ((uint64_t)c->heads + 2ull * c->kv_heads) * c->head_dim);
+    w->out = larger(w->out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
+    w->mlp = larger(w->mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
+}
+
 static kvp_err find_widest(struct eng *g, struct kvp_error *e)
 {
     const struct kvp_model *m = g->m;
@@ -116,13 +133,15 @@ static kvp_err find_widest(struct eng *g, struct kvp_error *e)
     for (uint32_t i = 0; i < m->classes; i++) {
         const struct kvp_layer_class *c = &m->cls[i];
 
-        w.qkv = larger(w.qkv, ((uint64_t)c->heads + 2ull * c->kv_heads) * c->head_dim);
-        w.out = larger(w.out, (uint64_t)c->heads * larger(c->head_dim, c->v_head_dim));
+        widen_dense(&w, c);
+        if (m->encoders)
+            widen_cross(&w, c);
         w.heads = larger(w.heads, c->heads);
-        w.mlp = larger(w.mlp, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->ffn_width);
         w.shared = larger(w.shared, (c->ffn == KVP_FFN_GATED ? 2ull : 1ull) * c->shared_width);
         widen(&w, c);
     }
+    for (uint32_t i = 0; i < m->encoders; i++)
+        widen_dense(&w, &m->encoder[i]);
     if (w.qkv > INT32_MAX || w.mlp > INT32_MAX || m->vocab > INT32_MAX || m->width > INT32_MAX)
         return kvp_fail(e, KVP_ERANGE, "%s: a row of more than 2^31 elements", m->name);
     g->widest = w;
@@ -152,7 +171,7 @@ static kvp_err open_activations(struct eng *g, struct kvp_error *e)
         {&g->h, n, g->m->width, sizeof(float)},
         {&g->qkv, n, w->qkv, sizeof(float)},
         {&g->out, n, w->out, sizeof(float)},
-        {&g->lse, n, w->heads, sizeof(float)},
+        {&g->lse, g->decoder_rows, w->heads, sizeof(float)},
         {&g->mlp, smaller(n, MLP_ROWS), larger(w->mlp, w->shared), sizeof(float)},
         {&g->low_rank, n, w->low_rank, sizeof(float)},
         {&g->expanded, n, w->expanded, sizeof(float)},
@@ -308,6 +327,8 @@ static kvp_err check_architecture(const struct kvp_model *m, struct kvp_error *e
 
     if (*m->not_run)
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run this model: %s", m->name, m->not_run);
+    if (m->encoders)
+        return encdec_check(m, e);
     if (once || m->norm_vectors > (m->norm == KVP_NORM_LAYER ? 2u : 1u))
         return kvp_fail(e, KVP_ENOTSUP, "%s: the engine does not run model_type %s yet", m->name, m->model_type);
     for (uint32_t c = 0; c < m->classes; c++)
@@ -412,11 +433,11 @@ static kvp_err check_passes(const struct eng *g, struct kvp_error *e)
 
 static kvp_err plan_passes(struct eng *g, struct kvp_error *e)
 {
-    g->rows = g->o.pool ? g->o.pool->rows : 0;
+    g->rows = g->decoder_rows = g->o.pool ? g->o.pool->rows : 0;
     if (g->o.pool)
         return KVP_OK;
     KVP_TRY(passes_plan(&g->passes, &g->stack, g->o.batch, g->o.prompt, e));
-    g->rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
+    g->rows = g->decoder_rows = larger(g->passes.width * g->passes.chunk, g->o.batch);
     return KVP_OK;
 }
 
@@ -505,6 +526,8 @@ static kvp_err open_all(struct eng *g, struct kvp_error *e)
     g->o.weights = g->coding.plain;
     KVP_TRY(plan_passes(g, e));
     KVP_TRY(mixers_open(g, e));
+    KVP_TRY(encdec_open(g, e));
+    KVP_TRY(xc_open(g, e));
     KVP_TRY(open_cache(g, e)); /* before the weights: what is wrong with it is said at once */
     KVP_TRY(open_activations(g, e));
     KVP_TRY(open_scratch(g, e));
@@ -578,7 +601,11 @@ kvp_err eng_open(struct eng **out, const struct kvp_model *m, const struct kvp_s
     if (rc == KVP_OK) /* as the stack leaves it: what is replaced need not run */
         rc = check_model(g->m, o->prompt + o->generate, e);
     if (rc == KVP_OK)
+        rc = encdec_check_options(g->m, o, e);
+    if (rc == KVP_OK)
         rc = rank_layers(g, e);
+    if (rc == KVP_OK)
+        rc = xc_place(g, e);
     if (rc == KVP_OK)
         rc = open_all(g, e);
     if (rc != KVP_OK) {
@@ -603,6 +630,8 @@ void eng_close(struct eng *g)
         for (size_t i = 0; i < sizeof(mem) / sizeof(mem[0]); i++)
             led_free(&g->led, mem[i]);
         mixers_close(g);
+        encdec_close(g);
+        xc_close(g);
         if (g->shelved.m)
             shelf_put(g->o.shelf, &g->shelved, &g->w);
         else
@@ -627,19 +656,19 @@ static kvp_err check_tokens(const struct eng *g, const int32_t *tokens, uint64_t
     return KVP_OK;
 }
 
-/* Of the table of learned positions (OPT: 2). */
+/* Of the table of learned positions (OPT, BART: 2). */
 static uint64_t first_row(const struct kvp_model *m)
 {
     return m->position == KVP_POS_LEARNED && m->position_rows ? m->position_rows - m->max_positions : 0;
 }
 
-static kvp_err upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e)
+kvp_err eng_upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e)
 {
     const struct kb_backend *be = g->o.backend;
-    const uint64_t bytes = p->rows * sizeof(int32_t);
+    const uint64_t bytes = p->rows * sizeof(int32_t), first = p->position + first_row(g->m);
 
     for (uint64_t i = 0; i < p->rows; i++)
-        g->host_ids[i] = (int32_t)(p->position + i % p->tokens + first_row(g->m));
+        g->host_ids[i] = (int32_t)(first + i % p->tokens);
     KVP_TRY(be->write(g->dev, (struct kb_span){g->tokens.buf, 0}, tokens, bytes, e));
     return be->write(g->dev, (struct kb_span){g->positions.buf, 0}, g->host_ids, bytes, e);
 }
@@ -666,7 +695,7 @@ static kvp_err forward(struct eng *g, struct pass *p, const int32_t *tokens, flo
 {
     const uint64_t seen = p->position + p->tokens;
 
-    KVP_TRY(upload(g, tokens, p, e));
+    KVP_TRY(eng_upload(g, tokens, p, e));
     KVP_TRY(eng_layers(g, p, !all, e));
     if (head || all)
         KVP_TRY(eng_head(g, p, all, last, e));
@@ -735,10 +764,12 @@ kvp_err eng_prefill(struct eng *g, const int32_t *tokens, float *all_logits, flo
     if (g->o.pool)
         return kvp_fail(e, KVP_EINPUT, "an engine that serves runs passes, no prefill");
     g->position = 0;
-    KVP_TRY(check_tokens(g, tokens, p.rows, e));
+    KVP_TRY(check_tokens(g, tokens, p.rows + g->o.batch * g->own.xc.context, e));
+    KVP_TRY(xc_begin(g, tokens, &tokens, e));
     KVP_TRY(g->cache_ops->reset(g->cache, e));
     KVP_TRY(mixers_reset(g, e));
     KVP_TRY(begin_phase(g, ENG_PREFILL, &began, e));
+    KVP_TRY(encdec_encode(g, e));
     if (passes_one(&g->passes, g->o.batch, g->o.prompt))
         KVP_TRY(forward(g, &p, tokens, all_logits, logits, true, e));
     else

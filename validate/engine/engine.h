@@ -22,6 +22,7 @@ struct eng_options {
     struct kb_options device;
     enum kvp_format weights, kv;   /* storage formats: F32, F16, BF16 */
     uint64_t batch, prompt, generate; /* context = prompt + generate; prompt >= 1 */
+    uint64_t encoder_tokens;       /* of a source, where the model has an encoder */
     uint64_t seed;                 /* random weights and tokens */
     const char *weights_dir;       /* safetensors directory or file; NULL: random weights */
     bool all_logits;               /* eng_prefill is going to be asked for every row: room for 64 at once */
@@ -49,6 +50,12 @@ void eng_close(struct eng *g); /* NULL is fine */
 kvp_err eng_conditions(double **out, const struct kvp_model *m, const struct kvp_stack *s, const struct eng_options *o, struct kvp_error *e);
 
 const struct ledger *eng_ledger(const struct eng *g);
+
+/* What the encoder reads in every prefill from now on: [batch, encoder_tokens]. KVP_EINPUT: there is no encoder. */
+kvp_err eng_source(struct eng *g, const int32_t *tokens, struct kvp_error *e);
+/* For tests: key and value of one of its tokens, of sequence 0 and kv head 0 of a layer, become NaN; with xc-cache what is
+ * stored of the context's token. */
+kvp_err eng_poison_source(struct eng *g, uint32_t layer, uint64_t token, struct kvp_error *e);
 
 /* Run the prompt: tokens is [batch, prompt]. `all_logits` (may be NULL): host f32 [batch, prompt, vocab],
  * teacher-forced rows; otherwise only the last row's logits are computed. `logits` (may be NULL): host

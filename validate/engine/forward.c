@@ -1,4 +1,5 @@
 #include "validate/engine/convert.h"
+#include "validate/engine/encdec.h"
 #include "validate/engine/parts.h"
 #include "validate/engine/shapes.h"
 
@@ -79,6 +80,8 @@ static kvp_err attend(struct eng *g, uint32_t layer, const struct pass *p, const
                                 .out = at(&g->out, 0), .lse = at(&g->lse, 0), .sinks = weight(g, WT_SINKS, layer),
                                 .sink_format = g->w.coding.vectors, .slopes = at(&g->slopes, 0), .first = p->first, .batch = p->batch};
 
+    if (layer >= g->m->layers)
+        return encdec_attend(g, layer, p, h->stride, e);
     if (p->extend)
         return g->cache_ops->extend(g->cache, layer, &a, e);
     if (!h->has_q)
@@ -107,17 +110,6 @@ static kvp_err warm_q(struct eng *g, const struct heads *h, uint64_t rows, struc
     return eng_run(g, KVP_OP_QK_NORM, KB_ROPE, &a, e);
 }
 
-/* What a half of a layer reads: the residual's rows, normed in g->h unless norms only follow. */
-static kvp_err normed(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t rows, struct kvp_error *e)
-{
-    return g->m->numbers.norms_only_after ? KVP_OK : norm(g, op, role, layer, rows, at(&g->x, 0), g->m->width, e);
-}
-
-static struct kb_span input(const struct eng *g, uint64_t element)
-{
-    return at(g->m->numbers.norms_only_after ? &g->x : &g->h, element);
-}
-
 kvp_err eng_scale(struct eng *g, enum kvp_op op, struct kb_span x, uint64_t rows, uint32_t width, uint64_t stride, double by, struct kvp_error *e)
 {
     const struct kb_act a = {.rows = rows, .width = width, .kind = KB_ACT_SCALE, .alpha = (float)by, .in_stride = stride, .out_stride = stride,
@@ -133,12 +125,12 @@ static kvp_err project(struct eng *g, uint32_t layer, const struct pass *p, cons
     const uint64_t first = h->has_q ? 0 : h->k, end = h->has_kv ? h->stride : h->k, size = cvt_size(g->w.coding.plain);
     struct linear qkv = {.op = KVP_OP_QKV, .rows = p->rows, .n = (uint32_t)(end - first), .k = width,
                          .role = WT_QKV, .layer = layer, .first = first, .w = weight(g, WT_QKV, layer),
-                         .bias = weight(g, WT_QKV_BIAS, layer), .x = input(g, 0),
+                         .bias = weight(g, WT_QKV_BIAS, layer), .x = eng_half_input(g, 0),
                          .x_stride = width, .out = at(&g->qkv, first), .out_stride = h->stride};
 
     qkv.w.offset += first * width * size;
     qkv.bias.offset += first * cvt_size(g->w.coding.vectors);
-    KVP_TRY(normed(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, e));
+    KVP_TRY(eng_norm_first(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, p->rows, e));
     KVP_TRY(eng_linear(g, &qkv, e));
     if (h->c->qk_norm)
         KVP_TRY(qk_norm(g, layer, h, p->rows, e));
@@ -209,12 +201,13 @@ static kvp_err attention_with(struct eng *g, uint32_t layer, const struct pass *
     }
     if (g->m->numbers.parallel && h->c->norms == 2) /* the feed-forward reads what attention read */
         KVP_TRY(norm(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, at(&g->x, 0), width, e));
-    return eng_linear(g, &o, e);
+    KVP_TRY(eng_linear(g, &o, e));
+    return eng_norm_last(g, KVP_OP_ATTN_NORM, WT_ATTN_NORM, layer, 0, p->rows, e);
 }
 
-static kvp_err attention(struct eng *g, uint32_t layer, struct pass *p, struct kvp_error *e)
+static kvp_err attention(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
 {
-    const struct heads h = heads_of(&g->m->cls[g->m->class_of[layer]]);
+    const struct heads h = heads_of(eng_class(g, layer));
 
     return attention_with(g, layer, p, &h, e);
 }
@@ -258,11 +251,11 @@ static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t 
     static const enum kb_act_kind kinds[] = {[KVP_ACT_SILU] = KB_ACT_SILU, [KVP_ACT_GELU_TANH] = KB_ACT_GELU_TANH,
                                              [KVP_ACT_GELU] = KB_ACT_GELU, [KVP_ACT_RELU] = KB_ACT_RELU,
                                              [KVP_ACT_RELU2] = KB_ACT_RELU2};
-    const struct kvp_layer_class *c = &g->m->cls[g->m->class_of[layer]];
+    const struct kvp_layer_class *c = eng_class(g, layer);
     const bool gated = c->ffn == KVP_FFN_GATED;
     const uint32_t width = g->m->width, wide = (gated ? 2 : 1) * c->ffn_width;
     const struct linear up = {.op = KVP_OP_MLP_UP, .rows = rows, .n = wide, .k = width, .role = WT_UP, .layer = layer, .w = weight(g, WT_UP, layer),
-                              .bias = weight(g, WT_UP_BIAS, layer), .x = input(g, first * width), .x_stride = width,
+                              .bias = weight(g, WT_UP_BIAS, layer), .x = eng_half_input(g, first), .x_stride = width,
                               .out = at(&g->mlp, 0), .out_stride = wide};
     const struct kb_act act = {.rows = rows, .width = c->ffn_width, .gated = gated, .kind = kinds[c->act],
                                .in_stride = wide, .out_stride = wide, .in = at(&g->mlp, 0), .out = at(&g->mlp, 0)};
@@ -278,13 +271,14 @@ static kvp_err mlp_rows(struct eng *g, uint32_t layer, uint64_t first, uint64_t 
     KVP_TRY(eng_run(g, KVP_OP_MLP_ACT, KB_ACT, &act, e));
     KVP_TRY(eng_scale(g, KVP_OP_MLP_ACT, at(&g->mlp, 0), rows, c->ffn_width, wide, g->m->numbers.residual_scale, e));
     KVP_TRY(eng_linear(g, &down, e));
-    return after ? norm_after(g, KVP_OP_MLP_NORM, WT_POST_MLP_NORM, layer, first, rows, e) : KVP_OK;
+    return after ? norm_after(g, KVP_OP_MLP_NORM, WT_POST_MLP_NORM, layer, first, rows, e)
+                 : eng_norm_last(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, first, rows, e);
 }
 
 static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
 {
     if (!g->m->numbers.parallel)
-        KVP_TRY(normed(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, e));
+        KVP_TRY(eng_norm_first(g, KVP_OP_MLP_NORM, WT_MLP_NORM, layer, p->rows, e));
     for (uint64_t r = 0; r < p->rows; r += MLP_ROWS)
         KVP_TRY(mlp_rows(g, layer, r, p->rows - r < MLP_ROWS ? p->rows - r : MLP_ROWS, e));
     return KVP_OK;
@@ -292,11 +286,12 @@ static kvp_err mlp(struct eng *g, uint32_t layer, const struct pass *p, struct k
 
 /* ---- whole passes ------------------------------------------------------------------------------- */
 
-static kvp_err embed_norm(struct eng *g, uint64_t rows, struct kvp_error *e)
+static kvp_err embed_norm(struct eng *g, uint64_t rows, bool encoder, struct kvp_error *e)
 {
+    const enum wt_role role = encoder ? WT_ENC_EMBED_NORM : WT_EMBED_NORM;
     const struct kb_norm a = {.rows = rows, .groups = 1, .width = g->m->width, .in_stride = g->m->width, .out_stride = g->m->width,
                               .layer = g->m->norm == KVP_NORM_LAYER, .eps = g->m->norm_eps, .format = g->w.coding.vectors,
-                              .weight = weight(g, WT_EMBED_NORM, 0), .bias = weight(g, WT_EMBED_NORM_BIAS, 0), .in = at(&g->x, 0),
+                              .weight = weight(g, role, 0), .bias = weight(g, (enum wt_role)(role + 1), 0), .in = at(&g->x, 0),
                               .out = at(&g->x, 0)};
 
     return eng_run(g, KVP_OP_EMBED, KB_NORM, &a, e);
@@ -335,21 +330,34 @@ static kvp_err feed_forward(struct eng *g, uint32_t layer, const struct pass *p,
     return kind == KVP_FFN_RWKV ? mixers_channels(g, layer, p, e) : mlp(g, layer, p, e);
 }
 
-kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
+kvp_err eng_embed(struct eng *g, uint64_t rows, bool encoder, struct kvp_error *e)
 {
     const bool learned = g->m->position == KVP_POS_LEARNED;
-    const struct kb_embed embed = {.rows = p->rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->w.coding.plain,
+    const struct kb_embed embed = {.rows = rows, .width = g->m->width, .vocab = g->m->vocab, .format = g->w.coding.plain,
                                    .tokens = {g->tokens.buf, 0}, .table = weight(g, WT_EMBED, 0),
                                    .position_ids = {learned ? g->positions.buf : NULL, 0},
-                                   .position_table = weight(g, WT_POSITION, 0), .out = at(&g->x, 0),
+                                   .position_table = weight(g, encoder ? WT_ENC_POSITION : WT_POSITION, 0), .out = at(&g->x, 0),
                                    .scale = (float)g->m->numbers.embed_scale};
 
     KVP_TRY(run_embed(g, embed, e));
-    if (weight(g, WT_EMBED_NORM, 0).buf)
-        KVP_TRY(embed_norm(g, p->rows, e));
+    return weight(g, WT_EMBED_NORM, 0).buf ? embed_norm(g, rows, encoder, e) : KVP_OK;
+}
+
+kvp_err eng_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e)
+{
+    KVP_TRY(attention(g, layer, p, e));
+    return mlp(g, layer, p, e);
+}
+
+kvp_err eng_layers(struct eng *g, struct pass *p, bool last_only, struct kvp_error *e)
+{
+    KVP_TRY(eng_embed(g, p->rows, false, e));
     for (uint32_t l = 0; l < g->m->layers; l++) {
         KVP_TRY(mix(g, l, p, last_only, e));
+        if (g->m->encoders)
+            KVP_TRY(encdec_cross(g, l, p, e));
         KVP_TRY(feed_forward(g, l, p, e));
+        KVP_TRY(xc_block(g, l, p, e));
     }
     return KVP_OK;
 }
@@ -382,12 +390,22 @@ static kvp_err head_blocks(struct eng *g, uint64_t first, uint64_t rows, float *
     return KVP_OK;
 }
 
+/* The rows that the head reads, `stride` apart from `in` on, into g->h: normed, or as they are where there is no last norm. */
+static kvp_err final_rows(struct eng *g, uint64_t rows, struct kb_span in, uint64_t stride, struct kvp_error *e)
+{
+    const uint64_t bytes = g->m->width * sizeof(float);
+
+    if (!g->m->no_final_norm)
+        return norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, rows, in, stride, e);
+    return eng_copy(g, KVP_OP_FINAL_NORM, at(&g->h, 0), bytes, in, stride * sizeof(float), bytes, rows, e);
+}
+
 /* `all` and `last` are the whole batch's; the pass has rows of some sequences, from its position on. */
 static kvp_err all_rows(struct eng *g, const struct pass *p, float *all, float *last, struct kvp_error *e)
 {
     const size_t vocab = g->m->vocab;
 
-    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->rows, at(&g->x, 0), g->m->width, e));
+    KVP_TRY(final_rows(g, p->rows, at(&g->x, 0), g->m->width, e));
     if (!p->extend)
         KVP_TRY(head_blocks(g, 0, p->rows, all + p->first * p->tokens * vocab, e));
     for (uint64_t b = 0; b < p->batch; b++) {
@@ -407,7 +425,6 @@ kvp_err eng_head(struct eng *g, const struct pass *p, float *all, float *last, s
 
     if (all)
         return all_rows(g, p, all, last, e);
-    KVP_TRY(norm(g, KVP_OP_FINAL_NORM, WT_FINAL_NORM, 0, p->batch, at(&g->x, (p->tokens - 1) * width),
-                 p->tokens * width, e));
+    KVP_TRY(final_rows(g, p->batch, at(&g->x, (p->tokens - 1) * width), p->tokens * width, e));
     return head_blocks(g, 0, p->batch, last ? last + p->first * g->m->vocab : NULL, e);
 }

@@ -4,6 +4,7 @@
 
 #include "kernels/ops.h"
 #include "validate/caches/cache.h"
+#include "validate/caches/cross.h"
 #include "validate/engine/engine.h"
 #include "validate/engine/mixer.h"
 #include "validate/engine/passes.h"
@@ -40,7 +41,8 @@ struct eng {
     struct cache_env env;
     struct widest widest;
     struct passes passes;
-    uint64_t rows; /* N, of the widest pass */
+    uint64_t rows; /* N, of the widest pass, the encoder's too */
+    uint64_t decoder_rows; /* of the widest but the encoder's */
     /* activations, all f32 but the ids, for N rows */
     struct led_mem x, h, qkv, out, lse, mlp, logits, tokens, positions;
     struct led_mem input_codes, input_scales; /* W8A8: of the product at hand */
@@ -50,6 +52,9 @@ struct eng {
     struct led_mem router, routed, expert_up;      /* experts: logits; ids, then weights; what they are wide */
     bool expand; /* MLA stores k and v of every head */
     struct mixers mix;  /* recurrent layers */
+    struct cross cross; /* keys of an encoder's output */
+    int32_t *source;    /* [batch, encoder_tokens], once `sourced` */
+    bool sourced, encoding; /* what runs is the encoder: its kernels count as one op */
     int32_t *host_ids, *host_tokens; /* [rows] */
     uint64_t position;  /* tokens seen per sequence */
     bool timed;
@@ -77,6 +82,9 @@ struct pass {
 kvp_err eng_run(void *self, enum kvp_op op, enum kb_kernel k, const void *args, struct kvp_error *e);
 kvp_err eng_copy(void *self, enum kvp_op op, struct kb_span dst, uint64_t dst_pitch, struct kb_span src,
                  uint64_t src_pitch, uint64_t bytes, uint64_t rows, struct kvp_error *e);
+
+/* Ids and positions of the pass to the device. */
+kvp_err eng_upload(struct eng *g, const int32_t *tokens, const struct pass *p, struct kvp_error *e);
 
 /* cache_env.rope: the rows of the pass at hand. */
 kvp_err eng_rope(void *self, uint32_t layer, const struct cache_qkv *x, struct kvp_error *e);

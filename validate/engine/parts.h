@@ -4,6 +4,7 @@
 
 #include "validate/engine/convert.h"
 #include "validate/engine/internal.h"
+#include "validate/engine/shapes.h"
 
 /* Latent attention up to its output in g->out (mla.c); g->h holds the normed rows. */
 kvp_err eng_mla(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
@@ -17,6 +18,16 @@ bool eng_runs_ffn(const struct kvp_model *m, const struct kvp_layer_class *c);
 /* q of `heads` heads, or k, at `x`, `stride` f32 elements between rows; a head begins every `head` elements. */
 kvp_err eng_turn(struct eng *g, const struct kvp_layer_class *c, uint64_t rows, struct kb_span x, uint64_t stride, uint32_t heads,
                  uint64_t head, struct kvp_error *e);
+
+/* Attention and feed-forward of one layer, an encoder's too, over the rows of the pass. */
+kvp_err eng_layer(struct eng *g, uint32_t layer, const struct pass *p, struct kvp_error *e);
+/* The tokens' embeddings into g->x; the encoder's tables or the model's. */
+kvp_err eng_embed(struct eng *g, uint64_t rows, bool encoder, struct kvp_error *e);
+
+static inline const struct kvp_layer_class *eng_class(const struct eng *g, uint32_t layer)
+{
+    return layer < g->m->layers ? &g->m->cls[g->m->class_of[layer]] : wt_encoder_class(g->m, layer - g->m->layers);
+}
 
 static inline struct kb_span at(const struct led_mem *m, uint64_t f32_elements)
 {
@@ -37,6 +48,35 @@ static inline kvp_err norm(struct eng *g, enum kvp_op op, enum wt_role role, uin
                               .bias = weight(g, (enum wt_role)(role + 1), layer), .in = in, .out = at(&g->h, 0)};
 
     return eng_run(g, op, KB_NORM, &a, e);
+}
+
+/* Does no norm stand before a half of a layer? */
+static inline bool eng_norms_behind(const struct eng *g)
+{
+    return g->m->numbers.norms_last || g->m->numbers.norms_only_after;
+}
+
+/* What a half of a layer reads, from row `first` on: normed rows, or where norms stand behind it the residual itself. */
+static inline struct kb_span eng_half_input(const struct eng *g, uint64_t first)
+{
+    return at(eng_norms_behind(g) ? &g->x : &g->h, first * g->m->width);
+}
+
+static inline kvp_err eng_norm_first(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t rows, struct kvp_error *e)
+{
+    return eng_norms_behind(g) ? KVP_OK : norm(g, op, role, layer, rows, at(&g->x, 0), g->m->width, e);
+}
+
+/* Rows [first, first + rows) of the residual, normed in their place where norms come last. */
+static inline kvp_err eng_norm_last(struct eng *g, enum kvp_op op, enum wt_role role, uint32_t layer, uint64_t first, uint64_t rows,
+                                    struct kvp_error *e)
+{
+    const struct kb_norm a = {.rows = rows, .groups = 1, .width = g->m->width, .in_stride = g->m->width, .out_stride = g->m->width,
+                              .layer = g->m->norm == KVP_NORM_LAYER, .eps = g->m->norm_eps, .format = g->w.coding.vectors,
+                              .weight = weight(g, role, layer), .bias = weight(g, (enum wt_role)(role + 1), layer),
+                              .in = at(&g->x, first * g->m->width), .out = at(&g->x, first * g->m->width)};
+
+    return g->m->numbers.norms_last ? eng_run(g, op, KB_NORM, &a, e) : KVP_OK;
 }
 
 /* A matrix and its shape; rows come and go with their strides. */

@@ -157,6 +157,7 @@ static const struct {
     {"mla", "kv_rank rope_dim nope_dim v_dim q_rank form", mla},
     {"cla", "share", cla},
     {"yoco", "variant window self_heads", yoco},
+    {"xc-cache", "blocks stride inner question keep encoder encoder_width", rewrite_xc},
     {"recurrent", "kind", rewrite_recurrent},
     {"lorc", "k_rank v_rank rule r_max r_min form", rewrite_lorc},
 };

@@ -5,6 +5,7 @@
 #ifndef KVPROOF_ENGINE_REWRITE_H
 #define KVPROOF_ENGINE_REWRITE_H
 
+#include "validate/engine/xc.h"
 #include <kvproof/model.h>
 #include <kvproof/spec.h>
 
@@ -14,6 +15,7 @@ struct rewritten {
     struct kvp_layer_class *cls; /* [m.layers], one a layer */
     uint32_t *class_of;
     uint32_t last_only_from; /* a prefill runs the layers from here on for each sequence's last token; m.layers: none */
+    struct xc xc;                /* xc-cache: blocks beside the layers */
 };
 
 /* The techniques on the MIXER, SHARE and RANK axes, applied to a copy of `m`. KVP_EINPUT: a parameter that does not suit

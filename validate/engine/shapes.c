@@ -5,7 +5,7 @@
 enum dim { DIM_VEC, DIM_WIDTH, DIM_VOCAB, DIM_POSITIONS, DIM_Q, DIM_KV, DIM_HEAD, DIM_FFN, DIM_OUT, DIM_HEADS, DIM_Q_RANK, DIM_Q_IN,
            DIM_KV_RANK, DIM_LATENT, DIM_EXPANDED, DIM_EXPERTS, DIM_EXPERT_UP, DIM_EXPERT_DOWN, DIM_EXPERT, DIM_SHARED, DIM_ONE, DIM_K, DIM_V,
            DIM_LOW_K, DIM_LOW_V, DIMS };
-enum need { ALWAYS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
+enum need { ALWAYS, FINAL_NORM, FINAL_NORM_BIAS, LEARNED, UNTIED, HEAD_BIAS, EMBED_NORM, EMBED_NORM_BIAS, LAYER_NORM, QKV_BIAS, QK_NORM, KV,
             KV_BIAS, K_NORM, O_BIAS, GATED, GATED_BIAS, FFN_BIAS, Q_GATE, SHARED_SCALE, NORMS, BEFORE, BEFORE_LAYER, ATTENTION, DENSE, DENSE_BIAS, TWO_NORMS, TWO_NORMS_LAYER, AFTER, SINKS, MLA, MLA_BIAS, Q_RANK, Q_RANK_BIAS, EXPERTS, ROUTER_BIAS,
             EXPERT_BIAS, SHARED, SHARED_GATED, LOW, LOW_BIAS, NEEDS };
 
@@ -17,8 +17,8 @@ static const struct {
 } pieces[WP_PIECES] = {
     [WP_EMBED] = {WT_EMBED, WF_MATRIX, DIM_VOCAB, DIM_WIDTH, ALWAYS},
     [WP_POSITION] = {WT_POSITION, WF_MATRIX, DIM_POSITIONS, DIM_WIDTH, LEARNED},
-    [WP_FINAL_NORM] = {WT_FINAL_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, NORMS},
-    [WP_FINAL_NORM_BIAS] = {WT_FINAL_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, LAYER_NORM},
+    [WP_FINAL_NORM] = {WT_FINAL_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, FINAL_NORM},
+    [WP_FINAL_NORM_BIAS] = {WT_FINAL_NORM_BIAS, WF_BIAS, DIM_WIDTH, DIM_VEC, FINAL_NORM_BIAS},
     [WP_HEAD] = {WT_HEAD, WF_MATRIX, DIM_VOCAB, DIM_WIDTH, UNTIED},
     [WP_HEAD_BIAS] = {WT_HEAD_BIAS, WF_BIAS, DIM_VOCAB, DIM_VEC, HEAD_BIAS},
     [WP_EMBED_NORM] = {WT_EMBED_NORM, WF_NORM, DIM_WIDTH, DIM_VEC, EMBED_NORM},
@@ -106,7 +106,7 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
     const bool norms = m->norm_vectors != 0, before = norms && !m->numbers.norms_only_after;
     const bool two = before && (l->norms != 1 || (l->mixer == KVP_MIX_NONE && !l->recurrent)); /* a feed-forward of its own, or by itself */
     const bool has[NEEDS] = {
-        [ALWAYS] = true, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
+        [ALWAYS] = true, [FINAL_NORM] = norms && !m->no_final_norm, [FINAL_NORM_BIAS] = !m->no_final_norm && biased, [LEARNED] = m->position == KVP_POS_LEARNED, [UNTIED] = !m->tied,
         [HEAD_BIAS] = m->head_bias, [EMBED_NORM] = embed_norm, [EMBED_NORM_BIAS] = embed_norm && biased,
         [LAYER_NORM] = biased, [QKV_BIAS] = attention && l->qkv_bias, [QK_NORM] = attention && l->qk_norm,
         [KV] = kv, [KV_BIAS] = kv && l->qkv_bias && !l->low_k, [K_NORM] = kv && l->qk_norm, [ATTENTION] = attention,
@@ -121,6 +121,8 @@ struct wt_shape wt_shape_of(const struct kvp_model *m, const struct kvp_layer_cl
         [GATED_BIAS] = l->ffn == KVP_FFN_GATED && l->ffn_bias, [FFN_BIAS] = l->ffn_bias,
     };
 
+    if (p >= WP_CROSS_FIRST)
+        return cross_shape_of(m, l, p);
     if (p >= WP_REC_IN && p < WP_DRAWN)
         return rec_shape_of(m, l, p);
     if (l->qk_norm_wide && (p == WP_Q_NORM || p == WP_K_NORM)) /* one norm over all heads */
@@ -588,13 +590,13 @@ const struct wt_family *wt_family_of(const char *model_type)
     for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++)
         if (wt_is_word_of(families[i].model_types, model_type))
             return &families[i];
-    return rec_family_of(model_type);
+    return rec_family_of(model_type) ? rec_family_of(model_type) : cross_family_of(model_type);
 }
 
 bool wt_is_buffer(const char *name)
 {
     static const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
-                                       ".rotary_emb.inv_freq"};
+                                       ".rotary_emb.inv_freq", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
     const size_t len = strlen(name);
 
     for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)

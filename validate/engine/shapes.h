@@ -18,8 +18,20 @@ enum wt_piece {
 #undef REC_X
     WP_DRAWN, /* what follows is no file's, and never drawn by itself: it is made of other pieces */
     WP_K_UP = WP_DRAWN, WP_V_UP, WP_K_UP_BIAS, WP_V_UP_BIAS,
+    /* whole models */
+    WP_CROSS_FIRST, WP_ENC_POSITION = WP_CROSS_FIRST, WP_ENC_EMBED_NORM, WP_ENC_EMBED_NORM_BIAS,
+    /* layers that read an encoder's output (cross_shapes.c) */
+    WP_CROSS_LAYER, WP_CROSS_NORM = WP_CROSS_LAYER, WP_CROSS_NORM_BIAS, WP_CROSS_Q, WP_CROSS_Q_BIAS, WP_CROSS_K, WP_CROSS_V,
+    WP_CROSS_K_BIAS, WP_CROSS_V_BIAS, WP_CROSS_O, WP_CROSS_O_BIAS, WP_BLOCK_NORM, WP_BLOCK_NORM_BIAS, WP_BLOCK_GATE, WP_BLOCK_UP,
+    WP_BLOCK_DOWN,
     WP_PIECES
 };
+
+/* Does the piece belong to a layer? */
+static inline bool wt_of_layer(enum wt_piece p)
+{
+    return p >= WP_CROSS_LAYER || (p >= WP_ATTN_NORM && p < WP_CROSS_FIRST);
+}
 
 enum wt_fill { WF_MATRIX, WF_NORM, WF_BIAS, WF_MIX }; /* how random values are drawn */
 
@@ -39,6 +51,16 @@ enum { WO_PLAIN, WO_TRANSPOSED, WO_GROUPED = 1 << 16, WO_BY_QUERY, WO_BY_KEY };
 /* The same as wt_shape_of for the pieces WP_REC_... (rec_shapes.c). */
 bool rec_has_pre_norm(const struct kvp_model *m); /* a norm right behind the embedding (RWKV) */
 struct wt_shape rec_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
+/* The same for those from WP_CROSS_FIRST on (cross_shapes.c). */
+struct wt_shape cross_shape_of(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
+/* Is it a layer's with a block that no checkpoint has (xc-cache)? */
+bool cross_is_block(const struct kvp_model *m, const struct kvp_layer_class *c, enum wt_piece p);
+
+/* Layers of the model's encoder, and the class of one of them. */
+uint32_t wt_encoder_layers(const struct kvp_model *m);
+const struct kvp_layer_class *wt_encoder_class(const struct kvp_model *m, uint32_t layer);
 
 /* What a file calls `count` pieces from `first` on, stacked; "%u" stands for the layer. */
 struct wt_name {
@@ -69,6 +91,8 @@ struct wt_family {
 
 const struct wt_family *wt_family_of(const char *model_type); /* NULL: no such family */
 const struct wt_family *rec_family_of(const char *model_type); /* of recurrent models; wt_family_of() asks it */
+const struct wt_family *cross_family_of(const char *model_type); /* of those with an encoder; rec_family_of() is asked before */
+const struct wt_name *cross_encoder_names(const char *model_type, uint32_t *n); /* of the encoder's layers */
 bool wt_is_word_of(const char *list, const char *word); /* is it one of the space-separated words? */
 
 /* Is `name` a buffer that files of this family carry beside the weights (causal masks, RoPE tables)? */

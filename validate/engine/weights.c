@@ -59,7 +59,7 @@ struct kb_coded weights_code(const struct weights *w, const struct wt_coded *m)
 
 static const struct kvp_layer_class *class_at(const struct kvp_model *m, uint32_t layer)
 {
-    return &m->cls[m->class_of[layer]];
+    return layer < m->layers ? &m->cls[m->class_of[layer]] : wt_encoder_class(m, layer - m->layers);
 }
 
 static uint64_t elements(const struct wt_shape *s)
@@ -245,7 +245,8 @@ static kvp_err fill_random(const struct filling *f, const struct wt_shape *s, en
     /* matrices: a uniform value within +-sqrt(3 / in) has variance 1 / in */
     const double half[] = {[WF_MATRIX] = sqrt(3.0 / (double)(s->cols ? s->cols : 1)), [WF_NORM] = 0.1, [WF_BIAS] = 0.1, [WF_MIX] = 0.5};
     static const double middle[] = {[WF_NORM] = 1, [WF_MIX] = 0.5};
-    const uint64_t key = mix(mix(f->seed) + ((uint64_t)layer * WP_DRAWN + p + 1));
+    const bool later = p >= WP_CROSS_FIRST; /* pieces that came to the table later have streams of their own */
+    const uint64_t key = mix(mix(later ? ~f->seed : f->seed) + ((uint64_t)layer * (later ? WP_PIECES : WP_DRAWN) + p + 1));
     const uint64_t total = elements(s), step = CHUNK_ELEMENTS - CHUNK_ELEMENTS % VALUES_PER_DRAW;
     const enum kvp_format format = format_of(f, s);
     uint32_t table[VALUES];
@@ -311,7 +312,7 @@ static kvp_err check_tensor(const struct st_tensor *t, const struct wt_name *n, 
         return kvp_fail(e, KVP_ENOTSUP, "%s: %s: dtype %s, expected F32, F16 or BF16", t->file, t->name, t->dtype);
     if (t->dims == dims && memcmp(t->shape, want, dims * sizeof(want[0])) == 0)
         return KVP_OK;
-    if (n->first >= WP_REC_IN && !order && same_but_for_ones(t, rows, cols))
+    if (n->first >= WP_REC_IN && n->first < WP_CROSS_FIRST && !order && same_but_for_ones(t, rows, cols))
         return KVP_OK;
     st_shape_text(t->dims, t->shape, has, sizeof(has));
     st_shape_text(dims, want, expected, sizeof(expected));
@@ -381,6 +382,7 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
                               uint32_t layer, struct kvp_error *e)
 {
     const struct wt_shape first = wt_shape_of(f->m, c, n->first);
+    const uint32_t number = layer < f->m->layers ? layer : layer - f->m->layers; /* as the file counts its half's */
     struct st_tensor *t;
     uint64_t rows = 0, before, part;
     char name[128];
@@ -389,7 +391,7 @@ static kvp_err fill_from_file(const struct filling *f, const struct wt_name *n, 
         rows += wt_shape_of(f->m, c, (enum wt_piece)(n->first + i)).rows;
     if (rows == 0)
         return KVP_OK;
-    t = find_named(f, n->pattern, layer, name, sizeof(name));
+    t = find_named(f, n->pattern, number, name, sizeof(name));
     if (!t)
         return kvp_fail(e, KVP_EINPUT, "%s: no tensor %s or %s%s", f->path, name, f->family->prefix, name);
     KVP_TRY(check_tensor(t, n, rows, first.cols, e));
@@ -452,13 +454,24 @@ static kvp_err fill_experts(const struct filling *f, const struct wt_expert_name
     return KVP_OK;
 }
 
+/* BART's buffer beside the head, which transformers adds to the logits. */
+static bool is_zero(const struct st_tensor *t)
+{
+    const uint64_t bytes = t && t->format != KVP_FORMATS ? t->count * cvt_size(t->format) : 0;
+    uint64_t i = 0;
+
+    while (i < bytes && t->data[i] == 0)
+        i++;
+    return bytes && i == bytes;
+}
+
 /* Tensors that the model does not have would make its numbers another model's. */
 static bool may_ignore(const struct filling *f, const char *name)
 {
     const size_t prefix = strlen(f->family->prefix);
     const char *bare = strncmp(name, f->family->prefix, prefix) == 0 ? name + prefix : name;
 
-    if (wt_is_buffer(name))
+    if (wt_is_buffer(name) || (strcmp(name, "final_logits_bias") == 0 && is_zero(st_find(f->files, name))))
         return true;
     for (uint32_t i = 0; i < f->family->n_names; i++) {
         const struct wt_name *n = &f->family->names[i];
@@ -498,21 +511,33 @@ static bool its_turn(const struct filling *f, const struct kvp_layer_class *c, e
     return f->host ? role == f->only : !is_coded(f, role) && !is_factored(c, role);
 }
 
+static const struct wt_name *names_of(const struct filling *f, bool encoder, uint32_t *n)
+{
+    if (encoder)
+        return cross_encoder_names(f->m->model_type, n);
+    *n = f->family->n_names;
+    return f->family->names;
+}
+
 static kvp_err fill_pieces(const struct filling *f, bool of_layer, uint32_t layer, struct kvp_error *e)
 {
     const struct kvp_layer_class *c = of_layer ? class_at(f->m, layer) : NULL;
+    uint32_t n_names = 0;
+    const struct wt_name *names = f->files ? names_of(f, of_layer && layer >= f->m->layers, &n_names) : NULL;
 
     for (uint32_t i = 0; of_layer && f->files && !f->host && c->experts && i < f->family->n_experts; i++)
         KVP_TRY(fill_experts(f, &f->family->experts[i], c, layer, e));
-    for (uint32_t i = 0; f->files && i < f->family->n_names; i++)
-        if ((f->family->names[i].first >= WP_ATTN_NORM) == of_layer && its_turn(f, c, wt_shape_of(f->m, c, f->family->names[i].first).role))
-            KVP_TRY(fill_from_file(f, &f->family->names[i], c, layer, e));
-    for (int p = 0; !f->files && p < WP_PIECES; p++) {
+    for (uint32_t i = 0; i < n_names; i++)
+        if (wt_of_layer(names[i].first) == of_layer && its_turn(f, c, wt_shape_of(f->m, c, names[i].first).role))
+            KVP_TRY(fill_from_file(f, &names[i], c, layer, e));
+    for (int p = 0; p < WP_PIECES; p++) {
         const struct wt_shape s = wt_shape_of(f->m, c, (enum wt_piece)p);
         struct kb_span dst;
         uint64_t before;
 
-        if (s.rows == 0 || (p >= WP_ATTN_NORM) != of_layer || !its_turn(f, c, s.role))
+        if (f->files && !cross_is_block(f->m, c, (enum wt_piece)p))
+            continue;
+        if (s.rows == 0 || wt_of_layer((enum wt_piece)p) != of_layer || !its_turn(f, c, s.role))
             continue;
         KVP_TRY(sum_elements(f, c, s.role, p, &before, e));
         dst = weights_of(f->w, s.role, layer);
@@ -720,10 +745,10 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
 {
     KVP_TRY(check_codable(f, e));
     KVP_TRY(alloc_roles(f, 0, WT_LAYER_ROLES, 0, e));
-    for (uint32_t l = 0; l < f->m->layers; l++)
+    for (uint32_t l = 0; l < f->w->layers; l++)
         KVP_TRY(alloc_roles(f, WT_LAYER_ROLES, WT_ROLES, l, e));
     KVP_TRY(fill_roles(f, 0, WT_LAYER_ROLES, 0, e));
-    for (uint32_t l = 0; l < f->m->layers; l++)
+    for (uint32_t l = 0; l < f->w->layers; l++)
         KVP_TRY(fill_roles(f, WT_LAYER_ROLES, WT_ROLES, l, e));
     /* with a calibrated method the tensors are used, and checked, where the calibration runs */
     return f->files && f->w->coding.method == WT_ROUND ? check_unused(f, e) : KVP_OK;
@@ -732,7 +757,7 @@ static kvp_err fill_all(const struct filling *f, struct kvp_error *e)
 /* What experts and latent attention multiply by. */
 static uint64_t longest_of(uint64_t longest, const struct kvp_layer_class *c)
 {
-    const uint64_t rows[] = {c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
+    const uint64_t rows[] = {4ull * c->cross_heads * c->cross_head_dim, c->cross_in, c->expert_width, c->shared_width, c->q_rank, c->kv_rank, (uint64_t)c->heads * c->v_head_dim};
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         longest = rows[i] > longest ? rows[i] : longest;
@@ -751,6 +776,10 @@ static uint64_t longest_row(const struct kvp_model *m)
         longest = m->cls[i].inner > longest ? m->cls[i].inner : longest;
         longest = longest_of(longest, &m->cls[i]);
     }
+    for (uint32_t i = 0; i < m->encoders; i++) {
+        longest = m->encoder[i].ffn_width > longest ? m->encoder[i].ffn_width : longest;
+        longest = longest_of(longest, &m->encoder[i]);
+    }
     return longest;
 }
 
@@ -765,11 +794,12 @@ static kvp_err open_files(struct filling *f, struct kvp_error *e)
 kvp_err weights_open(struct weights *w, struct ledger *led, const struct kvp_model *m, const struct wt_coding *coding,
                      const char *path, uint64_t seed, struct kvp_error *e)
 {
-    const size_t slots = WT_LAYER_ROLES + (size_t)m->layers * (WT_ROLES - WT_LAYER_ROLES);
+    const uint32_t layers = m->layers + wt_encoder_layers(m);
+    const size_t slots = WT_LAYER_ROLES + (size_t)layers * (WT_ROLES - WT_LAYER_ROLES);
     struct filling f = {.w = w, .m = m, .path = path, .seed = seed};
     kvp_err rc = KVP_OK;
 
-    *w = (struct weights){.led = led, .layers = m->layers, .tied = m->tied, .coding = *coding};
+    *w = (struct weights){.led = led, .layers = layers, .tied = m->tied, .coding = *coding};
     w->mem = calloc(slots, sizeof(*w->mem));
     w->coded = calloc(slots * WT_MATRICES, sizeof(*w->coded));
     f.chunk = malloc(CHUNK_BYTES + longest_row(m) * 4);

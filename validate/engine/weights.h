@@ -20,7 +20,10 @@ enum wt_role {
     WT_HEAD_BIAS,       /* [vocab] */
     WT_EMBED_NORM,      /* [D], of the embedding's rows (BLOOM) */
     WT_EMBED_NORM_BIAS,
-    WT_LAYER_ROLES,     /* those below exist once per layer */
+    WT_ENC_POSITION,    /* an encoder's: [positions, D] */
+    WT_ENC_EMBED_NORM,
+    WT_ENC_EMBED_NORM_BIAS,
+    WT_LAYER_ROLES,     /* those below exist once per layer; an encoder's layers follow the model's */
     WT_ATTN_NORM = WT_LAYER_ROLES,
     WT_ATTN_NORM_BIAS,
     WT_QKV,             /* [(H + 2 Hkv) * d, D]: q, then k, then v; factored: what leads to their latents */
@@ -63,6 +66,18 @@ enum wt_role {
 #define REC_X(name) WT_REC_##name,
     REC_MAP(REC_X)
 #undef REC_X
+    WT_CROSS_NORM,      /* [D] */
+    WT_CROSS_NORM_BIAS,
+    WT_CROSS_Q,         /* [H * d, D] */
+    WT_CROSS_Q_BIAS,
+    WT_CROSS_KV,        /* [2 Hkv * d, D]: k, then v */
+    WT_CROSS_KV_BIAS,
+    WT_CROSS_O,         /* [D, H * d] */
+    WT_CROSS_O_BIAS,
+    WT_BLOCK_NORM,      /* [D], of a cross block's feed-forward (xc-cache) */
+    WT_BLOCK_NORM_BIAS,
+    WT_BLOCK_UP,        /* [8 inner, D]: gate, then up */
+    WT_BLOCK_DOWN,      /* [D, 4 inner] */
     WT_ROLES
 };
 
@@ -76,7 +91,7 @@ enum { WT_MATRICES = 3 }; /* of a role, at most: q, k and v */
 
 struct weights {
     struct ledger *led;
-    uint32_t layers;
+    uint32_t layers; /* an encoder's among them */
     bool tied;
     struct wt_coding coding;
     struct wt_coded *coded; /* [WT_MATRICES for each of mem] */
