@@ -58,7 +58,7 @@ static kvp_err open_layers(struct cache *c, struct kvp_error *e)
     for (uint32_t l = 0; l < c->env->model->layers; l++) {
         const struct kvp_layer_class *cls = cache_class(c->env, l);
 
-        if (cls->no_kv)
+        if (cls->no_kv || cls->low_k)
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: layer %" PRIu32 " has no keys and values of its own", l);
         if (cls->mixer != KVP_MIX_NONE && !cache_extends(c->env->model, cls))
             return kvp_fail(e, KVP_ENOTSUP, "a pool of blocks: the engine does not run it with layer %" PRIu32 "'s kind of attention yet", l);
