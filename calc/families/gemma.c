@@ -63,7 +63,7 @@ static kvp_err gemma3_layers(struct kvp_reader *r)
 
     KVP_TRY(numbers(r, 0, 0, 256));
     KVP_TRY(kvp_json_real(&r->j, "rope_local_base_freq", &local, NULL));
-    if (!r->m->numbers.window_theta)
+    if (r->m->numbers.window_theta == 0)
         r->m->numbers.window_theta = local;
     if (!kvp_json_get(&r->j, "rope_theta") && !kvp_json_get(&r->j, "rope_parameters"))
         r->m->rope_theta = 1e6;
