@@ -42,6 +42,15 @@ static bool fits(void *of, uint64_t x)
     return program_peak(a->p, &w, &peak, NULL) == KVP_OK && print_peak_fits(peak, a->q->device);
 }
 
+static double too_many(void *of, uint64_t x)
+{
+    const struct asking *a = of;
+    const struct kvp_workload w = at(a, x);
+    uint64_t peak;
+
+    return program_peak(a->p, &w, &peak, NULL) == KVP_OK ? print_excess(peak, a->q->device) : INFINITY;
+}
+
 /* Its work too is a number of 63 bits: what is not is no estimate. */
 static bool counts(void *of, uint64_t x)
 {
@@ -55,7 +64,7 @@ static bool counts(void *of, uint64_t x)
 /* Work only grows, so that memory is asked first, which takes no longer where a prompt is in many chunks. */
 static uint64_t last_of(struct asking *a, uint64_t lo, uint64_t hi)
 {
-    struct search memory = {.holds = fits, .of = a, .lo = lo, .hi = hi, .wobble = a->batch ? 64 : search_wobble(a->q->stack)};
+    struct search memory = {.holds = fits, .excess = too_many, .of = a, .lo = lo, .hi = hi, .wobble = a->batch ? 64 : search_wobble(a->q->stack)};
     const uint64_t last = search_last(&memory);
 
     if (last < lo || counts(a, last))

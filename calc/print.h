@@ -14,9 +14,15 @@ static inline double print_share(const struct kvp_device *d)
     return d->memory_share > 0 ? d->memory_share : PRINT_MEMORY_SHARE;
 }
 
+/* Bytes beyond what there is room for. */
+static inline double print_excess(uint64_t peak_bytes, const struct kvp_device *d)
+{
+    return (double)peak_bytes - print_share(d) * (double)d->memory_bytes;
+}
+
 static inline bool print_peak_fits(uint64_t peak_bytes, const struct kvp_device *d)
 {
-    return (double)peak_bytes <= print_share(d) * (double)d->memory_bytes;
+    return print_excess(peak_bytes, d) <= 0;
 }
 
 static inline bool print_fits(const struct kvp_estimate *est, const struct kvp_device *d)

@@ -2,6 +2,10 @@
 
 #include "calc/num.h"
 
+#include <gsl/gsl_errno.h>
+#include <gsl/gsl_roots.h>
+#include <math.h>
+
 enum { LEAST_WOBBLE = 512, MOST_WOBBLE = 1 << 18 };
 
 /* lo, then steps that double, then hi: the last of them where it holds, and in *above the one after it. */
@@ -24,9 +28,49 @@ static uint64_t last_sample(const struct search *s, uint64_t *above)
     return last;
 }
 
+/* What is known while a root is looked for: it holds at yes and not at no. */
+struct bracket {
+    const struct search *s;
+    uint64_t yes, no;
+};
+
+/* Half a byte off, so that it is never 0. */
+static double excess_at(double x, void *of)
+{
+    struct bracket *b = of;
+    const uint64_t at = (uint64_t)x;
+    const double over = b->s->excess(b->s->of, at);
+
+    if (over <= 0)
+        b->yes = at > b->yes && at < b->no ? at : b->yes;
+    else
+        b->no = at < b->no && at > b->yes ? at : b->no;
+    return over - 0.5;
+}
+
+static void narrow(struct bracket *b)
+{
+    enum { MOST = 24 };
+    gsl_error_handler_t *handler = gsl_set_error_handler_off();
+    gsl_root_fsolver *root = gsl_root_fsolver_alloc(gsl_root_fsolver_brent);
+    gsl_function f = {.function = excess_at, .params = b};
+
+    if (root && isfinite(b->s->excess(b->s->of, b->no)) && gsl_root_fsolver_set(root, &f, (double)b->yes, (double)b->no) == GSL_SUCCESS)
+        for (int i = 0; i < MOST && b->no - b->yes > 1 && gsl_root_fsolver_iterate(root) == GSL_SUCCESS; i++)
+            continue;
+    gsl_root_fsolver_free(root);
+    gsl_set_error_handler(handler);
+}
+
 /* Somewhere it holds at x and not at x + 1; there. */
 static uint64_t edge(const struct search *s, uint64_t yes, uint64_t no)
 {
+    struct bracket b = {s, yes, no};
+
+    if (s->excess)
+        narrow(&b);
+    yes = b.yes;
+    no = b.no;
     while (no - yes > 1) {
         const uint64_t mid = yes + (no - yes) / 2;
 

@@ -7,12 +7,14 @@
 
 struct search {
     bool (*holds)(void *of, uint64_t x);
+    double (*excess)(void *of, uint64_t x); /* optional, as good as straight: above 0 where it does not hold; infinite: no number */
     void *of;
     uint64_t lo, hi; /* asked about, both included */
     uint64_t wobble; /* beyond this many x in a row where it does not hold, it never holds again */
 };
 
-/* The largest x where it holds; lo - 1 when there is none. */
+/* The largest x where it holds; lo - 1 when there is none. Where `excess` is given, the edge is narrowed down by Brent's method
+ * (GSL, Brent-Dekker; Brent 1973, chapter 4) before it is bisected; the answer is the same. */
 uint64_t search_last(const struct search *s);
 
 /* How far a stack's bytes may rise and fall: its numbers of tokens are periods of that. */

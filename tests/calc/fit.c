@@ -2,6 +2,7 @@
 #include "calc/fit.h"
 #include "calc/print.h"
 #include "calc/search.h"
+#include <math.h>
 #include "calc/sweep.h"
 #include "tests/calc/calc_test.h"
 
@@ -338,6 +339,61 @@ START_TEST(search)
 }
 END_TEST
 
+/* Lines, steps and bends, above 0 from some x on, counted. */
+static double over(const uint64_t *k, uint64_t x)
+{
+    const double at = (double)x, edge = (double)k[0];
+
+    switch (k[1]) {
+    case 0:
+        return 3 * (at - edge) + 1;
+    case 1:
+        return 4096 * floor((at - edge) / 16) + 1;
+    case 2:
+        return at < edge / 2 ? -edge : (at - edge) * 1e6 + 1;
+    default:
+        return x > k[0] + 7 ? INFINITY : at - edge + 0.25;
+    }
+}
+
+struct straight {
+    uint64_t k[2], asked;
+};
+
+static double over_counted(void *of, uint64_t x)
+{
+    struct straight *s = of;
+
+    s->asked++;
+    return over(s->k, x);
+}
+
+static bool under_counted(void *of, uint64_t x)
+{
+    return over_counted(of, x) <= 0;
+}
+
+/* The same edge with a root's help and without it, which for a line asks less. */
+START_TEST(search_by_root)
+{
+    for (uint64_t edge = 2; edge < 1ull << 40; edge = edge * 7 / 3 + 1) {
+        struct straight s = {{edge, (uint64_t)_i}, 0};
+        const struct search plain = {.holds = under_counted, .of = &s, .lo = 1, .hi = 1ull << 41, .wobble = 16};
+        struct search by_root = plain;
+        uint64_t asked, last;
+
+        by_root.excess = over_counted;
+        last = search_last(&plain);
+        ck_assert(over(s.k, last) <= 0 && over(s.k, last + 1) > 0);
+        asked = s.asked;
+        s.asked = 0;
+        ck_assert_uint_eq(search_last(&by_root), last);
+        if (_i == 0 && edge > 1 << 20)
+            ck_assert_uint_lt(s.asked, asked);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = tcase_create("fit");
@@ -352,5 +408,6 @@ int main(void)
     tcase_add_test(t, fewest_devices);
     tcase_add_loop_test(t, list, 0, (int)COUNT(lists));
     tcase_add_test(t, search);
+    tcase_add_loop_test(t, search_by_root, 0, 4);
     return run("calc: fit", &t, 1);
 }
