@@ -14,9 +14,9 @@ static double element(const struct kb_attn_cross *a, struct kb_span rows, const 
 
 static double bias_of(const struct kb_attn_cross *a, uint32_t h, uint64_t i, uint64_t j)
 {
-    const float *row = (const float *)kb_at(a->bias) + h * (2 * a->span - 1);
-
-    return a->bias.buf ? (double)row[a->span - 1 + j - (a->position + i)] : 0;
+    if (!a->bias.buf)
+        return 0;
+    return (double)((const float *)kb_at(a->bias))[h * (2 * a->span - 1) + a->span - 1 + j - (a->position + i)];
 }
 
 static void cross_one(const struct kb_attn_cross *a, uint64_t b, uint64_t i, uint32_t h, double *s)
