@@ -68,7 +68,7 @@ INLINE float exp_below(float x)
 {
     const float c = x < -87 ? -87 : x, shifted = c * 1.44269504088896341f + 0x1.8p23f, n = shifted - 0x1.8p23f;
 
-    return power_of((c * 1.44269504088896341f - n) + c * 1.925963033500e-8f, shifted);
+    return x == x ? power_of((c * 1.44269504088896341f - n) + c * 1.925963033500e-8f, shifted) : x; /* bits added to a NaN make a number */
 }
 
 /* log(1 + t) of 0 <= t <= 1, s being t / (2 + t): 2 atanh(s), whose series in s <= 1/3 ends here below half a unit in the

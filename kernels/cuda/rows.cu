@@ -118,7 +118,7 @@ bool cuda_rope_ok(const void *args)
 {
     const struct kb_rope *a = (const struct kb_rope *)args;
 
-    return a->head_dim > 0 && a->head_dim % 2 == 0 && !a->head_stride && !a->neighbours && !a->amplitude && !a->warm_every;
+    return a->head_dim > 0 && a->head_dim % 2 == 0 && !a->head_stride && !a->neighbours && (a->amplitude == 0 || a->amplitude == 1) && !a->warm_every;
 }
 
 kvp_err cuda_rope(struct kb_dev *dev, const void *args, struct kvp_error *e)
